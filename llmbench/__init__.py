@@ -1,0 +1,85 @@
+"""llmbench: a plugin-based benchmarking suite for language models.
+
+The names below are the public interface; plugins import them and nothing else. They are loaded on first use,
+so that `import llmbench` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmbench.errors import DataError, LlmbenchError, PluginError, SuiteError, Unsupported, UserError
+    from llmbench.hookspecs import hookimpl
+    from llmbench.specs import (
+        BaselineContext,
+        Batch,
+        BuildRequest,
+        CollateContext,
+        DataRequest,
+        Dataset,
+        DatasetSpec,
+        EncodeContext,
+        MetricSpec,
+        ModelSpec,
+        PrecisionSpec,
+        SpecialTokens,
+        TaskSpec,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "llmbench.errors": ("DataError", "LlmbenchError", "PluginError", "SuiteError", "Unsupported", "UserError"),
+    "llmbench.hookspecs": ("hookimpl",),
+    "llmbench.specs": (
+        "BaselineContext",
+        "Batch",
+        "BuildRequest",
+        "CollateContext",
+        "DataRequest",
+        "Dataset",
+        "DatasetSpec",
+        "EncodeContext",
+        "MetricSpec",
+        "ModelSpec",
+        "PrecisionSpec",
+        "SpecialTokens",
+        "TaskSpec",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 - kept in the order of _HOMES
+    "DataError",
+    "LlmbenchError",
+    "PluginError",
+    "SuiteError",
+    "Unsupported",
+    "UserError",
+    "hookimpl",
+    "BaselineContext",
+    "Batch",
+    "BuildRequest",
+    "CollateContext",
+    "DataRequest",
+    "Dataset",
+    "DatasetSpec",
+    "EncodeContext",
+    "MetricSpec",
+    "ModelSpec",
+    "PrecisionSpec",
+    "SpecialTokens",
+    "TaskSpec",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(_HOME_OF[name]), name)
+    raise AttributeError(f"module 'llmbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,58 @@
+"""Every error that llmbench raises on purpose.
+
+LlmbenchError
+├── UserError            the user's input is wrong: one line, exit code 2
+│   ├── SuiteError       a suite file, or a value set on the command line
+│   ├── DataError        a data set that cannot be read or is malformed
+│   ├── PluginError      a plugin that is missing, clashes with another or breaks its contract
+│   └── RunDirError      a run directory that is locked, not one, or from a newer version
+└── Unsupported          this cell cannot run here; recorded as `unsupported` with this reason
+
+Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LlmbenchError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class UserError(LlmbenchError):
+    """The user's input is wrong. The message is one line: where, what, and what to write instead."""
+
+
+class SuiteError(UserError):
+    """A suite file or a `--set` value is wrong."""
+
+
+class DataError(UserError):
+    """A data set cannot be read, is empty or is malformed."""
+
+
+class PluginError(UserError):
+    """A plugin is missing, claims a name that is taken, or breaks its contract."""
+
+
+class RunDirError(UserError):
+    """A run directory is locked by another run, or is not one."""
+
+
+class Unsupported(LlmbenchError):
+    """This model, device and precision (or option) cannot run together; the message is the reason."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)`, ` (known: a, b)` or an empty string, to append to a message.
+
+    >>> did_you_mean("brt", ["bert", "gpt"])
+    " (did you mean 'bert'?)"
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    return f" (known: {', '.join(names)})" if names else ""

@@ -1,0 +1,1 @@
+"""Executors run jobs in isolation and turn whatever happens into records."""

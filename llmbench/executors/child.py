@@ -1,0 +1,229 @@
+"""What runs inside a cell's own process: isolation, limits, and turning what goes wrong into a record."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from llmbench.errors import Unsupported
+from llmbench.schema import Job, new_record
+from llmbench.store import dump_json, write_atomic
+
+MIB = 2**20
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+#: Event with which a child says that its fork server runs threads; the child then ends without working.
+UNSAFE_SERVER = "unsafe_fork_server"
+#: How torch, numpy, libgomp and the C++ runtime say that memory ran out.
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|out of memory|bad_alloc|not enough memory|unable to allocate|"
+    r"can't start new thread|thread creation failed",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a child is asked to do: `target(job, emit)` when there is a job, else `target(*args)`."""
+
+    target: str  # "module:function" or "file.py:function"
+    result_path: str  # the JSON document that the child leaves
+    log_path: str
+    job: Job | None = None
+    args: tuple[Any, ...] = ()
+    forked: bool = True  # by a fork server, which must be single-threaded
+
+
+def child_main(task: Task, events: Connection) -> None:
+    """Run `task` and leave the process; the entry point of every child."""
+    code = 1
+    try:
+        _isolate(task)
+        threads = parent_threads() if task.forked else None
+        if threads is not None and threads > 1:
+            events.send_bytes(dump_json({"event": UNSAFE_SERVER, "threads": threads}).encode())
+        else:
+            result = _run_job(task, events) if task.job is not None else _call(task)
+            write_atomic(Path(task.result_path), dump_json(result))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(code)  # no interpreter shutdown: it can hang in a library's threads
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """Return the function named `module:function` or `file.py:function`."""
+    where, _, name = target.rpartition(":")
+    if where.endswith(".py"):
+        from llmbench.plugins import load_file
+
+        return getattr(load_file(Path(where).resolve()), name)
+    return getattr(importlib.import_module(where), name)
+
+
+def parent_threads() -> int | None:
+    """Return how many threads the parent of this process runs, None where that cannot be known."""
+    try:
+        status = Path(f"/proc/{os.getppid()}/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^Threads:\s*(\d+)", status, re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+# --- isolation ------------------------------------------------------------------------------------------
+
+
+def _isolate(task: Task) -> None:
+    with contextlib.suppress(OSError):
+        os.setsid()
+    _die_with_parent()
+    fd = os.open(task.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+def _die_with_parent() -> None:
+    """See to it that this process, and what it forks, does not outlive the run, not even when that is killed -9.
+
+    The fork server ends when the last process that holds its `alive` pipe does, and the kernel then kills its
+    children; so this process, which inherited the pipe, has to let go of it.
+    """
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and _set_death_signal() and _release_server():
+        os.register_at_fork(before=_note_forking_thread, after_in_child=_death_signal_after_fork)
+    elif parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if os.getppid() == 1 or (parent is not None and not parent.is_alive()):  # it was gone before we asked
+        os._exit(1)
+
+
+def _set_death_signal() -> bool:
+    try:
+        return ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+def _release_server() -> bool:
+    from multiprocessing import forkserver
+
+    server = getattr(forkserver, "_forkserver", None)
+    if not hasattr(server, "_forkserver_alive_fd"):
+        return False
+    fd = server._forkserver_alive_fd  # type: ignore[union-attr]
+    if fd is not None:
+        os.close(fd)
+        server._forkserver_alive_fd = None  # type: ignore[union-attr]
+    return True
+
+
+_forked_by_main = False
+
+
+def _note_forking_thread() -> None:
+    global _forked_by_main  # noqa: PLW0603 - a fork hook has nowhere else to put it
+    _forked_by_main = threading.current_thread() is threading.main_thread()
+
+
+def _death_signal_after_fork() -> None:
+    if _forked_by_main:  # the signal follows the thread that forked; a thread may end and its processes go on
+        _set_death_signal()
+
+
+def _limit_memory(memory_mib: float) -> None:
+    """Let this process use at most `memory_mib` of private memory, what it uses already included.
+
+    The kernel counts reserved memory too, so what is reserved and untouched at this point is added.
+    """
+    import resource
+
+    status = Path("/proc/self/status")
+    slack_kib = 0
+    if status.exists():
+        sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", status.read_text(), re.MULTILINE))
+        slack_kib = max(0, int(sizes.get("VmData", 0)) - int(sizes.get("RssAnon", 0)))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory_mib * MIB) + slack_kib * 1024, hard))
+
+
+def _lift_memory_limit() -> None:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+# --- work -----------------------------------------------------------------------------------------------
+
+
+def _run_job(task: Task, events: Connection) -> dict[str, Any]:
+    job = task.job
+    assert job is not None
+    lock = threading.Lock()
+
+    def emit(event: dict[str, Any]) -> None:
+        with lock, contextlib.suppress(BrokenPipeError):
+            events.send_bytes(dump_json(event).encode())
+
+    try:
+        function = resolve(task.target)
+        if job.budget.memory_mib is not None and job.cell.device == "cpu":
+            _limit_memory(job.budget.memory_mib)
+        record = function(job, emit)
+        _lift_memory_limit()
+        dump_json(record)
+        return record
+    except Exception as error:
+        _lift_memory_limit()
+        return new_record(job, classify(error), error=describe(error))
+
+
+def _call(task: Task) -> dict[str, Any]:
+    try:
+        return {"value": resolve(task.target)(*task.args)}
+    except Exception as error:
+        return {"error": describe(error)}
+
+
+def classify(error: BaseException) -> str:
+    """Return the status that `error` gives a cell: unsupported, oom or error."""
+    if isinstance(error, Unsupported):
+        return "unsupported"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
+            return "oom"
+        if isinstance(cause, (RuntimeError, OSError)) and OUT_OF_MEMORY.search(str(cause)):
+            return "oom"
+        cause = cause.__cause__
+    return "error"
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Return a record's `error`: type, message and traceback."""
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return {"type": type(error).__name__, "message": str(error), "traceback": "".join(lines)}

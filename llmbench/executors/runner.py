@@ -1,0 +1,230 @@
+"""Run a plan: cells in order, repeats interleaved, everything recorded, nothing that is settled run twice."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llmbench.schema import FAILED, Cell, Job, new_record
+from llmbench.store import RunDir
+
+if TYPE_CHECKING:
+    from llmbench.plan import Plan, PlannedCell
+
+
+class Executor(Protocol):
+    """What runs one job; `LocalExecutor` is one."""
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """Return the record of `job`, whatever happens to its process; stop it and go on when interrupted."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a plan ended. `counts`: status -> repeats of the plan's cells, earlier runs included."""
+
+    counts: Mapping[str, int]
+    ran: int  # processes started by this call
+
+    @property
+    def failed(self) -> bool:
+        """Return whether any cell failed."""
+        return any(self.counts.get(status) for status in FAILED)
+
+
+def run_plan(
+    plan: Plan,
+    run_dir: RunDir,
+    executor: Executor,
+    *,
+    retry_failed: bool = False,
+    plugin_files: Sequence[str] = (),
+    cwd_plugins: str | None = None,
+    environment_id: str | None = None,
+    ceilings_id: str | None = None,
+    on_start: Callable[[Job], None] | None = None,
+    on_record: Callable[[dict[str, Any]], None] | None = None,
+) -> Outcome:
+    """Run what `plan` still needs and append every record to `run_dir`.
+
+    `on_start` is called before each process and `on_record` after each record, also of cells that did not run.
+    Ctrl-C and SIGTERM stop the cell, record it as `interrupted` and raise KeyboardInterrupt.
+    """
+    common = {
+        "repeats": plan.suite.repeats,
+        "budget": plan.suite.budget,
+        "run_dir": str(run_dir.path.resolve()),
+        "sources": dict(plan.sources),
+        "corpora": tuple(plan.corpora),
+        "plugin_files": tuple(plugin_files),
+        "cwd_plugins": cwd_plugins,
+        "environment_id": environment_id,
+        "ceilings_id": ceilings_id,
+    }
+    run = _Run(plan, run_dir, executor, common=common, on_start=on_start, on_record=on_record)
+    settled = run_dir.settled(retry_failed)
+    with run.interrupts.installed():
+        for repeat in range(plan.suite.repeats):
+            for planned in plan.cells:
+                run.interrupts.check()
+                if (planned.cell.cell_id, repeat) not in settled:
+                    run.visit(planned, repeat)
+    return run.outcome()
+
+
+class _Run:
+    """The state of one `run_plan`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        run_dir: RunDir,
+        executor: Executor,
+        *,
+        common: dict[str, Any],
+        on_start: Callable[[Job], None] | None,
+        on_record: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        self.planned: dict[str, PlannedCell] = {planned.cell.cell_id: planned for planned in plan.cells}
+        self.run_dir = run_dir
+        self.executor = executor
+        self.common = common
+        self.on_start = on_start
+        self.on_record = on_record
+        self.interrupts = _Interrupts()
+        self.ran = 0
+
+    def visit(self, planned: PlannedCell, repeat: int) -> None:
+        """Run one repeat of one cell, or record why it is not run."""
+        cell = planned.cell
+        if planned.blocked is not None:
+            if repeat == 0:
+                self._record_unrun(cell, repeat, "unsupported", "Unsupported", planned.blocked)
+            return
+        if repeat > 0 and self.run_dir.status(cell.cell_id, 0) != "ok":
+            return
+        problem = self._parent_problem(cell)
+        if problem is None:
+            self._attempt(cell, repeat)
+        else:
+            self._record_unrun(cell, repeat, "skipped", "Skipped", problem)
+
+    def _parent_problem(self, cell: Cell) -> str | None:
+        """Return why the checkpoint that `cell` starts from cannot be had, None when it is there."""
+        if cell.parent is None:
+            return None
+        parent = self.planned.get(cell.parent)
+        name = f"{parent.cell.label} ({cell.parent})" if parent else cell.parent
+        status = self.run_dir.status(cell.parent, 0)
+        if status != "ok":
+            return f"needs the checkpoint of {name}, which " + (f"ended as {status}" if status else "has not run")
+        if self._has_checkpoint(cell.parent):
+            return None
+        if parent is None:
+            return f"needs the checkpoint of {name}, which is gone and not in this plan"
+        return self._make_again(parent.cell, name)
+
+    def _make_again(self, cell: Cell, name: str) -> str | None:
+        """Run a cell whose checkpoint was deleted once more; return why that did not bring it back, or None."""
+        problem = self._parent_problem(cell)
+        if problem is not None:
+            return problem
+        status = self._attempt(cell, 0)["status"]
+        if status != "ok":
+            return f"needs the checkpoint of {name}, which ended as {status} when it was run again"
+        return None if self._has_checkpoint(cell.cell_id) else f"needs the checkpoint of {name}, which left none"
+
+    def _has_checkpoint(self, cell_id: str) -> bool:
+        return (self.run_dir.checkpoints / cell_id).is_dir()
+
+    def _attempt(self, cell: Cell, repeat: int) -> dict[str, Any]:
+        job = self._job(cell, repeat)
+        if self.on_start is not None:
+            self.on_start(job)
+        started_at, start_s = _now(), time.monotonic()
+        self.ran += 1
+        try:
+            with self.interrupts.armed():
+                record = self.executor.run(job)
+        except KeyboardInterrupt:
+            error = {"type": "Interrupted", "message": "stopped by the user", "traceback": None}
+            wall_s = time.monotonic() - start_s
+            self._append(new_record(job, "interrupted", started_at=started_at, wall_s=wall_s, error=error))
+            raise
+        self._append(record)
+        return record
+
+    def _job(self, cell: Cell, repeat: int) -> Job:
+        attempt = self.run_dir.next_attempt(cell.cell_id, repeat)
+        return Job(cell=cell, repeat=repeat, attempt=attempt, **self.common)
+
+    def _record_unrun(self, cell: Cell, repeat: int, status: str, kind: str, reason: str) -> None:
+        if self.run_dir.status(cell.cell_id, repeat) == status:
+            return  # said by an earlier run already
+        error = {"type": kind, "message": reason, "traceback": None}
+        self._append(new_record(self._job(cell, repeat), status, started_at=_now(), wall_s=0.0, error=error))
+
+    def _append(self, record: dict[str, Any]) -> None:
+        self.run_dir.append(record)
+        if self.on_record is not None:
+            self.on_record(record)
+
+    def outcome(self) -> Outcome:
+        """Return the latest status of every repeat of the plan's cells, counted."""
+        found = [self.run_dir.status(cell_id, r) for cell_id in self.planned for r in range(self.common["repeats"])]
+        return Outcome(dict(Counter(status for status in found if status is not None)), self.ran)
+
+
+class _Interrupts:
+    """Ctrl-C and SIGTERM as KeyboardInterrupt, but only where a cell runs; elsewhere they wait for `check`."""
+
+    def __init__(self) -> None:
+        self._armed = False
+        self._pending = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._armed:
+            self._armed = False  # a second Ctrl-C does not disturb the killing and recording
+            raise KeyboardInterrupt
+        self._pending = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt when a signal has come."""
+        if self._pending:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[None]:
+        """Let a signal interrupt what runs inside."""
+        self._armed = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._armed = False
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle the signals inside; outside the main thread, where Python forbids it, leave them as they are."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, self._handle) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,227 @@
+"""From a suite to ordered cells: what is run, what each cell descends from, and why one cannot run.
+
+`plan_cells` makes points (the product of the axes, with include and exclude), and of each point a chain of stages:
+pretrain, finetune, eval. Cells of equal content are one cell, so all tasks share one pretraining.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from llmbench.errors import DataError, PluginError, SuiteError, did_you_mean
+from llmbench.keep import parse_keep
+from llmbench.plugins import Registry
+from llmbench.points import DEFAULT_DATASET, DEVICE_ORDER, Matrix, Point, leaves, value_at
+from llmbench.schema import CELL_FIELDS, STAGES, Cell, DataSource, content_id
+from llmbench.specs import DataRequest
+from llmbench.suite import Key, Suite
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell, and why it cannot run (None: it can)."""
+
+    cell: Cell
+    blocked: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells in an order in which each comes after its parent.
+
+    `sources` says where each data set identity is on this machine; `corpora` are the identities whose training text
+    the tokenizer is trained on: those of the whole suite, whatever `keep` leaves.
+    """
+
+    suite: Suite
+    cells: tuple[PlannedCell, ...]
+    sources: dict[str, DataSource]
+    corpora: tuple[str, ...]
+
+
+def plan_cells(suite: Suite, registry: Registry, keep: str | None = None, devices: Sequence[str] = ()) -> Plan:
+    """Return the cells of `suite`: pretrain, finetune, eval, and within a stage in the suite's order.
+
+    `keep` is an expression over field values (`bert and not qa`); parents of kept cells are kept. `devices` of this
+    machine resolve `auto`; without them it stays. Raises SuiteError for unknown names, DataError for bad data.
+    """
+    selected = parse_keep(keep) if keep and keep.strip() else None
+    registry.check_clashes()
+    matrix = Matrix(suite, registry)
+    data = _Data(registry)
+    points = matrix.all_points()
+    corpora = data.register(matrix, points)
+    builder = _Builder(matrix, data, corpora, devices)
+    planned = builder.build(points)
+    if selected is not None:
+        planned = _kept(planned, selected)
+        if not planned:
+            raise SuiteError(f"-k {keep}: no cell of suite {suite.name!r} matches; `llmbench plan` lists them")
+    return Plan(suite, tuple(planned.values()), data.sources, corpora)
+
+
+# --- data sets ------------------------------------------------------------------------------------------
+
+
+class _Data:
+    """Identities of the data sets, and where they are."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.sources: dict[str, DataSource] = {}
+        self._identities: dict[tuple[str, str], str] = {}
+
+    def serves(self, dataset: str, task: str) -> bool:
+        """Return whether the plugin of `dataset` offers `task`."""
+        tasks = self.registry.get("dataset", dataset.partition(":")[0]).tasks
+        return tasks is None or task in tasks
+
+    def identity(self, dataset: str, task: str) -> str:
+        """Return `scheme[:name]@fingerprint`; the data is loaded and checked once if its plugin asks for that."""
+        if (dataset, task) in self._identities:
+            return self._identities[(dataset, task)]
+        scheme, _, argument = dataset.partition(":")
+        if not self.serves(dataset, task):
+            return f"{scheme}@unserved"
+        spec = self.registry.get("dataset", scheme)
+        request = DataRequest(self.registry.get("task", task), argument)
+        identity = spec.identify(request)
+        if spec.validate:
+            loaded = spec.load(request)
+            for split in ("train", "test"):
+                if not len(getattr(loaded, split)):
+                    raise DataError(f"data set {dataset!r} for {task}: the {split} split is empty; give it examples")
+        source = DataSource(scheme, argument, task)
+        if self.sources.setdefault(identity, source).task != task:
+            other = self.sources[identity].task
+            raise PluginError(f"data set {scheme!r} gives {other} and {task} one identity, {identity}; it must differ")
+        self._identities[(dataset, task)] = identity
+        return identity
+
+    def register(self, matrix: Matrix, points: Sequence[tuple[Point, tuple[str, ...]]]) -> tuple[str, ...]:
+        """Identify every data set of the suite, excluded stages included, and return the identities."""
+        explicit = any("pretrain_dataset" in entry for _, entry in [*matrix.sections, *matrix.entries])
+        used: dict[str, None] = {}
+        for point, stages in points:
+            pairs = [(value_at(point, "dataset", s), value_at(point, "task", s)) for s in STAGES[1:]]
+            generated = any(dataset == DEFAULT_DATASET for dataset, _ in pairs)
+            if matrix.pretraining and (explicit or generated or "pretrain" in stages):
+                pairs.append((value_at(point, "pretrain_dataset", "pretrain"), matrix.pretraining.name))
+            for dataset, task in pairs:
+                if self.serves(dataset, task):
+                    used[self.identity(dataset, task)] = None
+        return tuple(sorted(used))
+
+
+# --- cells ----------------------------------------------------------------------------------------------
+
+
+class _Builder:
+    """Makes the cells of points, stage by stage, since a child's content holds the id of its parent."""
+
+    def __init__(self, matrix: Matrix, data: _Data, corpora: tuple[str, ...], devices: Sequence[str]) -> None:
+        self.matrix, self.data, self.registry = matrix, data, matrix.registry
+        self.fingerprint = content_id(list(corpora))
+        kinds = {device: device.partition(":")[0] for device in devices}
+        ranked = sorted((d for d in devices if kinds[d] in DEVICE_ORDER), key=lambda d: DEVICE_ORDER.index(kinds[d]))
+        self.best_device = ranked[0] if ranked else "auto"
+
+    def build(self, points: Sequence[tuple[Point, tuple[str, ...]]]) -> dict[str, PlannedCell]:
+        """Return the cells by id, parents first."""
+        planned: dict[str, PlannedCell] = {}
+        parents: list[PlannedCell | None] = [None] * len(points)
+        for stage in STAGES:
+            for i, (point, stages) in enumerate(points):
+                if stage not in stages or self.matrix.excluded(point, stage):
+                    continue
+                found = self._planned(point, stage, parents[i])
+                planned.setdefault(found.cell.cell_id, found)
+            any_at_stage = any(found.cell.stage == stage for found in planned.values())
+            for i, (point, _) in enumerate(points):
+                parents[i] = self._parent_of_next(point, stage, parents[i], planned) if any_at_stage else None
+        return planned
+
+    def _parent_of_next(
+        self, point: Point, stage: str, parent: PlannedCell | None, planned: Mapping[str, PlannedCell]
+    ) -> PlannedCell | None:
+        """Return the cell of `point` at `stage`, if it is in the plan, from whichever point it came there."""
+        if stage == "eval" or (stage == "pretrain" and self.matrix.pretraining is None):
+            return None
+        found = planned.get(self._cell(point, stage, parent).cell_id)
+        if stage == "pretrain" and found is not None and found.blocked:
+            return None  # what cannot be pretrained is fine-tuned from scratch
+        return found
+
+    def _planned(self, point: Point, stage: str, parent: PlannedCell | None) -> PlannedCell:
+        if stage == "pretrain" and self.matrix.pretraining is None:
+            raise PluginError("no plugin brings a task for the stage pretrain; `llmbench plugins list` shows them")
+        cell = self._cell(point, stage, parent)
+        blocked = self._blocked(point, cell)
+        if blocked is None and parent is not None and parent.blocked:
+            blocked = f"its {parent.cell.stage} cell cannot run: {parent.blocked}"
+        return PlannedCell(cell, blocked)
+
+    def _cell(self, point: Point, stage: str, parent: PlannedCell | None) -> Cell:
+        fields = {name: choice[stage] for name, choice in point.items() if name in CELL_FIELDS}
+        corpus = "pretrain_dataset" if stage == "pretrain" else "dataset"
+        fields["dataset"] = self.data.identity(value_at(point, corpus, stage), fields["task"])
+        fields["stage"] = stage
+        fields["pretrain_dataset"] = None
+        if stage == "pretrain":
+            fields["target_len"] = None
+        elif parent is not None:
+            fields["parent"] = parent.cell.cell_id
+            pretrained = parent.cell.stage == "pretrain"
+            fields["pretrain_dataset"] = parent.cell.dataset if pretrained else parent.cell.pretrain_dataset
+        if stage == "eval":
+            fields["steps"] = 0
+        if fields.get("device") == "auto":
+            fields["device"] = self.best_device
+        vocab_size = fields.get("vocab_size", Cell.vocab_size)
+        return Cell(**fields, tokenizer=f"bpe-{vocab_size}@{self.fingerprint}")
+
+    def _blocked(self, point: Point, cell: Cell) -> str | None:
+        """Return why `cell` cannot run, in one line, or None."""
+        model, task = self.registry.get("model", cell.model), self.registry.get("task", cell.task)
+        if cell.size not in model.sizes:
+            message = f"model {cell.model!r} has no size {cell.size!r}{did_you_mean(cell.size, model.sizes)}"
+            raise self.matrix.fail(self._size_path(cell.size), message)
+        for metric in task.metrics:
+            self.registry.get("metric", metric)
+        dataset = value_at(point, "pretrain_dataset" if cell.stage == "pretrain" else "dataset", cell.stage)
+        longest = model.max_len(cell.size)
+        if cell.stage not in task.stages:
+            return f"task {task.name} has no stage {cell.stage}"
+        if not self.data.serves(dataset, cell.task):
+            return f"data set {dataset.partition(':')[0]} does not serve task {cell.task}"
+        if task.head not in model.layouts:
+            return f"model {cell.model} has no layout for head {task.head!r} of task {cell.task}"
+        if longest is not None and cell.seq_len > longest:
+            return f"seq_len {cell.seq_len} is longer than {cell.model}/{cell.size} reads ({longest})"
+        return self._precision_blocked(cell)
+
+    def _precision_blocked(self, cell: Cell) -> str | None:
+        if cell.precision not in self.registry.names("precision"):
+            return f"no plugin brings precision {cell.precision}"  # a reserved name: others are refused before
+        kind, precision = cell.device.partition(":")[0], self.registry.get("precision", cell.precision)
+        if kind != "auto" and kind not in precision.devices:
+            return f"precision {cell.precision} is not for {kind} (only {', '.join(precision.devices)})"
+        return None
+
+    def _size_path(self, size: str) -> Key:
+        for path, section in [*self.matrix.entries, *self.matrix.sections]:
+            for at, leaf in leaves(section.get("size"), (*path, "size")):
+                if leaf == size:
+                    return at
+        return ("matrix",)
+
+
+def _kept(planned: Mapping[str, PlannedCell], test: Callable[[Cell], bool]) -> dict[str, PlannedCell]:
+    """Return the cells that pass, and all they descend from."""
+    wanted = {key for key, found in planned.items() if test(found.cell)}
+    for key in reversed(list(planned)):
+        parent = planned[key].cell.parent
+        if key in wanted and parent is not None:
+            wanted.add(parent)
+    return {key: found for key, found in planned.items() if key in wanted}

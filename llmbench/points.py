@@ -1,0 +1,242 @@
+"""The points of a suite's matrix: every combination of field values, each value known for every stage.
+
+A field's value may differ between the stages of one point (`steps: {pretrain: 600, finetune: 400}`), so a point
+maps each field to a choice: stage -> value.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmbench.errors import PluginError, SuiteError, did_you_mean
+from llmbench.hookspecs import PROJECT
+from llmbench.keep import word_of
+from llmbench.plugins import Registry
+from llmbench.schema import SETTABLE_FIELDS, STAGES, Cell
+from llmbench.specs import TaskSpec
+from llmbench.suite import Key, Suite
+
+#: Names a suite may use although no plugin of this version brings them; their cells are blocked.
+RESERVED_PRECISIONS = ("fp8", "int8")
+DEFAULT_DATASET = "synthetic"
+REQUIRED = ("model", "size", "task", "stage")
+#: Fields whose values are names of plugins, and their kind.
+PLUGIN_FIELDS = {
+    **{"task": "task", "model": "model", "precision": "precision"},
+    **{"dataset": "dataset", "pretrain_dataset": "dataset"},
+}
+#: In this order a mapping's keys are looked for among the values of other fields.
+KEY_FIELDS = ("task", "stage", "model", "size", "dataset", "precision", "device")
+DEVICE_ORDER = ("cuda", "mps", "cpu")  # what `auto` prefers
+
+Choice = Mapping[str, Any]  # stage -> value
+Point = dict[str, Choice]  # field -> value at each stage
+Layers = Mapping[str, list[tuple[Key, Any]]]  # field -> (where, expression), the first that says something counts
+
+
+class Matrix:
+    """The points of a suite: resolves lists and mappings, field by field, for each stage."""
+
+    def __init__(self, suite: Suite, registry: Registry) -> None:
+        self.suite, self.registry = suite, registry
+        self.pretraining = _pretraining_task(registry)
+        self.sections: list[tuple[Key, Mapping[str, Any]]] = [
+            (("matrix",), suite.axes),
+            (("defaults",), suite.defaults),
+        ]
+        self.entries: list[tuple[Key, Mapping[str, Any]]] = [(("include", i), e) for i, e in enumerate(suite.include)]
+        excluded = [(("exclude", i), e) for i, e in enumerate(suite.exclude)]
+        self.known = self._known_values()
+        for path, entry in [*self.sections, *self.entries, *excluded]:
+            for name, value in entry.items():
+                self._check_names(name, (*path, name), value)
+        self._keyed_by: dict[Key, str] = {}
+
+    def fail(self, path: Key, message: str) -> SuiteError:
+        """Return the error, with the place of `path` in the suite."""
+        return SuiteError(f"{self.suite.where(*path)}: {message}")
+
+    def all_points(self) -> list[tuple[Point, tuple[str, ...]]]:
+        """Return every point and its stages, before stages are excluded."""
+        found: list[tuple[Point, tuple[str, ...]]] = []
+        for extra in [None, *self.entries]:
+            layers: dict[str, list[tuple[Key, Any]]] = {}
+            for path, section in [extra, *self.sections] if extra else self.sections:
+                for name, value in section.items():
+                    layers.setdefault(name, []).append(((*path, name), value))
+            found += self._points(layers)
+        return found
+
+    def excluded(self, point: Point, stage: str) -> bool:
+        """Return whether an exclude entry matches `point` at `stage` in all its keys."""
+        return any(
+            all(
+                stage in _as_list(wanted) if name == "stage" else self._matches(point, name, stage, wanted)
+                for name, wanted in entry.items()
+            )
+            for entry in self.suite.exclude
+        )
+
+    def _matches(self, point: Point, name: str, stage: str, wanted: Any) -> bool:
+        default = Cell.__dataclass_fields__[name].default
+        choice = point.get(name, {})
+        actual = {choice.get(stage, default), choice.get("finetune", default) if name in ("task", "dataset") else None}
+        return any(value in actual for value in _as_list(wanted) if value is not None)
+
+    def _points(self, layers: Layers) -> Iterator[tuple[Point, tuple[str, ...]]]:
+        for name in REQUIRED:
+            if name not in layers:
+                raise self.fail(("matrix",), f"the matrix says nothing about {name!r}")
+        points: list[Point] = [{}]
+        for name in self._order(layers):
+            points = [{**p, name: choice} for p in points for choice in self._choices(name, layers[name], p)]
+        for point in points:
+            values = {name: choice["finetune"] for name, choice in point.items()}
+            stages = self._leaf("stage", layers["stage"], values)[1]
+            yield point, tuple(stage for stage in STAGES if stage in stages)
+
+    def _order(self, layers: Layers) -> list[str]:
+        """Return the fields but `stage`, in the suite's order, each behind those that its mappings are keyed by."""
+        needs = {name: self._needs(name, found) & layers.keys() - {"stage", name} for name, found in layers.items()}
+        if "pretrain_dataset" in layers and "dataset" in needs:
+            needs["dataset"].add("pretrain_dataset")  # at the stage pretrain it is the data set
+        order: list[str] = []
+        waiting = [name for name in layers if name != "stage"]
+        while waiting:
+            ready = next((name for name in waiting if needs[name] <= set(order)), None)
+            if ready is None:
+                raise self.fail(layers[waiting[0]][0][0], f"{' and '.join(waiting)} depend on each other")
+            order.append(ready)
+            waiting.remove(ready)
+        return order
+
+    def _needs(self, name: str, layers: list[tuple[Key, Any]]) -> set[str]:
+        needs: set[str] = set()
+        for path, expression in layers:
+            if isinstance(expression, Mapping):
+                needs.add(self._key_field(name, path, expression))
+                needs |= self._needs(name, [((*path, key), inner) for key, inner in expression.items()])
+        return needs
+
+    def _choices(self, name: str, layers: list[tuple[Key, Any]], point: Point) -> list[Choice]:
+        """Return what `name` may be at `point`; stages that read the same place of the suite go together."""
+        groups: dict[Key, tuple[list[Any], list[str]]] = {}
+        for stage in STAGES:
+            values = {field: choice[stage] for field, choice in point.items()}
+            if stage == "pretrain" and values.get("pretrain_dataset"):
+                values["dataset"] = values["pretrain_dataset"]
+            path, leaf = self._leaf(name, layers, {**values, "stage": stage})
+            groups.setdefault(path, (leaf, []))[1].append(stage)
+        choices: list[Choice] = []
+        for combination in itertools.product(*(leaf for leaf, _ in groups.values())):
+            pairs = zip(combination, groups.values(), strict=True)
+            choice = {stage: value for value, (_, stages) in pairs for stage in stages}
+            if name == "task" and self.pretraining:
+                choice["pretrain"] = self.pretraining.name
+            choices.append(choice)
+        return choices
+
+    def _leaf(self, name: str, layers: list[tuple[Key, Any]], values: Mapping[str, Any]) -> tuple[Key, list[Any]]:
+        """Return where the value is and the value as a list; the field's own default where nothing says."""
+        for path, expression in layers:
+            at, value = path, expression
+            while isinstance(value, Mapping):
+                by = self._key_field(name, at, value)
+                labels = _labels(by, values.get(by, Cell.__dataclass_fields__[by].default))
+                key = next((label for label in [*labels, "default"] if label in value), None)
+                if key is None:
+                    break
+                at, value = (*at, key), value[key]
+            else:
+                return at, _as_list(value)
+        if name in REQUIRED:
+            raise self.fail(layers[0][0], f"{name} has no value for some points; add 'default'")
+        return ("default", name), [DEFAULT_DATASET if name == "dataset" else Cell.__dataclass_fields__[name].default]
+
+    # --- names ---
+
+    def _key_field(self, name: str, path: Key, mapping: Mapping[str, Any]) -> str:
+        """Return the field whose values the keys of `mapping` are."""
+        if path not in self._keyed_by:
+            keys = [key for key in mapping if key != "default"]
+            fields = [f for f in dict.fromkeys((*KEY_FIELDS, *SETTABLE_FIELDS)) if f != name]
+            hits = {f: sum(key in self.known[f] for key in keys) for f in fields}
+            best = max(fields, key=lambda f: hits[f])
+            known = self.known[best] if hits[best] else set().union(*(self.known[f] for f in KEY_FIELDS if f != name))
+            for key in keys:
+                if key not in known:
+                    suggestion = did_you_mean(key, {*known, "default"})
+                    raise self.fail((*path, key), f"unknown key {key!r} of {name}{suggestion}")
+            self._keyed_by[path] = best
+        return self._keyed_by[path]
+
+    def _known_values(self) -> dict[str, set[str]]:
+        known: dict[str, set[str]] = {name: set() for name in SETTABLE_FIELDS}
+        for _, section in [*self.sections, *self.entries]:
+            for name, value in section.items():
+                for _, leaf in leaves(value):
+                    known[name].update(_labels(name, leaf))
+        for name, kind in PLUGIN_FIELDS.items():
+            known[name].update(self.registry.names(kind))
+        known["precision"].update(RESERVED_PRECISIONS)
+        known["stage"].update(STAGES)
+        known["device"].update(DEVICE_ORDER)
+        known["size"].update(s for m in self.registry.names("model") for s in self.registry.get("model", m).sizes)
+        return known
+
+    def _check_names(self, name: str, path: Key, value: Any) -> None:
+        kind = PLUGIN_FIELDS.get(name)
+        for at, leaf in leaves(value, path):
+            plugin = str(leaf).partition(":")[0] if kind == "dataset" else leaf
+            if kind and leaf is not None and not (name == "precision" and leaf in RESERVED_PRECISIONS):
+                try:
+                    self.registry.get(kind, plugin)
+                except PluginError as error:
+                    raise self.fail(at, str(error)) from None
+        if name == "size":
+            sizes = {s for m in self.registry.names("model") for s in self.registry.get("model", m).sizes}
+            for at, leaf in leaves(value, path):
+                if leaf not in sizes:
+                    raise self.fail(at, f"unknown size {leaf!r}{did_you_mean(leaf, sizes)}")
+
+
+def _pretraining_task(registry: Registry) -> TaskSpec | None:
+    """Return the task of the stage pretrain; a built-in one first."""
+    specs = [(p.owner.name != PROJECT, name, p.spec) for name, p in registry.by_kind["task"].items()]
+    found = [spec for *_, spec in sorted(specs, key=lambda s: s[:2]) if spec.stages == ("pretrain",)]
+    return next((spec for spec in found if spec.head == "pretrain"), None)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def leaves(value: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Yield every value within lists and mappings, with its path."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield (*path, i), inner
+    else:
+        yield path, value
+
+
+def _labels(name: str, value: Any) -> list[str]:
+    """Return the words that stand for `value`: of a data set also its folder and scheme, of a device its kind."""
+    text = word_of(value)
+    if name in ("dataset", "pretrain_dataset"):
+        return [text, text.rstrip("/").rpartition("/")[2], text.partition(":")[0]]
+    return [text, text.partition(":")[0]] if name == "device" else [text]
+
+
+def value_at(point: Point, name: str, stage: str) -> Any:
+    """Return a field of `point` at `stage`, the field's default where the suite says nothing."""
+    default = None if name in REQUIRED else Cell.__dataclass_fields__[name].default
+    value = point[name][stage] if name in point else default
+    if name in ("dataset", "pretrain_dataset") and not isinstance(value, str):
+        return DEFAULT_DATASET
+    return value

@@ -1,0 +1,111 @@
+"""Progress of a run on standard error: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+#: Seconds between plain lines about one cell, where there is no terminal to redraw.
+PLAIN_INTERVAL_S = 10.0
+
+
+def style_for(stream: TextIO, *, quiet: bool) -> str:
+    """Return `none`, `bar` or `plain`: what progress may look like on `stream`. `CI` counts as no terminal."""
+    if quiet:
+        return "none"
+    return "bar" if stream.isatty() and not os.environ.get("CI") else "plain"
+
+
+class Progress:
+    """Shows which repeat of which cell is running, its stage, step and loss, and the time left.
+
+    Use as a context manager, and hand `start`, `event` and `record` to the runner. `total` is the number of
+    (cell, repeat) pairs to run. Time left is what is to be run times the mean time of what has been run.
+    """
+
+    def __init__(self, total: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.style = style_for(self.stream, quiet=quiet)
+        self.total, self.done = total, 0
+        self._began_s = self._printed_s = time.monotonic()
+        self._label, self._detail = "", ""
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if self.style == "bar":
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            text = TextColumn("{task.description}", markup=False)
+            self._bar = Bar(
+                text,
+                BarColumn(20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[left]}", markup=False),
+                console=Console(file=self.stream),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("planning", total=self.total, left="")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def start(self, job: Any) -> None:
+        """Note that `job` (`llmbench.schema.Job`) begins."""
+        self._label, self._detail = f"{job.cell.label} repeat {job.repeat + 1}/{job.repeats}", ""
+        self._show(now=True)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Note what a worker says: `event` (setup, measure, train, score) and perhaps `step`, `steps`, `loss`."""
+        parts = [str(event["event"])] if event.get("event") else []
+        if event.get("step") is not None:
+            parts.append(f"step {event['step']}" + (f"/{event['steps']}" if event.get("steps") else ""))
+        if event.get("loss") is not None:
+            parts.append(f"loss {event['loss']:.4g}")
+        if parts:
+            self._detail = " ".join(parts)
+            self._show(now=False)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Note that a job ended with `record`."""
+        self.done += 1
+        if self.style == "plain":
+            cell = record["cell"]
+            name = "/".join(str(cell[k]) for k in ("stage", "model", "size", "task", "precision", "device"))
+            took = f" in {record['wall_s']:.1f} s" if record.get("wall_s") is not None else ""
+            error = (record.get("error") or {}).get("message")
+            why = f": {' '.join(str(error).split())}" if error else ""
+            head = f"[{self.done}/{self.total}] {name} repeat {record['repeat'] + 1}: {record['status']}"
+            self._line(f"{head}{took}{why}{self._comma_left()}")
+        elif self._bar is not None:
+            self._bar.update(self._task, completed=self.done, left=self.time_left())
+
+    def time_left(self) -> str:
+        """Return the time left, such as `~1:05 left`; empty while nothing has ended or nothing is left."""
+        if not self.done or self.done >= self.total:
+            return ""
+        left_s = (time.monotonic() - self._began_s) / self.done * (self.total - self.done)
+        return f"~{int(left_s) // 60}:{int(left_s) % 60:02d} left"
+
+    def _comma_left(self) -> str:
+        left = self.time_left()
+        return f", {left}" if left else ""
+
+    def _show(self, *, now: bool) -> None:
+        text = " ".join(filter(None, [self._label, self._detail]))
+        if self._bar is not None:
+            self._bar.update(self._task, description=text, left=self.time_left())
+        elif self.style == "plain" and not now and time.monotonic() - self._printed_s >= PLAIN_INTERVAL_S:
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._printed_s = time.monotonic()
+        print(text, file=self.stream, flush=True)

@@ -1,0 +1,267 @@
+"""From records to one summary per cell: pure functions of dicts, no files, no clock.
+
+What is not known is None, and `reasons` says why, field by field (`shares.comm` for one share). Nothing is guessed:
+a phase with a large share is a *suspect*, and only an intervention can make it a verdict.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmbench import stats
+from llmbench.schema import FAILED, PHASES
+
+Record = Mapping[str, Any]
+
+#: Phases of inference that are a forward pass by another name.
+FORWARD_PARTS = ("decode", "prefill")
+#: What a suspect would be a bottleneck of, were it proven; a pass through the model can be either of two.
+SUSPECT_CLASS = {
+    "input": "data",
+    "copy": "data",
+    "forward": "algorithm or hardware",
+    "backward": "algorithm or hardware",
+    "optimizer": "algorithm",
+    "comm": "hardware",
+    "idle": "hardware",
+}
+NOT_VERIFIED = "not verified yet: suspect is a share, not a proof"
+_VERDICT_FIELDS = (
+    "verdict",
+    "verdict_class",
+    "verdict_where",
+    "verdict_why",
+    "headroom_predicted_x",
+    "headroom_measured_x",
+    "headroom_ci",
+)
+_NO_CEILINGS = "this machine's ceilings were not measured"
+_NEVER = {"mfu_pct": _NO_CEILINGS, "ceiling_pct": _NO_CEILINGS, "bandwidth_pct": _NO_CEILINGS}
+_COPIED = ("model", "size", "task", "dataset", "stage", "device", "precision", "batch_size", "seq_len", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report is made of: one run directory, read."""
+
+    name: str
+    records: Sequence[Record]
+    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ceilings: Mapping[str, Any] = field(default_factory=dict)
+    command: str = "llmbench run SUITE"  # what `-k CELL` is appended to
+
+
+def summarise(records: Iterable[Record], command: str = "llmbench run SUITE") -> list[dict[str, Any]]:
+    """Return one summary per cell, in the order of first appearance, with the fields of `report --format json`.
+
+    `command` is the command line that made the records. Per repeat, the latest attempt that is ok counts, else
+    the latest. The status of the cell is that of repeat 0, where the cell also trains and is scored.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["cell_id"], []).append(record)
+    return [_summary(group, command) for group in groups.values()]
+
+
+def counted(records: Sequence[Record]) -> dict[int, Record]:
+    """Return repeat -> the record that counts, of one cell: the latest ok attempt, else the latest."""
+    best: dict[int, Record] = {}
+    for record in sorted(records, key=lambda r: (r["repeat"], r["status"] == "ok", r["attempt"])):
+        best[record["repeat"]] = record
+    return best
+
+
+def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Return what went wrong and was not made good: every counted record that is not ok, with its error."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["cell_id"], []).append(record)
+    found = []
+    for group in groups.values():
+        for repeat, record in counted(group).items():
+            if record["status"] != "ok":
+                error = record.get("error") or {}
+                what = ": ".join(str(error[k]) for k in ("type", "message") if error.get(k))
+                found.append(
+                    {"cell": record["cell"], "cell_id": record["cell_id"], "repeat": repeat}
+                    | {"status": record["status"], "error": " ".join(what.split()) or None}
+                )
+    return found
+
+
+def _summary(group: Sequence[Record], command: str) -> dict[str, Any]:
+    by_repeat = counted(group)
+    first = by_repeat[min(by_repeat)]
+    latest = max((r for r in group if r["repeat"] == min(by_repeat)), key=lambda r: r["attempt"])
+    good = [r for r in by_repeat.values() if r["status"] == "ok"]
+    reasons: dict[str, str] = {}
+    out: dict[str, Any] = {"cell_id": first["cell_id"], **{k: first["cell"].get(k) for k in _COPIED}}
+    out |= {
+        "status": latest["status"],
+        "attempts": len([r for r in group if r["repeat"] == min(by_repeat)]),
+        "repeats": len(good),
+    }
+    missing = f"no repeat finished: the cell is {latest['status']}"
+    why = None if good else missing
+    out |= _timing(good, reasons, why)
+    out |= _shares(good, reasons, why)
+    out |= _memory(good, reasons, why)
+    out |= dict.fromkeys(_NEVER) | dict.fromkeys(_VERDICT_FIELDS)
+    reasons |= _NEVER | dict.fromkeys(_VERDICT_FIELDS, NOT_VERIFIED)
+    out |= _quality(by_repeat.get(0), reasons)
+    training = (by_repeat.get(0) or {}).get("training") or None
+    if training is None:
+        reasons["training"] = "the cell does not train" if first["cell"]["stage"] == "eval" else missing
+    out["training"] = training
+    walls = [r["wall_s"] for r in by_repeat.values() if r.get("wall_s") is not None]
+    out["seconds"] = sum(walls) if walls else None
+    if not walls:
+        reasons["seconds"] = "no attempt has a wall time"
+    out["warnings"] = _warnings(by_repeat)
+    out["error"] = latest.get("error")
+    out["environment_ids"] = sorted({r["environment_id"] for r in by_repeat.values() if r.get("environment_id")})
+    out["reproduce"] = reproduce(command, first["cell_id"])
+    out["reasons"] = reasons
+    return out
+
+
+def reproduce(command: str, cell_id: str) -> str:
+    """Return the command line that measures one cell again, in a folder of its own so that nothing is resumed."""
+    return f"{command} -k {cell_id} -o {shlex.quote(f'results/local/reproduce-{cell_id}')}"
+
+
+def _warnings(by_repeat: Mapping[int, Record]) -> list[str]:
+    seen = [str(w) for r in by_repeat.values() for w in r.get("warnings") or []]
+    seen += [f"repeat {n} is {r['status']}" for n, r in by_repeat.items() if n and r["status"] in FAILED]
+    return list(dict.fromkeys(seen))
+
+
+def _timing(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> dict[str, Any]:
+    """Return step time, interval and throughput of the clean timed passes; tokens are counted without padding."""
+    names = ("step_ms", "step_ms_ci", "step_ms_ci_kind", "steps", "tokens_per_s", "samples_per_s")
+    out: dict[str, Any] = dict.fromkeys(names)
+    processes = [r["samples"].get("step_s") or [] for r in good]
+    if not any(processes):
+        reasons |= dict.fromkeys(names, why or "no step was timed")
+        return out
+    estimate = stats.pooled_interval(processes)
+    out["step_ms"] = estimate.value * 1e3
+    out["steps"] = sum(map(len, processes))
+    if estimate.low is None or estimate.high is None:
+        reasons["step_ms_ci"] = reasons["step_ms_ci_kind"] = "too few steps or processes for an interval"
+    else:
+        out["step_ms_ci"] = [estimate.low * 1e3, estimate.high * 1e3]
+        out["step_ms_ci_kind"] = estimate.method
+    for name, samples in (("tokens_per_s", "step_tokens"), ("samples_per_s", "step_examples")):
+        out[name] = _rate(good, samples)
+        if out[name] is None:
+            reasons[name] = f"samples hold no {samples} for each step"
+    return out
+
+
+def _rate(good: Sequence[Record], name: str) -> float | None:
+    """Return the sum of `name` over the sum of step times, over all repeats that have both."""
+    amount, seconds = 0.0, 0.0
+    for record in good:
+        steps, times = record["samples"].get(name) or [], record["samples"].get("step_s") or []
+        if len(steps) == len(times):
+            amount, seconds = amount + sum(steps), seconds + sum(times)
+    return amount / seconds if amount and seconds else None
+
+
+def phase_totals(records: Iterable[Record]) -> dict[str, float]:
+    """Return phase -> seconds, over the phase passes of `records`; prefill and decode count as forward."""
+    totals: dict[str, float] = {}
+    for record in records:
+        for name, seconds in (record.get("phases") or {}).items():
+            phase = name.removesuffix("_s")
+            phase = "forward" if phase in FORWARD_PARTS else phase
+            if phase in PHASES and seconds:
+                totals[phase] = totals.get(phase, 0.0) + sum(seconds)
+    return totals
+
+
+def _shares(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> dict[str, Any]:
+    totals = phase_totals(good)
+    whole = sum(totals.values())
+    shares = {phase: totals[phase] / whole if whole and phase in totals else None for phase in PHASES}
+    for phase, share in shares.items():
+        if share is None:
+            reasons[f"shares.{phase}"] = why or "not a phase of this stage, or not measured on this device"
+    known = {phase: share for phase, share in shares.items() if share is not None}
+    suspect = max(known, key=known.__getitem__) if known else None
+    if suspect is None:
+        reasons |= dict.fromkeys(("suspect", "suspect_share", "suspect_class"), why or "no phase was measured")
+    return {
+        "shares": shares,
+        "suspect": suspect,
+        "suspect_share": known[suspect] if suspect else None,
+        "suspect_class": SUSPECT_CLASS[suspect] if suspect else None,
+        "suspect_verified": False,
+    }
+
+
+def _memory(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> dict[str, Any]:
+    """Return padding (share of all positions), peak memory (largest of the repeats) and energy per step."""
+    tokens = sum(r["counts"].get("tokens") or 0 for r in good)
+    padding = [r["counts"].get("padding_tokens") for r in good]
+    known = tokens > 0 and None not in padding
+    peaks = [r["memory"].get("peak_mib") for r in good]
+    peaks = [p for p in peaks if p is not None]
+    out = {
+        "padding_pct": 100.0 * sum(padding) / (tokens + sum(padding)) if known else None,
+        "peak_memory_mib": max(peaks) if peaks else None,
+        "energy_j_per_step": None,
+    }
+    unknown = {"padding_pct": "tokens were not counted", "peak_memory_mib": "memory was not measured"}
+    unknown["energy_j_per_step"] = "energy was not measured"
+    reasons |= {name: why or text for name, text in unknown.items() if out[name] is None}
+    return out
+
+
+def _quality(record: Record | None, reasons: dict[str, str]) -> dict[str, Any]:
+    """Return quality, the oracle's and the baselines' on the same examples; all of it is on repeat 0's record."""
+    quality = (record or {}).get("quality") or {}
+    oracle = (record or {}).get("oracle") or {}
+    baselines = (record or {}).get("baselines") or {}
+    direction = quality.get("direction") or {}
+    out: dict[str, Any] = {
+        "quality": quality.get("values") or None,
+        "quality_examples": quality.get("examples"),
+        "quality_primary": quality.get("primary"),
+        "quality_direction": direction or None,
+        "oracle": oracle.get("values") or None,
+        "oracle_kind": oracle.get("kind"),
+        "baseline": best_baseline(baselines, direction) or None,
+        "baselines": baselines or None,
+    }
+    scored = out["quality"] is not None
+    texts = dict.fromkeys(("oracle", "oracle_kind"), "no oracle is known for this data")
+    texts |= dict.fromkeys(("baseline", "baselines"), "the task has no trivial baseline")
+    for name, value in out.items():
+        if value is None:
+            reasons[name] = texts.get(name, "not recorded") if scored else "this cell was not scored"
+    return out
+
+
+def best_baseline(baselines: Mapping[str, Mapping[str, float]], direction: Mapping[str, str]) -> dict[str, float]:
+    """Return metric -> the best value that a trivial baseline reaches, for metrics whose better side is known."""
+    best: dict[str, float] = {}
+    for values in baselines.values():
+        for metric, value in values.items():
+            if value is None or metric not in direction:
+                continue
+            pick = max if direction[metric] == "higher" else min
+            best[metric] = pick(best.get(metric, value), value)
+    return best
+
+
+def oracle_pct(value: float | None, oracle: float | None, direction: str | None) -> float | None:
+    """Return how much of the oracle's quality was reached, in percent (100: as good; perplexity is turned over)."""
+    if value is None or oracle is None or direction not in ("higher", "lower"):
+        return None
+    above, below = (value, oracle) if direction == "higher" else (oracle, value)
+    return 100.0 * above / below if below > 0 else None

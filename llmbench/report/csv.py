@@ -1,0 +1,36 @@
+"""Cells as CSV: one row per cell, raw values, empty where a number is not known."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from llmbench.report.cells import Run
+from llmbench.report.tables import Table, flat_table
+
+
+def render(table: Table) -> str:
+    """Return one table, with a heading line, quoted as RFC 4180 wants it (but `\\n` line ends)."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([column.heading for column in table.columns])
+    writer.writerows([_plain(value) for value in row] for row in table.rows)
+    return out.getvalue()
+
+
+def document(runs: Sequence[Run]) -> str:
+    """Return the cells of all runs under one heading line."""
+    tables = [flat_table(run) for run in runs]
+    columns = list(dict.fromkeys(column for table in tables for column in table.columns))
+    rows = []
+    for table in tables:
+        for row in table.rows:
+            values = dict(zip(table.columns, row, strict=True))
+            rows.append(tuple(values.get(column) for column in columns))
+    return render(Table("Cells", tuple(columns), tuple(rows)))
+
+
+def _plain(value: Any) -> Any:
+    return "" if value is None else value

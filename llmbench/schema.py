@@ -1,0 +1,186 @@
+"""The data that crosses process and file boundaries: cells, jobs and records.
+
+Plain, frozen and JSON-able. Nothing here imports more than the standard library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+STAGES = ("pretrain", "finetune", "eval")
+STATUSES = ("ok", "oom", "timeout", "crashed", "error", "unsupported", "skipped", "interrupted")
+#: Statuses that a resumed run does not try again (`--retry-failed` tries those in FAILED).
+SETTLED = frozenset({"ok", "unsupported", "oom", "timeout", "crashed", "error"})
+FAILED = frozenset({"oom", "timeout", "crashed", "error"})
+#: Phases of a step; for a stage without a backward pass the last ones are simply absent.
+PHASES = ("input", "copy", "forward", "backward", "optimizer", "comm", "idle")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a suite's matrix: everything that decides what is run and what it learns.
+
+    How long it is measured (seconds, interval width, repeats, memory limit) is not part of it, so that a
+    cell keeps its id when only the measuring changes. Lengths are in tokens.
+    """
+
+    model: str
+    size: str
+    task: str
+    dataset: str  # identity: scheme[:name]@fingerprint, never a path
+    stage: str
+    device: str = "cpu"
+    precision: str = "fp32"
+    batch_size: int = 16
+    seq_len: int = 64
+    target_len: int | None = None  # longest output of generation tasks; None: seq_len
+    steps: int = 200  # optimizer steps of training; 0 for eval
+    seed: int = 0
+    optimizer: str = "adamw"
+    learning_rate: float | None = None  # None: the model's own default for the stage
+    workers: int = 0  # loader processes
+    bucketing: bool = True  # batches of similar lengths
+    compile: bool = False  # noqa: A003 - the field's standard term
+    attention: str = "sdpa"
+    strategy: str = "single"
+    world_size: int = 1
+    train_examples: int | None = None  # None: all
+    test_examples: int | None = None
+    vocab_size: int = 2048
+    tokenizer: str | None = None  # identity of the tokenizer: kind-vocabulary@fingerprint of its training text
+    pretrain_dataset: str | None = None  # corpus behind the checkpoint this cell descends from
+    weights: str | None = None  # hub name or local folder to start from instead of random weights
+    parent: str | None = None  # id of the cell whose checkpoint this one starts from
+
+    @property
+    def cell_id(self) -> str:
+        """Hash of the content: 12 hex digits, the same on every machine."""
+        return content_id(dataclasses.asdict(self))
+
+    @property
+    def label(self) -> str:
+        """Short name for people, for progress and logs; not unique."""
+        what = [self.stage, self.model, self.size, self.task, self.precision, self.device]
+        return "/".join(what)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as a JSON-able dict."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Cell:
+        """Rebuild a cell; unknown fields (written by a newer version) are ignored."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in fields.items() if k in known})
+
+
+#: Fields a suite may set on a cell (the rest is derived by the planner).
+DERIVED_FIELDS = frozenset({"tokenizer", "parent"})
+CELL_FIELDS = tuple(f.name for f in dataclasses.fields(Cell))
+SETTABLE_FIELDS = tuple(name for name in CELL_FIELDS if name not in DERIVED_FIELDS)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a cell is measured; not part of the cell's identity.
+
+    `seconds`: clean timing per cell, shared by its repeats. `ci_pct`: target half-width of the interval of
+    the step time. `memory_mib`: limit of the cell's process (host memory on `cpu`, device memory elsewhere).
+    """
+
+    seconds: float = 10.0
+    ci_pct: float = 2.0
+    memory_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the data set behind an identity is on this machine."""
+
+    scheme: str  # name of the data set plugin
+    argument: str  # what followed the colon in the suite: a path, a hub name, or empty
+    task: str  # name of the task it is read for
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker process is asked to do: one repeat of one cell."""
+
+    cell: Cell
+    repeat: int
+    attempt: int
+    repeats: int
+    budget: Budget
+    run_dir: str  # checkpoints/ and cache/ live here
+    sources: dict[str, DataSource]  # data set identity -> where it is
+    corpora: tuple[str, ...] = ()  # identities whose training text the tokenizer is trained on
+    plugin_files: tuple[str, ...] = ()
+    cwd_plugins: str | None = None
+    environment_id: str | None = None
+    ceilings_id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as a JSON-able dict."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Job:
+        """Rebuild a job from `to_json`."""
+        return cls(
+            **{
+                **fields,
+                "cell": Cell.from_json(fields["cell"]),
+                "budget": Budget(**fields["budget"]),
+                "sources": {k: DataSource(**v) for k, v in fields["sources"].items()},
+                "corpora": tuple(fields["corpora"]),
+                "plugin_files": tuple(fields["plugin_files"]),
+            }
+        )
+
+
+def content_id(value: Any) -> str:
+    """Return 12 hex digits of the SHA-256 of the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def new_record(job: Job, status: str, **fields: Any) -> dict[str, Any]:
+    """Return a record of `job` with every contract field present (null or empty where nothing is known)."""
+    if status not in STATUSES:
+        raise ValueError(f"unknown status {status!r}")
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "cell_id": job.cell.cell_id,
+        "cell": job.cell.to_json(),
+        "repeat": job.repeat,
+        "attempt": job.attempt,
+        "status": status,
+        "started_at": None,
+        "wall_s": None,
+        "environment_id": job.environment_id,
+        "ceilings_id": job.ceilings_id,
+        "samples": {},
+        "phases": {},
+        "counts": {},
+        "memory": {},
+        "energy": None,
+        "interventions": {},
+        "quality": {},
+        "oracle": None,
+        "baselines": {},
+        "training": None,
+        "checkpoint": None,
+        "warnings": [],
+        "error": None,
+    }
+    unknown = fields.keys() - record.keys()
+    if unknown:
+        raise ValueError(f"unknown record fields {sorted(unknown)}")
+    record.update(fields)
+    return record

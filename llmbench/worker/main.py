@@ -1,0 +1,221 @@
+"""One job in, one record out. This is the page to read: what is run for a cell, and in which order."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmbench.errors import PluginError, Unsupported, UserError
+from llmbench.plugins import Registry, discover
+from llmbench.schema import Cell, Job, new_record
+from llmbench.specs import BuildRequest, CollateContext, ModelSpec
+from llmbench.worker import stages
+from llmbench.worker.data import CellData, load_cell_data, scoring_order, training_order
+from llmbench.worker.engine import Engine, make_engine
+from llmbench.worker.quality import Scorer
+
+Emit = Callable[[dict[str, Any]], None]
+
+DEFAULT_LEARNING_RATE = 1e-3
+TIMED_ORDER_STEPS = 4096  # more than any timed pass takes
+
+
+def run_job(job: Job, emit: Emit) -> dict[str, Any]:
+    """Run one repeat of one cell and return its record.
+
+    Every repeat times the cell from the same state; repeat 0 also trains (and saves a checkpoint) or scores.
+    Raises Unsupported where the cell cannot run here; any other exception is the cell's error.
+    """
+    registry = discover(job.plugin_files, Path(job.cwd_plugins) if job.cwd_plugins else None)
+    registry.check_clashes()
+    model: ModelSpec = registry.get("model", job.cell.model)
+    emit({"event": "setup"})
+    data = load_cell_data(job, registry)
+    if data.task.head not in model.layouts:
+        raise Unsupported(f"model {model.name!r} has no {data.task.head!r} head")
+    if job.cell.stage == "eval":
+        return evaluate(job, registry, model, data, emit)
+    return learn(job, registry, model, data, emit)
+
+
+def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: Emit) -> dict[str, Any]:
+    """Pretrain or fine-tune: time it from the initial state, then (repeat 0) train from that state."""
+    cell = job.cell
+    engine, loaded = start(job, registry, model, data)
+    prepare_training(engine, model, cell)
+    feed = stages.Feed(engine, data.train, model.layouts[data.task.head], collate_context(cell, data, True), cell.workers)
+    first_step(job, registry, model, data, engine, feed)
+    emit({"event": "measure"})
+    fields = measure(job, engine, feed, stages.train_step)
+    fields["checkpoint"] = loaded
+    if job.repeat == 0:
+        engine, loaded = start(job, registry, model, data)
+        prepare_training(engine, model, cell)
+        feed = stages.Feed(engine, data.train, feed.layout, feed.ctx, cell.workers)
+        order = training_order(data.train, feed.layout, cell, cell.steps)
+        fields["training"] = stages.train(engine, feed(order), cell.steps, emit)
+        fields["checkpoint"] = {**loaded, "id": cell.cell_id}
+        save_checkpoint(job, engine, fields["training"])
+        if cell.stage == "pretrain":
+            fields.update(score(job, registry, model, data, engine, emit))
+    return new_record(job, "ok", **fields)
+
+
+def evaluate(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: Emit) -> dict[str, Any]:
+    """Time prediction over the test split, and (repeat 0) score it."""
+    cell = job.cell
+    engine, loaded = start(job, registry, model, data)
+    feed = stages.Feed(engine, data.test, model.layouts[data.task.head], collate_context(cell, data, False), cell.workers)
+    emit({"event": "measure"})
+    fields = measure(job, engine, feed, predict_step(cell))
+    fields["checkpoint"] = loaded
+    if job.repeat == 0:
+        fields.update(score(job, registry, model, data, engine, emit))
+    return new_record(job, "ok", **fields)
+
+
+def measure(job: Job, engine: Engine, feed: stages.Feed, step: Callable[[Engine, Any], Any]) -> dict[str, Any]:
+    """Run the clean timed pass, then the phase pass; return the record's fields."""
+    cell = job.cell
+    batches = feed(training_order(feed.features, feed.layout, cell, TIMED_ORDER_STEPS))
+    seconds = job.budget.seconds / job.repeats
+    samples, how = stages.timed_pass(engine, batches, step, seconds=seconds, ci_pct=job.budget.ci_pct)
+    memory = {"peak_mib": engine.peak_memory_mib(), "capacity_mib": engine.capacity_mib()}
+    if cell.stage == "eval":
+        phases = stages.eval_phases(engine, batches, cell.target_len or cell.seq_len)
+    else:
+        phases = stages.train_phases(engine, batches)
+    count = len(samples["step_s"])
+    counts = {
+        "tokens": sum(samples["step_tokens"]) / count,
+        "padding_tokens": sum(samples["step_padding_tokens"]) / count,
+        "examples": sum(samples["step_examples"]) / count,
+        "parameters": engine.parameters(),
+        "flops": None,
+        "bytes": None,
+        "kernels": None,
+        "timing": how,
+    }
+    return {"samples": samples, "phases": phases, "counts": counts, "memory": memory}
+
+
+def score(
+    job: Job, registry: Registry, model: ModelSpec, data: CellData, engine: Engine, emit: Emit
+) -> dict[str, Any]:
+    """Predict the whole test split and return quality, oracle and baselines."""
+    cell = job.cell
+    layout = model.layouts[data.task.head]
+    feed = stages.Feed(engine, data.test, layout, collate_context(cell, data, False), cell.workers)
+    order = scoring_order(data.test, layout, cell)
+    raw = stages.predict_all(engine, feed, order, cell.target_len or cell.seq_len, emit)
+    if data.task.head == "pretrain":
+        raw = [{**prediction, "masked": model.masked} for prediction in raw]
+    scorer = Scorer(job, data, registry)
+    return {"quality": scorer.model(raw), "oracle": scorer.oracle(), "baselines": scorer.baselines()}
+
+
+def start(job: Job, registry: Registry, model: ModelSpec, data: CellData) -> tuple[Engine, dict[str, Any]]:
+    """Build the model and load the checkpoint it descends from; return the engine and what was loaded."""
+    cell = job.cell
+    precision = registry.get("precision", cell.precision)
+    engine = make_engine(model.engine, device=cell.device, precision=precision, compiled=cell.compile)
+    if cell.size not in model.sizes:
+        raise PluginError(f"model {model.name!r} has no size {cell.size!r} (known: {', '.join(model.sizes)})")
+    engine.build(model, build_request(cell, model, data), seed=cell.seed)
+    if cell.parent is None:
+        return engine, {"from": cell.weights, "tensors": None}
+    path = Path(job.run_dir) / "checkpoints" / cell.parent / "model.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint of cell {cell.parent} is missing")
+    names = engine.load(path, strict=cell.stage == "eval")
+    if not names:
+        raise PluginError(f"model {model.name!r} took no tensor from its pretraining checkpoint; see `load_pretrained`")
+    return engine, {"from": cell.parent, "tensors": len(names)}
+
+
+def build_request(cell: Cell, model: ModelSpec, data: CellData) -> BuildRequest:
+    """Return what the model is built from."""
+    return BuildRequest(
+        head=data.task.head,
+        size=cell.size,
+        config=model.sizes[cell.size],
+        vocab_size=data.tokenizer.vocab_size,
+        special=data.tokenizer.special,
+        seq_len=cell.seq_len,
+        target_len=cell.target_len or cell.seq_len,
+        num_labels=data.task.num_labels(data.dataset.info),
+        weights=cell.weights,
+        attention=cell.attention,
+    )
+
+
+def collate_context(cell: Cell, data: CellData, train: bool) -> CollateContext:
+    """Return what the layout needs."""
+    return CollateContext(
+        special=data.tokenizer.special,
+        seq_len=cell.seq_len,
+        target_len=cell.target_len or cell.seq_len,
+        vocab_size=data.tokenizer.vocab_size,
+        train=train,
+        seed=cell.seed,
+    )
+
+
+def prepare_training(engine: Engine, model: ModelSpec, cell: Cell) -> None:
+    """Make the optimizer with the cell's, else the model's, learning rate."""
+    rate = cell.learning_rate or model.learning_rate.get(cell.stage, DEFAULT_LEARNING_RATE)
+    engine.prepare_training(learning_rate=rate, steps=cell.steps, optimizer=cell.optimizer)
+
+
+def predict_step(cell: Cell) -> Callable[[Engine, Any], Any]:
+    """Return the step that evaluation times."""
+    longest = cell.target_len or cell.seq_len
+    return lambda engine, batch: engine.predict(engine.copy(batch), max_new_tokens=longest)
+
+
+def first_step(
+    job: Job, registry: Registry, model: ModelSpec, data: CellData, engine: Engine, feed: stages.Feed
+) -> None:
+    """Take one step. Where it fails in this precision but not in plain fp32, the precision is unsupported."""
+    order = training_order(feed.features, feed.layout, job.cell, 1)
+    try:
+        stages.train_step(engine, next(feed(order)))
+    except UserError:
+        raise
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        if job.cell.precision == "fp32" or is_out_of_memory(error):
+            raise
+        plain = Job.from_json({**job.to_json(), "cell": {**job.cell.to_json(), "precision": "fp32"}})
+        engine, _ = start(plain, registry, model, data)
+        prepare_training(engine, model, plain.cell)
+        stages.train_step(engine, next(stages.Feed(engine, feed.features, feed.layout, feed.ctx, 0)(order)))
+        reason = " ".join(str(error).split())[:300]
+        raise Unsupported(
+            f"{model.name} does not run in {job.cell.precision} on {job.cell.device}: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an exception means that memory ran out."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
+
+
+def save_checkpoint(job: Job, engine: Engine, training: dict[str, Any]) -> None:
+    """Write the checkpoint of this cell; it appears under its name only when it is whole."""
+    folder = Path(job.run_dir) / "checkpoints" / job.cell.cell_id
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    engine.save(temporary / "model.safetensors")
+    (temporary / "cell.json").write_text(json.dumps({"cell": job.cell.to_json(), "training": training}))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)

@@ -1,0 +1,65 @@
+"""Scoring: the model, the oracle and the trivial baselines on the same examples, by the same metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmbench.plugins import Registry
+from llmbench.schema import Job
+from llmbench.specs import BaselineContext
+from llmbench.worker.data import CellData, as_python
+
+
+class Scorer:
+    """The metrics of one task over one data set, loaded once."""
+
+    def __init__(self, job: Job, data: CellData, registry: Registry) -> None:
+        self.data, self.seed = data, job.cell.seed
+        specs = [registry.get("metric", name) for name in data.task.metrics]
+        cache = Path(job.run_dir) / "cache" / "metrics"
+        cache.mkdir(parents=True, exist_ok=True)
+        self.metrics = [(spec.load(str(cache)), spec.options(data.dataset.info)) for spec in specs]
+        self.direction = {name: way for spec in specs for name, way in spec.values.items()}
+        references = [data.task.reference(example) for example in data.test_examples]
+        # Pretraining cuts documents into windows: its references say nothing, one per prediction.
+        self.references = references
+
+    def score(self, predictions: Sequence[Any]) -> dict[str, float]:
+        """Return all values of all metrics for decoded predictions."""
+        references = self.references
+        if len(references) != len(predictions):
+            references = [None] * len(predictions)
+        values: dict[str, float] = {}
+        for metric, options in self.metrics:
+            result = metric.compute(predictions=list(predictions), references=references, **options)
+            values.update({k: v for k, v in (result or {}).items() if k in self.direction})
+        return as_python(values)
+
+    def model(self, raw: Sequence[Any]) -> dict[str, Any]:
+        """Return the record's `quality` for the engine's raw predictions."""
+        data = self.data
+        examples: Sequence[Any] = data.test_examples
+        if len(examples) != len(data.test):
+            examples = [{}] * len(data.test)
+        decoded = [
+            data.task.decode(prediction, example, feature, data.tokenizer)
+            for prediction, example, feature in zip(raw, examples, data.test, strict=True)
+        ]
+        values = self.score(decoded)
+        direction = {name: self.direction[name] for name in values}
+        return {"values": values, "examples": len(decoded), "primary": data.task.primary, "direction": direction}
+
+    def oracle(self) -> dict[str, Any] | None:
+        """Return what the oracle scores, or None where the data set has none."""
+        oracle = self.data.dataset.oracle
+        if oracle is None:
+            return None
+        return {"kind": oracle.kind, "values": self.score(oracle.predict(self.data.test_examples))}
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Return what each trivial baseline scores."""
+        data = self.data
+        ctx = BaselineContext(data.dataset, data.test_examples, data.tokenizer, data.test, self.seed)
+        return {name: self.score(predict(ctx)) for name, predict in data.task.baselines.items()}

@@ -1,0 +1,263 @@
+"""The torch engine. Shapes: `B` batch, `L` tokens of the input, `C` classes."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmbench.errors import SuiteError, Unsupported
+from llmbench.specs import Batch, BuildRequest, CollateContext, Feature, Layout, ModelSpec, PrecisionSpec
+from llmbench.worker.environment import memory_mib
+
+MAX_GRAD_NORM = 1.0
+WARMUP_SHARE = 0.1  # of the steps, linear; then linear decay to zero (Devlin et al. 2019, appendix A.2)
+WEIGHT_DECAY = 0.01
+MAX_ANSWER_TOKENS = 30  # the SQuAD scripts' usual limit
+
+
+class TorchEngine:
+    """Drives an `nn.Module` on a CPU, CUDA or MPS device."""
+
+    def __init__(self, *, device: str, precision: PrecisionSpec, compiled: bool = False) -> None:
+        self.device = open_device(device)
+        self.precision = precision
+        self.compiled = compiled
+        self.head = ""
+        if self.device.type not in precision.devices:
+            raise Unsupported(f"precision {precision.name!r} does not run on {self.device.type}")
+        torch.backends.cuda.matmul.allow_tf32 = precision.matmul == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision.matmul == "tf32"
+        self.module: torch.nn.Module
+        self.optimizer: torch.optim.Optimizer
+        self.schedule: torch.optim.lr_scheduler.LRScheduler
+        self.scaler: torch.amp.GradScaler
+
+    def build(self, model: ModelSpec, request: BuildRequest, *, seed: int) -> None:
+        """Build on the host, then move: the same seed gives the same weights on every device."""
+        torch.manual_seed(seed)
+        self.head = request.head
+        self.eos, self.pad = request.special.eos, request.special.pad
+        module = model.build(request)
+        self.module = module.to(self.device, dtype=getattr(torch, self.precision.parameters))
+        if self.compiled:
+            self.module.compile()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def prepare_training(self, *, learning_rate: float, steps: int, optimizer: str) -> None:
+        """AdamW (fused where the device has it), no decay on biases and norms, warm-up and linear decay."""
+        if optimizer != "adamw":
+            raise SuiteError(f"unknown optimizer {optimizer!r} (known: adamw)")
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
+        warmup = max(1, round(WARMUP_SHARE * steps))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return max(0.02, (steps - step) / max(1, steps - warmup))
+
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.grad_scaling)
+        self.module.train()
+
+    def batches(
+        self,
+        features: Sequence[Feature],
+        order: Sequence[Sequence[int]],
+        layout: Layout,
+        ctx: CollateContext,
+        workers: int,
+    ) -> Iterator[Batch]:
+        """Collate with torch's DataLoader: `workers` processes, two batches ahead each, pinned for CUDA."""
+        loader: Any = torch.utils.data.DataLoader(
+            features,  # type: ignore[arg-type] - a sequence is a map-style data set
+            batch_sampler=order,
+            collate_fn=Collate(layout, ctx),
+            num_workers=workers,
+            prefetch_factor=2 if workers else None,
+        )
+        return iter(loader)
+
+    def copy(self, batch: Batch) -> dict[str, Tensor]:
+        """Pin and move without blocking on CUDA; on the CPU the tensors share the arrays' memory."""
+        tensors = {name: torch.from_numpy(array) for name, array in batch.arrays.items()}
+        if self.device.type == "cpu":
+            return tensors
+        if self.device.type == "cuda":
+            tensors = {name: t.pin_memory() for name, t in tensors.items()}
+        return {name: t.to(self.device, non_blocking=True) for name, t in tensors.items()}
+
+    def _autocast(self) -> Any:
+        dtype = getattr(torch, self.precision.autocast) if self.precision.autocast else torch.float32
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision.autocast is not None)
+
+    def forward(self, arrays: dict[str, Tensor]) -> Tensor:
+        """Return the loss, a scalar on the device."""
+        with self._autocast():
+            return self.module(**arrays)["loss"]
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute gradients, of the scaled loss where the precision scales."""
+        self.scaler.scale(loss).backward()
+
+    def update(self) -> None:
+        """Clip to norm 1, step, schedule and clear."""
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), MAX_GRAD_NORM)
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() >= before:  # a step that overflowed was left out
+            self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.inference_mode()
+    def predict(self, arrays: dict[str, Tensor], *, max_new_tokens: int) -> list[Any]:
+        """Return one prediction per row, as the table in `llmbench.specs` says."""
+        self.module.eval()
+        with self._autocast():
+            if self.head == "generate":
+                ids = self.module.generate(arrays, max_new_tokens)  # type: ignore[operator]
+                return [trim(row, self.eos, self.pad) for row in ids.tolist()]
+            output = self.module(**{k: v for k, v in arrays.items() if self.head == "pretrain" or k != "labels"})
+        if self.head == "classify":
+            return output["logits"].argmax(-1).tolist()
+        if self.head == "span":
+            return best_spans(output["start_logits"], output["end_logits"], arrays["offset"])
+        names = [name for name in output if name.startswith("nll")]
+        columns = {name: output[name].float().tolist() for name in (*names, "tokens")}
+        return [{name: column[i] for name, column in columns.items()} for i in range(len(columns["nll"]))]
+
+    def loss_value(self, loss: Tensor) -> float:
+        """Return the loss as a Python number."""
+        return float(loss.detach())
+
+    def synchronize(self) -> None:
+        """Wait for the device; the CPU is never behind."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def mark(self) -> Any:
+        """Record a CUDA event, or read the clock (after waiting, on MPS)."""
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            return event
+        self.synchronize()
+        return time.perf_counter()
+
+    def seconds_between(self, marks: Sequence[Any]) -> list[float]:
+        """Return the seconds between consecutive marks."""
+        self.synchronize()
+        if self.device.type == "cuda":
+            return [a.elapsed_time(b) / 1e3 for a, b in zip(marks, marks[1:], strict=False)]
+        return [b - a for a, b in zip(marks, marks[1:], strict=False)]
+
+    def peak_memory_mib(self) -> float:
+        """Return the allocator's peak on CUDA, else the peak resident size of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        if self.device.type == "mps":
+            return torch.mps.driver_allocated_memory() / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+    def capacity_mib(self) -> float:
+        """Return the device's memory."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_properties(self.device).total_memory / 2**20
+        return memory_mib()
+
+    def parameters(self) -> int:
+        """Return the number of parameters; tied ones count once."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    def save(self, path: Path) -> None:
+        """Write safetensors; shared tensors are stored once and tied again on loading."""
+        from safetensors.torch import save_model
+
+        save_model(self.module, str(path))
+
+    def load(self, path: Path, *, strict: bool) -> list[str]:
+        """Read safetensors into the module; see `Engine.load`."""
+        from safetensors.torch import load_file, load_model
+
+        if strict:
+            load_model(self.module, str(path), device=str(self.device))
+            return list(self.module.state_dict())
+        state = load_file(str(path), device=str(self.device))
+        custom = getattr(self.module, "load_pretrained", None)
+        if custom is not None:
+            return list(custom(state))
+        own = self.module.state_dict()
+        taken = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
+        self.module.load_state_dict(taken, strict=False)
+        return list(taken)
+
+
+class Collate:
+    """Picklable `collate_fn`."""
+
+    def __init__(self, layout: Layout, ctx: CollateContext) -> None:
+        self.layout, self.ctx = layout, ctx
+
+    def __call__(self, features: list[Feature]) -> Batch:
+        """Return the batch of `features`."""
+        return self.layout.collate(features, self.ctx)
+
+
+def open_device(name: str) -> torch.device:
+    """Return the device; `auto` is the best there is. Raises Unsupported where it is absent."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SuiteError(f"device {name!r}: write cpu, cuda, cuda:N, mps or auto") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Unsupported("no CUDA device (torch.cuda.is_available() is False)")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Unsupported(f"no device {name}: this machine has {torch.cuda.device_count()}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise Unsupported("no MPS device (torch.backends.mps.is_available() is False)")
+    return device
+
+
+def trim(row: list[int], eos: int, pad: int) -> list[int]:
+    """Return the ids before the end."""
+    if eos in row:
+        row = row[: row.index(eos)]
+    return [token for token in row if token != pad]
+
+
+def best_spans(start_BL: Tensor, end_BL: Tensor, offset_B: Tensor) -> list[tuple[int, int]]:
+    """Return the most probable (start, end) of each row with start <= end < start + MAX_ANSWER_TOKENS."""
+    start = start_BL.float().log_softmax(-1).cpu().numpy()
+    end = end_BL.float().log_softmax(-1).cpu().numpy()
+    offsets = offset_B.cpu().numpy()
+    length = start.shape[1]
+    place = np.arange(length)
+    allowed = (place[None, :] >= place[:, None]) & (place[None, :] < place[:, None] + MAX_ANSWER_TOKENS)
+    spans = []
+    for row in range(start.shape[0]):
+        score = np.where(allowed, start[row][:, None] + end[row][None, :], -math.inf)
+        first, last = divmod(int(np.nanargmax(score)), length)
+        spans.append((first - int(offsets[row]), last - int(offsets[row])))
+    return spans

@@ -1,0 +1,1 @@
+"""The built-in plugins of llmbench. They use only its public names."""

@@ -1,0 +1,253 @@
+"""BERT (Devlin et al. 2019), from transformers' modules; generation is BERT-to-BERT (Rothe et al. 2020).
+
+Shapes: `B` batch, `L` tokens of the input, `T` of the target, `H` hidden, `V` vocabulary.
+"""
+
+# ruff: noqa: N803, N806 - shape suffixes
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import llmbench
+from llmbench.layouts import EncoderDecoder, MaskedBlocks, Pair, Single
+from llmbench_plugins.models.heads import (
+    check_positions,
+    class_output,
+    greedy,
+    plain_linear,
+    resize_vocabulary,
+    span_output,
+    take_pretrained,
+    token_losses,
+)
+
+SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "tiny": {"hidden": 64, "layers": 2, "heads": 2, "positions": 1024, "dropout": 0.0},
+        "small": {"hidden": 256, "layers": 4, "heads": 4, "positions": 1024, "dropout": 0.1},
+        "base": {"hidden": 768, "layers": 12, "heads": 12, "positions": 512, "dropout": 0.1},
+    }
+)
+LAYOUTS: Mapping[str, Any] = MappingProxyType(
+    {"pretrain": MaskedBlocks(), "classify": Single(), "span": Pair(), "generate": EncoderDecoder()}
+)
+
+
+def _config(request: llmbench.BuildRequest) -> Any:
+    from transformers import BertConfig
+
+    size = request.config
+    return BertConfig(  # type: ignore[call-arg]
+        vocab_size=request.vocab_size,
+        hidden_size=size["hidden"],
+        num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"],
+        intermediate_size=4 * size["hidden"],
+        max_position_embeddings=size["positions"],
+        hidden_dropout_prob=size["dropout"],
+        attention_probs_dropout_prob=size["dropout"],
+        initializer_range=0.02 * (768 / size["hidden"]) ** 0.5,  # 0.02 is meant for a width of 768
+        pad_token_id=request.special.pad,
+        attn_implementation=request.attention,
+    )
+
+
+def _body(request: llmbench.BuildRequest, pooler: bool = False) -> Any:
+    """Return a BertModel: from `request.weights` where given, else with random weights."""
+    from transformers import BertModel
+
+    if request.weights is None:
+        body = BertModel(_config(request), add_pooling_layer=pooler)
+    else:
+        body = BertModel.from_pretrained(
+            request.weights, add_pooling_layer=pooler, attn_implementation=request.attention
+        )
+        resize_vocabulary(body, request.vocab_size)
+    check_positions(request, body.config.max_position_embeddings, request.seq_len)
+    return body
+
+
+def _masked_lm(request: llmbench.BuildRequest) -> tuple[Any, Any]:
+    """Return body and masked-LM head, whose output projection is the embedding's transpose."""
+    from transformers import BertForMaskedLM
+
+    if request.weights is None:
+        model = BertForMaskedLM(_config(request))
+    else:
+        model = BertForMaskedLM.from_pretrained(request.weights, attn_implementation=request.attention)
+        resize_vocabulary(model, request.vocab_size)
+    longest = max(request.seq_len, request.target_len if request.head == "generate" else 0)
+    check_positions(request, model.config.max_position_embeddings, longest)
+    return model.bert, model.cls
+
+
+def _language_model(request: llmbench.BuildRequest) -> Any:
+    """Return the module for `pretrain`."""
+    from torch import nn
+
+    class BertLanguageModel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.lm_head = _masked_lm(request)
+
+        def forward(self, input_ids: Any, attention_mask: Any, labels: Any = None) -> dict[str, Any]:
+            logits_BLV = self.lm_head(self.body(input_ids, attention_mask).last_hidden_state)
+            if labels is None:
+                return {"logits": logits_BLV}
+            loss, nll_B, tokens_B = token_losses(logits_BLV, labels)
+            return {"loss": loss, "logits": logits_BLV, "nll": nll_B, "tokens": tokens_B}
+
+    return BertLanguageModel()
+
+
+def _classifier(request: llmbench.BuildRequest) -> Any:
+    """Return the module for `classify`: the class is read from the first token, through BERT's pooler."""
+    from torch import nn
+
+    class BertClassifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = _body(request, pooler=True)
+            self.dropout = nn.Dropout(self.body.config.hidden_dropout_prob)
+            self.classifier = plain_linear(self.body.config.hidden_size, request.num_labels)
+
+        def forward(self, input_ids: Any, attention_mask: Any, labels: Any = None) -> dict[str, Any]:
+            pooled_BH = self.body(input_ids, attention_mask).pooler_output
+            return class_output(self.classifier(self.dropout(pooled_BH)), labels)
+
+    return BertClassifier()
+
+
+def _reader(request: llmbench.BuildRequest) -> Any:
+    """Return the module for `span`."""
+    from torch import nn
+
+    class BertReader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = _body(request)
+            self.span = plain_linear(self.body.config.hidden_size, 2)
+
+        def forward(  # noqa: PLR0917 - the arrays of the layout, by name
+            self,
+            input_ids: Any,
+            attention_mask: Any,
+            token_type_ids: Any,
+            answer_mask: Any,
+            offset: Any = None,
+            start_positions: Any = None,
+            end_positions: Any = None,
+        ) -> dict[str, Any]:
+            hidden_BLH = self.body(input_ids, attention_mask, token_type_ids).last_hidden_state
+            return span_output(self.span(hidden_BLH), answer_mask, start_positions, end_positions)
+
+    return BertReader()
+
+
+def _decoder(body: Any, pretrained: bool) -> Any:
+    """Return a causal BertModel with cross-attention that shares `body`'s word embeddings."""
+    from transformers import BertModel
+
+    config = copy.deepcopy(body.config)
+    config.is_decoder, config.add_cross_attention = True, True
+    decoder = BertModel(config, add_pooling_layer=False)
+    if pretrained:
+        decoder.load_state_dict(body.state_dict(), strict=False)
+    decoder.embeddings.word_embeddings = body.embeddings.word_embeddings
+    return decoder
+
+
+def _generator(request: llmbench.BuildRequest) -> Any:
+    """Return the module for `generate`: two BERTs, the second one causal and attending to the first."""
+    import torch
+    from torch import nn
+
+    class BertToBert(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.lm_head = _masked_lm(request)
+            self.decoder = _decoder(self.body, request.weights is not None)
+
+        def load_pretrained(self, state: Mapping[str, Any]) -> list[str]:
+            """Start encoder and decoder from the same pretraining; the cross-attention has none."""
+            return take_pretrained(self, state, {"body.": ("decoder.",)})
+
+        def forward(
+            self,
+            input_ids: Any,
+            attention_mask: Any,
+            decoder_input_ids: Any,
+            decoder_attention_mask: Any = None,
+            labels: Any = None,
+        ) -> dict[str, Any]:
+            memory_BLH = self.body(input_ids, attention_mask).last_hidden_state
+            hidden_BTH = self.decoder(  # padded on the right: the causal mask hides it
+                decoder_input_ids,
+                encoder_hidden_states=memory_BLH,
+                encoder_attention_mask=attention_mask,
+                use_cache=False,
+            ).last_hidden_state
+            logits_BTV = self.lm_head(hidden_BTH)
+            if labels is None:
+                return {"logits": logits_BTV}
+            return {"loss": token_losses(logits_BTV, labels)[0], "logits": logits_BTV}
+
+        @torch.no_grad()
+        def generate(self, arrays: dict[str, Any], max_new_tokens: int) -> Any:
+            """Return greedy ids (B, T); keys and values of earlier tokens and of the source are kept."""
+            ids_BL, mask_BL = arrays["input_ids"], arrays["attention_mask"]
+            memory_BLH, cache = self.body(ids_BL, mask_BL).last_hidden_state, None
+
+            def step(token_B: Any) -> Any:
+                nonlocal cache
+                out = self.decoder(
+                    token_B[:, None],
+                    encoder_hidden_states=memory_BLH,
+                    encoder_attention_mask=mask_BL,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                cache = out.past_key_values
+                return self.lm_head(out.last_hidden_state[:, -1])
+
+            first = ids_BL.new_full((len(ids_BL),), request.special.bos)
+            return greedy(step(first), step, max_new_tokens, request.special)
+
+    return BertToBert()
+
+
+def build(request: llmbench.BuildRequest) -> Any:
+    """Return the torch module for `request.head`.
+
+    Raises Unsupported when the lengths asked for are beyond the position embeddings.
+    """
+    makers = {
+        "pretrain": _language_model,
+        "generate": _generator,
+        "classify": _classifier,
+        "span": _reader,
+    }
+    return makers[request.head](request)
+
+
+@llmbench.hookimpl
+def llmbench_models() -> list[llmbench.ModelSpec]:
+    """Return the BERT family."""
+    return [
+        llmbench.ModelSpec(
+            name="bert",
+            sizes=SIZES,
+            layouts=LAYOUTS,
+            build=build,
+            description="bidirectional transformer encoder; encoder-decoder of two for generation",
+            reference="BERT-base 110M: Devlin et al. 2019 (arXiv 1810.04805), model card google-bert/bert-base-uncased",
+            learning_rate={"pretrain": 1e-3, "finetune": 1e-3},
+            preload=("transformers.models.bert.modeling_bert",),
+            masked=True,
+            max_len=lambda size: SIZES[size]["positions"],
+        )
+    ]

@@ -1,0 +1,127 @@
+"""What the built-in models' heads have in common: losses in float32, span scores, greedy decoding, transfer.
+
+Shapes: `B` batch, `L` tokens, `H` hidden, `V` vocabulary. torch is imported inside the functions only.
+"""
+
+# ruff: noqa: N803, N806 - shape suffixes
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import llmbench
+from llmbench.layouts import IGNORE
+
+
+def token_losses(logits_BLV: Any, labels_BL: Any) -> tuple[Any, Any, Any]:
+    """Return the mean loss per predicted token (scalar), nats per row (B,), and predicted tokens per row (B,).
+
+    The softmax runs in float32 whatever the logits are; positions labelled IGNORE count for nothing, and a batch
+    without any label has loss 0 rather than nan.
+    """
+    from torch.nn.functional import cross_entropy
+
+    losses = cross_entropy(
+        logits_BLV.flatten(0, 1).float(), labels_BL.flatten(), reduction="none", ignore_index=IGNORE
+    ).view(labels_BL.shape)
+    nll_B, tokens_B = losses.sum(1), (labels_BL != IGNORE).sum(1)
+    return nll_B.sum() / tokens_B.sum().clamp(min=1), nll_B, tokens_B
+
+
+def next_token_labels(labels_BL: Any) -> Any:
+    """Return `labels_BL` moved one place to the left: position i is to predict token i + 1, the last one nothing."""
+    from torch.nn.functional import pad
+
+    return pad(labels_BL[:, 1:], (0, 1), value=IGNORE)
+
+
+def class_output(logits_BC: Any, labels_B: Any | None) -> dict[str, Any]:
+    """Return `logits` and, with labels, the mean `loss` in float32."""
+    from torch.nn.functional import cross_entropy
+
+    if labels_B is None:
+        return {"logits": logits_BC}
+    return {"logits": logits_BC, "loss": cross_entropy(logits_BC.float(), labels_B)}
+
+
+def span_output(scores_BL2: Any, answer_mask: Any, starts_B: Any | None, ends_B: Any | None) -> dict[str, Any]:
+    """Return float32 `start_logits` and `end_logits` (B, L), -inf outside of `answer_mask`, and the `loss`.
+
+    The loss is the mean of both cross-entropies over the rows that have an answer (others hold IGNORE).
+    """
+    start, end = scores_BL2.float().masked_fill(answer_mask[:, :, None] == 0, float("-inf")).unbind(2)
+    output = {"start_logits": start, "end_logits": end}
+    if starts_B is not None and ends_B is not None:
+        first, _, _ = token_losses(start[:, None], starts_B[:, None])
+        last, _, _ = token_losses(end[:, None], ends_B[:, None])
+        output["loss"] = (first + last) / 2
+    return output
+
+
+def greedy(logits_BV: Any, step: Callable[[Any], Any], max_new_tokens: int, special: llmbench.SpecialTokens) -> Any:
+    """Return the most likely continuation, token by token: ids (B, T), `eos` and then `pad` behind the end.
+
+    `logits_BV` predict the first token; `step(token_B)` returns the logits behind one more. Stops when every row
+    has ended or after `max_new_tokens` (at least 1).
+    """
+    import torch
+
+    ended_B = torch.zeros(len(logits_BV), dtype=torch.bool, device=logits_BV.device)
+    tokens = []
+    while True:
+        token_B = logits_BV.argmax(-1).masked_fill(ended_B, special.pad)
+        tokens.append(token_B)
+        ended_B = ended_B | (token_B == special.eos)
+        if len(tokens) >= max_new_tokens or bool(ended_B.all()):
+            return torch.stack(tokens, 1)
+        logits_BV = step(token_B)
+
+
+def take_pretrained(module: Any, state: Mapping[str, Any], copies: Mapping[str, Sequence[str]]) -> list[str]:
+    """Copy tensors of equal shape from a checkpoint into `module`; return the checkpoint's names that were used.
+
+    `copies` maps a prefix of the checkpoint to the further prefixes of the module that start from it too; every
+    name is first tried as it is.
+    """
+    import torch
+
+    own, taken = module.state_dict(), []
+    for name, tensor in state.items():
+        targets = [name]
+        for prefix, others in copies.items():
+            if name.startswith(prefix):
+                targets += [other + name[len(prefix) :] for other in others]
+        fitting = [own[t] for t in targets if t in own and own[t].shape == tensor.shape]
+        with torch.no_grad():
+            for target in fitting:
+                target.copy_(tensor)
+        if fitting:
+            taken.append(name)
+    return taken
+
+
+def plain_linear(inputs: int, outputs: int) -> Any:
+    """Return a linear layer drawn from N(0, 0.02), its bias at zero, as BERT and GPT-2 initialise theirs."""
+    from torch import nn
+
+    layer = nn.Linear(inputs, outputs)
+    nn.init.normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def check_positions(request: llmbench.BuildRequest, positions: int, needed: int) -> None:
+    """Raise Unsupported when a model with `positions` position embeddings is asked to read `needed` tokens."""
+    if needed > positions:
+        raise llmbench.Unsupported(
+            f"size {request.size!r} has {positions} positions, but {request.head} needs {needed} "
+            f"(seq_len {request.seq_len}, target_len {request.target_len}); choose a smaller seq_len or target_len"
+        )
+
+
+def resize_vocabulary(model: Any, vocab_size: int) -> Any:
+    """Return a transformers `model` whose embedding has `vocab_size` rows (downloaded weights may have others)."""
+    if model.config.vocab_size != vocab_size:
+        model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    return model

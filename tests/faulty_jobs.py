@@ -1,0 +1,109 @@
+"""Stand-ins for `llmbench.worker.main:run_job` that go wrong in every way a cell can."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from llmbench.errors import Unsupported
+from llmbench.schema import new_record
+
+
+def ok(job, emit):
+    for step in range(3):
+        emit({"event": "step", "step": step})
+    return new_record(job, "ok", samples={"step_s": [0.1, float("nan")]})
+
+
+def by_model(job, emit):
+    """Do what the cell's model is called; leave the checkpoint that a descendant needs."""
+    if job.cell.model == "fails" or (job.cell.model == "fails-later" and job.repeat > 0):
+        raise ValueError("no good")
+    if job.cell.model == "hangs":
+        emit({"event": "working"})
+        time.sleep(60)
+    if job.repeat == 0:
+        os.makedirs(f"{job.run_dir}/checkpoints/{job.cell.cell_id}", exist_ok=True)
+    return new_record(job, "ok")
+
+
+def raises(job, emit):
+    raise ValueError("no good")
+
+
+def unsupported(job, emit):
+    raise Unsupported("fp8 needs another device")
+
+
+def segfault(job, emit):
+    print("last words")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hangs_in_here(job, emit):
+    time.sleep(60)
+
+
+def hog(job, emit):
+    kept = [bytearray(os.urandom(1) * (32 * 2**20)) for _ in range(64)]
+    return new_record(job, "ok", samples={"kept": [len(kept)]})
+
+
+def torch_hog(job, emit):
+    import torch
+
+    kept = [torch.ones(8, 2**20) for _ in range(64)]
+    return new_record(job, "ok", samples={"kept": [len(kept)]})
+
+
+def aborts_for_memory(job, emit):
+    sys.stderr.write("terminate called after throwing an instance of 'std::bad_alloc'\n")
+    os.abort()
+
+
+def leaves(job, emit):
+    os._exit(3)
+
+
+def sleeps(job, emit):
+    time.sleep(2)
+    return new_record(job, "ok")
+
+
+def leaves_a_helper(job, emit):
+    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    emit({"event": "helper", "pid": helper.pid})
+    time.sleep(0.2)
+    return new_record(job, "ok")
+
+
+def forks_then_sleeps(job, emit):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    emit({"event": "pids", "pids": [os.getpid(), pid]})
+    time.sleep(60)
+
+
+def unwritable(job, emit):
+    return new_record(job, "ok", samples={"step_s": [object()]})
+
+
+def tensor_job(job, emit):
+    import torch
+
+    torch.set_num_threads(2)
+    emit({"event": "sum", "value": float((torch.ones(512, 512) @ torch.ones(512, 512)).sum())})
+    return new_record(job, "ok")
+
+
+def echo(*args):
+    return {"args": list(args), "main": getattr(sys.modules["__main__"], "__file__", None)}
+
+
+def user_mistake():
+    from llmbench.errors import DataError
+
+    raise DataError("data.csv:3: no label")

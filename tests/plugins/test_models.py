@@ -1,0 +1,270 @@
+"""Every built-in model with every head: contract, padding, decoding, learning and transfer, on tiny real modules."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+
+import llmbench
+
+V, SEQ, TARGET = 60, 20, 8
+SPECIAL = llmbench.SpecialTokens()
+MODELS = ("lstm", "bert", "gpt")
+HEADS = ("classify", "span", "generate", "pretrain")
+CASES = [(m, h) for m in MODELS for h in HEADS]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def spec_of(model):
+    (spec,) = importlib.import_module(f"llmbench_plugins.models.{model}").llmbench_models()
+    return spec
+
+
+def make(model, head, size="tiny", vocab=V, **changes):
+    spec = spec_of(model)
+    torch.manual_seed(0)
+    fields = {"seq_len": SEQ, "target_len": TARGET, "num_labels": 3, **changes}
+    request = llmbench.BuildRequest(
+        head=head, size=size, config=spec.sizes[size], vocab_size=vocab, special=SPECIAL, **fields
+    )
+    return spec, spec.build(request)
+
+
+def features_of(head, lengths=(9, 5, 12, 7), seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i, n in enumerate(lengths):
+        ids = rng.integers(6, V, n).tolist()
+        rows.append(
+            {
+                "classify": {"ids": ids, "label": i % 3},
+                "span": {"question": [ids[2], ids[3]], "context": ids, "start": 3, "end": 4},
+                "generate": {"source": ids, "target": ids[:3]},
+                "pretrain": {"ids": [SPECIAL.bos, *ids]},
+            }[head]
+        )
+    return rows
+
+
+def arrays_of(spec, head, features, train=True):
+    ctx = llmbench.CollateContext(SPECIAL, SEQ, TARGET, V, train)
+    return {k: torch.from_numpy(v) for k, v in spec.layouts[head].collate(features, ctx).arrays.items()}
+
+
+def widen(arrays, extra=5, left=False):
+    """More padding, of garbage ids: what is masked must not be read."""
+    fills = {"input_ids": 7, "question_ids": 7, "decoder_input_ids": 7, "labels": -100}
+    pad = (extra, 0) if left else (0, extra)
+    return {k: torch.nn.functional.pad(v, pad, value=fills.get(k, 0)) if v.dim() == 2 else v for k, v in arrays.items()}
+
+
+@pytest.mark.parametrize(("model", "head"), CASES)
+def test_forward_returns_what_the_head_promises(model, head):
+    spec, module = make(model, head)
+    arrays = arrays_of(spec, head, features_of(head))
+    out = module(**arrays)
+    assert out["loss"].shape == () and torch.isfinite(out["loss"])
+    out["loss"].backward()
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+    rows, width = arrays["input_ids"].shape
+    if head == "classify":
+        assert out["logits"].shape == (rows, 3)
+    elif head == "span":
+        allowed = arrays["answer_mask"] == 1
+        for name in ("start_logits", "end_logits"):
+            assert out[name].shape == (rows, width)
+            assert torch.equal(torch.isfinite(out[name]), allowed)
+    elif head == "generate":
+        assert out["logits"].shape == (*arrays["labels"].shape, V)
+    else:
+        predicted = arrays["labels"] if spec.masked else arrays["labels"][:, 1:]
+        assert torch.equal(out["tokens"], (predicted != -100).sum(1))
+        per_row = [v for k, v in out.items() if k.startswith("nll")]
+        assert len(per_row) == (2 if model == "lstm" else 1)
+        mean = sum(v.sum() / out["tokens"].sum() for v in per_row) / len(per_row)
+        torch.testing.assert_close(out["loss"], mean)
+
+
+@pytest.mark.parametrize(("model", "head"), CASES)
+def test_padding_changes_nothing(model, head):
+    spec, module = make(model, head)
+    module.eval()
+    arrays = arrays_of(spec, head, features_of(head))
+    with torch.no_grad():
+        narrow, wide = module(**arrays), module(**widen(arrays))
+        alone = arrays_of(spec, head, features_of(head)[1:2]) if not spec.masked else None
+    for name, value in narrow.items():
+        other = wide[name] if value.dim() < 2 else wide[name][:, : value.shape[1]]
+        mask = None
+        if head in ("pretrain", "generate") and name == "logits":
+            mask = arrays.get("decoder_attention_mask", arrays["attention_mask"]).bool()
+        a, b = (value, other) if mask is None else (value[mask], other[mask])
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4, msg=name)
+    if alone is not None and head == "pretrain":
+        torch.testing.assert_close(module(**alone)["nll"][0], narrow["nll"][1], atol=1e-4, rtol=1e-4)
+
+
+def uncached(model, module, arrays, steps):
+    """Greedy decoding of one row that runs the whole forward pass for every token."""
+    done = []
+    for _ in range(steps):
+        if model == "gpt":
+            ids = torch.cat([arrays["input_ids"], torch.tensor([done], dtype=torch.long)], 1)
+            logits = module(ids)["logits"]
+        else:
+            decoder = torch.tensor([[SPECIAL.bos, *done]])
+            logits = module(arrays["input_ids"], arrays["attention_mask"], decoder)["logits"]
+        done.append(int(logits[0, -1].argmax()))
+        if done[-1] == SPECIAL.eos:
+            break
+    return done
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("model", MODELS)
+def test_generate_equals_decoding_without_a_cache(model, attention):
+    spec, module = make(model, "generate", attention=attention)
+    module.eval()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(3)  # sharper than the initial weights, so that outputs differ from row to row
+        features = features_of("generate")
+        batch = arrays_of(spec, "generate", features, train=False)
+        together = module.generate(batch, TARGET)
+        widened = module.generate(widen(batch, left=model == "gpt"), TARGET)
+        assert torch.equal(together, widened)
+        rows = [uncached(model, module, arrays_of(spec, "generate", [f], train=False), TARGET) for f in features]
+    width = max(map(len, rows))
+    assert together.tolist() == [r + [SPECIAL.pad] * (width - len(r)) for r in rows]
+    assert len({tuple(r) for r in rows}) > 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_generate_stops_when_every_row_has_ended(model):
+    spec, module = make(model, "generate")
+    module.eval()
+    head = module.lm_head
+    head.forward = lambda hidden: torch.nn.functional.one_hot(torch.full(hidden.shape[:-1], SPECIAL.eos), V).float()
+    out = module.generate(arrays_of(spec, "generate", features_of("generate"), train=False), TARGET)
+    assert out.tolist() == [[SPECIAL.eos]] * 4
+
+
+@pytest.mark.parametrize(("model", "head"), CASES)
+def test_loss_falls_on_a_learnable_batch(model, head):
+    spec, module = make(model, head)
+    arrays = arrays_of(spec, head, features_of(head, lengths=(9, 5, 12, 7, 8, 10, 6, 11)))
+    stage = "pretrain" if head == "pretrain" else "finetune"
+    optimizer = torch.optim.AdamW(module.parameters(), lr=spec.learning_rate[stage])
+    losses = []
+    for _ in range(40):
+        loss = module(**arrays)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.75 * losses[0]
+
+
+@pytest.mark.parametrize("head", ["classify", "span", "generate"])
+@pytest.mark.parametrize("model", MODELS)
+def test_pretraining_carries_over(model, head):
+    _, source = make(model, "pretrain")
+    with torch.no_grad():
+        for p in source.parameters():
+            p.add_(1.0)
+    state = source.state_dict()
+    _, module = make(model, head)
+    own = module.state_dict()
+    if hasattr(module, "load_pretrained"):
+        taken = module.load_pretrained(state)
+    else:
+        taken = [n for n, t in state.items() if n in own and own[n].shape == t.shape]
+        module.load_state_dict({n: state[n] for n in taken}, strict=False)
+    body = [n for n in state if n.startswith("body.")]
+    assert set(body) <= set(taken)
+    own = module.state_dict()
+    assert all(torch.equal(own[n], state[n]) for n in taken)
+    if head == "generate" and model == "bert":
+        same = "encoder.layer.1.output.dense.weight"
+        assert torch.equal(own[f"decoder.{same}"], state[f"body.{same}"])
+        assert module.decoder.embeddings.word_embeddings.weight is module.lm_head.predictions.decoder.weight
+    if head == "generate" and model == "lstm":
+        assert torch.equal(own["decoder.weight_hh_l1"], state["body.directions.forward_lstm.weight_hh_l1"])
+
+
+def test_backward_language_model_reads_what_is_behind():
+    spec, module = make("lstm", "pretrain")
+    module.eval()
+    arrays = arrays_of(spec, "pretrain", features_of("pretrain"))
+    changed = {k: v.clone() for k, v in arrays.items()}
+    changed["input_ids"][0, 1] = changed["labels"][0, 1] = 6 + (int(arrays["input_ids"][0, 1]) - 5) % (V - 6)
+    last = arrays["attention_mask"][0].sum() - 1
+    only_last = torch.full_like(arrays["labels"], -100)
+    only_last[:, last] = arrays["labels"][:, last]
+    with torch.no_grad():
+        a = module(**{**arrays, "labels": only_last})
+        b = module(**{**changed, "labels": only_last})
+    assert torch.equal(a["nll_backward"][0], b["nll_backward"][0])  # the token before is not seen
+    assert not torch.equal(a["nll"][0], b["nll"][0])
+
+
+@pytest.mark.parametrize("dtype", ["autocast", "bfloat16", "float16"])
+@pytest.mark.parametrize(("model", "head"), CASES)
+def test_low_precision_has_a_finite_loss_in_float32(model, head, dtype):
+    spec, module = make(model, head)
+    arrays = arrays_of(spec, head, features_of(head))
+    reference = module.eval()(**arrays)["loss"].item()
+    if dtype != "autocast":
+        module.to(getattr(torch, dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast"):
+        loss = module(**arrays)["loss"]
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(reference, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "vocab", "millions", "tolerance"), [("bert", 30522, 110, 0.02), ("gpt", 50257, 124, 0.01)]
+)
+def test_base_is_the_published_size(model, vocab, millions, tolerance):
+    with torch.device("meta"):
+        _, module = make(model, "pretrain", size="base", vocab=vocab)
+    assert sum(p.numel() for p in module.parameters()) / 1e6 == pytest.approx(millions, rel=tolerance)
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt"])
+def test_lengths_beyond_the_positions_are_unsupported(model):
+    limit = spec_of(model).max_len("tiny")
+    with pytest.raises(llmbench.Unsupported, match="smaller seq_len"):
+        make(model, "classify", seq_len=limit + 1)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("model", ["bert", "gpt"])
+def test_local_weights_are_loaded(model, head, tmp_path):
+    """A folder written by transformers is the start of every head; the vocabulary is cut or grown to the tokenizer."""
+    _, source = make(model, "pretrain", vocab=50)
+    source.body.save_pretrained(tmp_path)
+    _, module = make(model, head, weights=str(tmp_path))
+    name = "body.encoder.layer.1.output.dense.weight" if model == "bert" else "body.h.1.mlp.c_fc.weight"
+    assert torch.equal(module.state_dict()[name], source.state_dict()[name])
+    assert module.body.get_input_embeddings().weight.shape[0] == V
+    out = module(**arrays_of(spec_of(model), head, features_of(head)))
+    assert torch.isfinite(out["loss"])
+    if head in ("generate", "pretrain"):
+        assert out["logits"].shape[-1] == V
+
+
+def test_lstm_refuses_weights():
+    with pytest.raises(llmbench.UserError, match="leave `weights` out"):
+        make("lstm", "classify", weights="some/model")

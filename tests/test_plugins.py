@@ -1,0 +1,81 @@
+"""Discovery: who owns what, broken plugins, clashes."""
+
+import pytest
+
+import llmbench
+from llmbench.errors import PluginError
+from llmbench.plugins import discover
+
+PRECISION = """
+import llmbench
+
+@llmbench.hookimpl
+def llmbench_precisions():
+    return [llmbench.PrecisionSpec(name={name!r})]
+"""
+
+
+def write(folder, file, text):
+    path = folder / file
+    path.write_text(text)
+    return path
+
+
+def test_a_file_is_found_with_its_owner(tmp_path):
+    registry = discover([write(tmp_path, "mine.py", PRECISION.format(name="fp11"))])
+    assert registry.get("precision", "fp11").name == "fp11"
+    assert registry.by_kind["precision"]["fp11"].owner.name == "mine.py"
+
+
+def test_a_plugins_folder_is_found_but_not_a_package(tmp_path):
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    write(folder, "mine.py", PRECISION.format(name="fp12"))
+    assert "fp12" in discover(cwd=tmp_path).names("precision")
+    write(folder, "__init__.py", "")
+    assert "fp12" not in discover(cwd=tmp_path).names("precision")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("raise RuntimeError('no\\nluck')", "RuntimeError: no luck"),
+        ("import does_not_exist", "ModuleNotFoundError"),
+        ("def f(:", "SyntaxError"),
+        ("raise SystemExit(3)", "SystemExit"),
+        ("import llmbench\n@llmbench.hookimpl\ndef llmbench_models():\n    return ['x']", "must return ModelSpec"),
+        ("import llmbench\n@llmbench.hookimpl\ndef llmbench_modles():\n    return []", "llmbench_modles"),
+    ],
+)
+def test_a_broken_plugin_is_named_and_stops_nobody(tmp_path, text, error):
+    good = write(tmp_path, "good.py", PRECISION.format(name="fp13"))
+    registry = discover([write(tmp_path, "bad.py", text), good])
+    (broken,) = [b for b in registry.broken if b.owner.name == "bad.py"]
+    assert error in broken.error
+    assert "\n" not in broken.error
+    assert "fp13" in registry.names("precision")
+
+
+def test_two_owners_of_one_name_are_both_named(tmp_path):
+    files = [write(tmp_path, f"{n}.py", PRECISION.format(name="fp14")) for n in ("one", "two")]
+    registry = discover(files)
+    with pytest.raises(PluginError, match=r"one\.py.*two\.py"):
+        registry.check_clashes()
+
+
+def test_unknown_names_get_a_suggestion(tmp_path):
+    registry = discover([write(tmp_path, "mine.py", PRECISION.format(name="fp15"))])
+    with pytest.raises(PluginError, match="did you mean 'fp15'"):
+        registry.get("precision", "fp51")
+
+
+def test_a_missing_file_is_the_user_s_error(tmp_path):
+    with pytest.raises(PluginError, match="no such file"):
+        discover([tmp_path / "nothing.py"])
+
+
+def test_public_names_resolve():
+    for name in llmbench.__all__:
+        assert getattr(llmbench, name) is not None
+    with pytest.raises(AttributeError):
+        llmbench.nothing  # noqa: B018

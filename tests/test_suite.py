@@ -1,0 +1,194 @@
+"""Tests of `llmbench.suite`: what a suite file may say, and that each mistake is one line with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmbench.errors import SuiteError
+from llmbench.suite import Suite, load_suite, shipped_suites
+
+GOOD = "matrix: {model: [a, b], size: tiny, task: t, stage: [finetune]}\n"
+
+
+def load(tmp_path: Path, text: str, *sets: str, name: str = "s.yaml") -> Suite:
+    path = tmp_path / name
+    path.write_text(text)
+    return load_suite(str(path), sets)
+
+
+BAD = [
+    ("matrix: [model\nname: x\n", ":2: not valid YAML: "),
+    ("matrix: {model: a}\nmodl: 3\n", ":2: unknown key 'modl'"),
+    ("repeat: 3\n", ":1: unknown key 'repeat' (did you mean 'repeats'?)"),
+    ("matrix:\n  modle: a\n", ":2: unknown field 'modle' in matrix (did you mean 'model'?)"),
+    ("matrix:\n  parent: a\n", ":2: unknown field 'parent'"),
+    ("matrix: 3\n", ":1: matrix must be a mapping"),
+    ("defaults:\n  batch_size: 0\n", ":2: batch_size must be an integer of at least 1, not 0"),
+    ("defaults:\n  batch_size:\n    - 4\n    - -1\n", ":4: batch_size must be an integer of at least 1, not -1"),
+    ("defaults:\n  batch_size: {a: 1, b: 2.5}\n", ":2: batch_size must be an integer of at least 1, not 2.5"),
+    ("defaults:\n  batch_size: true\n", ":2: batch_size must be an integer"),
+    ("defaults: {steps: -1}\n", "steps must be an integer of at least 0, not -1"),
+    ("defaults: {learning_rate: fast}\n", "learning_rate must be a number above 0, not 'fast'"),
+    ("defaults: {learning_rate: .nan}\n", "learning_rate must be a number above 0"),
+    ("defaults: {compile: 1}\n", "compile must be true or false, not 1"),
+    ("defaults: {model: 3}\n", "model must be a name, not 3"),
+    ("defaults: {seed: []}\n", "seed is an empty list"),
+    ("defaults: {seed: {}}\n", "seed is an empty mapping"),
+    ("defaults: {seed: [[1]]}\n", "seed must be an integer"),
+    ("matrix: {stage: [finetun]}\n", "unknown stage 'finetun' (did you mean 'finetune'?)"),
+    ("matrix: {device: cdua}\n", "unknown device 'cdua' (did you mean 'cuda'?)"),
+    ("repeats: 0\n", ":1: repeats must be an integer of at least 1, not 0"),
+    ("verify: verdcit\n", "unknown verify 'verdcit' (did you mean 'verdict'?)"),
+    ("budget:\n  seconds: 0\n", ":2: seconds must be a number above 0, not 0"),
+    ("budget:\n  ci_pct: -2\n", ":2: ci_pct must be a number above 0, not -2"),
+    ("budget:\n  second: 1\n", ":2: unknown key 'second' in budget (did you mean 'seconds'?)"),
+    ("budget: 3\n", "budget must be a mapping"),
+    ("include: {model: a}\n", "include must be a list"),
+    ("exclude:\n  - {}\n", ":2: exclude must be a mapping"),
+    ("exclude:\n  - model: {a: b}\n", ":2: exclude takes a value or a list"),
+    ("name: x\nname: y\n", ":2: 'name' is given twice"),
+    ("name: ../x\n", "name must be one word"),
+    ("- a\n", ":1: a suite is a mapping"),
+    ("", ":1: a suite is a mapping"),
+    ("? [a]\n: 1\n", ":1: a key must be one word"),
+    ("a: !!python/object:os.system x\n", ":1: not valid YAML"),
+    ("defaults: &a {steps: *a}\n", "nested too deeply"),
+    ("name: \x00\n", ": not valid YAML"),
+    ("extends: s.yaml\n", ":1: suite 's.yaml' extends itself"),
+    ("name: x\nextends: quik\n", ":2: unknown suite 'quik' (did you mean 'quick'?)"),
+    ("extends: gone.yaml\n", ":1: no such suite file: "),
+    ("name: x\nmatrix: {dataset: 'file:${data}/x'}\n", ":2: ${data} is not set; add --set data=DIR"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_every_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        load(tmp_path, text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "s.yaml") + ":")
+
+
+def test_cycles_missing_files_and_unknown_suites(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("name: b\nextends: a.yaml\n")
+    with pytest.raises(SuiteError, match=r"b.yaml:2: suite 'a.yaml' extends itself"):
+        load_suite(str(tmp_path / "a.yaml"))
+    with pytest.raises(SuiteError, match=r"no such suite file: gone/quick.yaml \(shipped: 'quick'\)"):
+        load_suite("gone/quick.yaml")
+    with pytest.raises(SuiteError, match=r"unknown suite 'quik' \(did you mean 'quick'\?\)"):
+        load_suite("quik")
+    (tmp_path / "c.yaml").write_bytes(b"name: \xff\n")
+    with pytest.raises(SuiteError, match="not UTF-8"):
+        load_suite(str(tmp_path / "c.yaml"))
+    with pytest.raises(SuiteError, match="directory"):
+        load_suite(f"{tmp_path}/")
+
+
+def test_extends_overrides_per_field(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(GOOD + "defaults: {batch_size: 4, seed: [1, 2]}\nbudget: {seconds: 3}\n")
+    text = "extends: base.yaml\nmatrix: {batch_size: [1, 2]}\ndefaults: {task: u}\nbudget: {steps: 7, ci_pct: 5}\n"
+    suite = load(tmp_path, text, name="child.yaml")
+    assert suite.name == "child"
+    assert suite.axes == {"model": ["a", "b"], "size": "tiny", "stage": ["finetune"], "batch_size": [1, 2]}
+    assert suite.defaults == {"seed": [1, 2], "task": "u", "steps": 7}
+    assert (suite.budget.seconds, suite.budget.ci_pct) == (3.0, 5.0)
+    assert suite.where("matrix", "batch_size", 1) == f"{tmp_path}/child.yaml:2"
+    assert suite.where("matrix", "model", 0) == f"{tmp_path}/base.yaml:1"
+    assert suite.where("defaults", "steps") == f"{tmp_path}/child.yaml:4"
+
+
+def test_settings(tmp_path: Path) -> None:
+    text = GOOD + "defaults: {batch_size: 4, steps: {a: 1, b: 2}, seed: 3}\ninclude: [{model: a, seed: 1}]\n"
+    sets = ["model=c,d", "seed=[4, 5]", "steps.a=9", "budget.seconds=2", "ci_pct=3", "repeats=1", "verify=all"]
+    suite = load(tmp_path, text, *sets, "matrix.size=base", "defaults.batch_size=8", "learning_rate=1e-3")
+    assert suite.axes["model"] == ["c", "d"] and suite.axes["size"] == "base"
+    assert suite.defaults == {"batch_size": 8, "steps": {"a": 9, "b": 2}, "seed": [4, 5], "learning_rate": 0.001}
+    assert suite.include == ({},)
+    assert (suite.budget.seconds, suite.budget.ci_pct, suite.repeats, suite.verify) == (2.0, 3.0, 1, "all")
+    assert suite.where("matrix", "model", 1) == "--set model=c,d"
+    assert load(tmp_path, text, "steps=20").defaults["steps"] == 20
+    assert load(tmp_path, text, "budget.steps=20").defaults["steps"] == 20
+    assert load(tmp_path, text, "steps={a: 1, default: 2}").defaults["steps"] == {"a": 1, "default": 2}
+    assert load(tmp_path, text, "train_examples=null").defaults["train_examples"] is None
+
+
+BAD_SETTINGS = [
+    ("batch_size=-4", "batch_size must be an integer of at least 1, not -4"),
+    ("batch_size=1,-4", "batch_size must be an integer of at least 1, not -4"),
+    ("steps=-1", "steps must be an integer of at least 0"),
+    ("budget.seconds=-1", "seconds must be a number above 0, not -1"),
+    ("repeats=0", "repeats must be an integer of at least 1"),
+    ("batchsize=4", "unknown key 'batchsize' (did you mean 'batch_size'?)"),
+    ("budget.second=4", "unknown key 'budget.second' (did you mean 'seconds'?)"),
+    ("matrix.modle=a", "unknown key 'matrix.modle' (did you mean 'model'?)"),
+    ("data=/x", "unknown key 'data'"),
+    ("parent=x", "unknown key 'parent'"),
+    ("model", "write --set KEY=VALUE"),
+    ("model=", "write --set KEY=VALUE"),
+    ("=x", "write --set KEY=VALUE"),
+    ("model=[a", "the value is not valid YAML"),
+    ("seed.a=3", "the suite does not set 'seed'"),
+    ("repeats.x=3", "unknown key 'repeats.x'"),
+    ("steps.=3", "write --set KEY=VALUE"),
+]
+
+
+@pytest.mark.parametrize(("setting", "message"), BAD_SETTINGS)
+def test_bad_settings_name_themselves(tmp_path: Path, setting: str, message: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        load(tmp_path, GOOD + "defaults: {steps: 3}\n", setting)
+    assert str(caught.value).startswith(f"--set {setting}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_variables_are_filled_and_not_published(tmp_path: Path) -> None:
+    text = GOOD + "defaults: {dataset: {t: ['file:${data}/x', 'file:${other}/y']}}\n"
+    suite = load(tmp_path, text, "data=/d,1", "other=/o")
+    assert suite.defaults["dataset"] == {"t": ["file:/d,1/x", "file:/o/y"]}
+    assert "/d,1" not in suite.to_yaml()
+    assert load(tmp_path, suite.to_yaml(), "data=/d,1", "other=/o", name="s.yaml") == suite
+    assert load(tmp_path, text, "dataset=synthetic", "data=/d").defaults["dataset"] == "synthetic"
+
+
+def test_shipped_suites_load() -> None:
+    assert {"quick", "matrix", "precision", "real"} <= set(shipped_suites())
+    quick = load_suite("quick")
+    assert quick.budget.seconds == 1.0 and quick.repeats == 2 and quick.verify == "none"
+    with pytest.raises(SuiteError, match=r"real.yaml:\d+: \$\{data\} is not set; add --set data=DIR"):
+        load_suite("real")
+    assert load_suite("real", ["data=/d"]).axes["pretrain_dataset"] == "file:/d/wikitext2"
+    assert load_suite("precision").defaults == quick.defaults
+
+
+WORD = st.from_regex(r"[a-z][a-z0-9]{0,6}", fullmatch=True)
+EXPRESSION = st.recursive(
+    st.one_of(st.integers(1, 99), st.lists(st.integers(1, 99), min_size=1, max_size=3)),
+    lambda inner: st.dictionaries(WORD, inner, min_size=1, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {"matrix": st.fixed_dictionaries({"model": st.lists(WORD, min_size=1), "size": WORD})},
+        optional={
+            "name": WORD,
+            "defaults": st.fixed_dictionaries({}, optional={"batch_size": EXPRESSION, "steps": EXPRESSION}),
+            "include": st.lists(st.fixed_dictionaries({"model": WORD})),
+            "repeats": st.integers(1, 9),
+            "budget": st.fixed_dictionaries({"seconds": st.floats(0.1, 1e3)}, optional={"steps": EXPRESSION}),
+        },
+    )
+)
+def test_to_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, doc: dict) -> None:
+    tmp_path = tmp_path_factory.mktemp("suite")
+    suite = load(tmp_path, yaml.safe_dump(doc))
+    assert load(tmp_path, suite.to_yaml()) == suite
