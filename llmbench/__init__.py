@@ -51,7 +51,7 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: RUF022 - kept in the order of _HOMES
+__all__ = [
     "DataError",
     "LlmbenchError",
     "PluginError",

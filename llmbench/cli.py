@@ -124,7 +124,8 @@ def _run_one(plan: Plan, folder: Path, registry: Registry, options: dict[str, An
         if options["fresh"]:
             run_dir.archive()
         run_dir.write_text("suite.yaml", plan.suite.to_yaml())
-        run_dir.write_json("command.json", {"command": command})
+        known = _read_json(folder / "commands.json")
+        run_dir.write_json("commands.json", known | {p.cell.cell_id: command for p in plan.cells})
         try:
             failed = _execute(plan, run_dir, registry, options)
         except KeyboardInterrupt:
@@ -145,7 +146,8 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str,
     from llmbench.progress import Progress
 
     settled = run_dir.settled(options["retry_failed"])
-    wanted = {(c.cell.cell_id, r) for c in plan.cells if c.blocked is None for r in range(plan.suite.repeats)}
+    repeats = plan.suite.repeats
+    wanted = {(c.cell.cell_id, r) for c in plan.cells for r in range(1 if c.blocked else repeats)}
     quiet = options["quiet"] or options["as_json"]
     with Progress(len(wanted - settled), quiet=quiet) as progress:
         executor = LocalExecutor(
@@ -239,8 +241,8 @@ def read_run(folder: Path) -> Run:
     with RunDir.open(folder, write=False) as run_dir:
         records = run_dir.records()
     environments, ceilings = _read_json(folder / "environment.json"), _read_json(folder / "ceilings.json")
-    command = _read_json(folder / "command.json").get("command") or "llmbench run SUITE"
-    return Run(folder.resolve().name, records, environments, ceilings, command)
+    commands = _read_json(folder / "commands.json")
+    return Run(folder.resolve().name, records, environments, ceilings, commands)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -381,4 +383,23 @@ def _plan(suite: str, registry: Registry, settings: Sequence[str], expression: s
     from llmbench.plan import plan_cells
     from llmbench.suite import load_suite
 
-    return plan_cells(load_suite(suite, settings), registry, keep=expression)
+    loaded = load_suite(suite, settings)
+    planned = plan_cells(loaded, registry, keep=expression)
+    if any(one.cell.device == "auto" for one in planned.cells):
+        planned = plan_cells(loaded, registry, keep=expression, devices=_devices())
+    if not planned.cells:
+        raise UserError(f"suite {loaded.name!r} has no cells; remove an exclude, or give it an axis")
+    return planned
+
+
+def _devices() -> list[str]:
+    """Return the devices of this machine, asked in a process of its own: looking loads torch."""
+    import tempfile
+
+    from llmbench.executors.local import LocalExecutor
+
+    with (
+        tempfile.TemporaryDirectory(prefix="llmbench-") as folder,
+        LocalExecutor(log_dir=Path(folder) / "logs", start_method="spawn") as executor,
+    ):
+        return [device["device"] for device in executor.call("llmbench.worker.environment:devices")]

@@ -46,7 +46,7 @@ class Cell:
     learning_rate: float | None = None  # None: the model's own default for the stage
     workers: int = 0  # loader processes
     bucketing: bool = True  # batches of similar lengths
-    compile: bool = False  # noqa: A003 - the field's standard term
+    compile: bool = False
     attention: str = "sdpa"
     strategy: str = "single"
     world_size: int = 1

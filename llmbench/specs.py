@@ -269,4 +269,3 @@ class PrecisionSpec:
     matmul: str = "ieee"  # "ieee" or "tf32", for float32 matmuls
     devices: tuple[str, ...] = ("cpu", "cuda", "mps")
     description: str = ""
-

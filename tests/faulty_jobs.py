@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from llmbench.errors import Unsupported
 from llmbench.schema import new_record
@@ -24,7 +25,7 @@ def by_model(job, emit):
         emit({"event": "working"})
         time.sleep(60)
     if job.repeat == 0:
-        os.makedirs(f"{job.run_dir}/checkpoints/{job.cell.cell_id}", exist_ok=True)
+        Path(job.run_dir, "checkpoints", job.cell.cell_id).mkdir(parents=True, exist_ok=True)
     return new_record(job, "ok")
 
 

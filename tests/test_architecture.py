@@ -17,7 +17,7 @@ CORE = ROOT / "llmbench"
 LAYERS = {
     **dict.fromkeys(("errors", "schema", "specs"), 0),
     **dict.fromkeys(("hookspecs", "plugins", "suite", "stats", "roofline", "layouts"), 1),
-    **dict.fromkeys(("plan", "store", "attribution", "compare"), 2),
+    **dict.fromkeys(("plan", "keep", "points", "store", "attribution", "compare"), 2),
     **dict.fromkeys(("executors", "report"), 3),
     **dict.fromkeys(("cli", "__main__", "progress"), 4),
 }
@@ -151,7 +151,9 @@ def test_docstrings_are_not_literals():
 def test_public_names_are_the_exported_ones():
     llmbench = importlib.import_module("llmbench")
     exported = {name for name in dir(llmbench) if not name.startswith("__")}
-    assert set(llmbench.__all__) == exported
+    typed = imported(ast.parse((CORE / "__init__.py").read_text()), "llmbench", package=True)
+    assert set(llmbench.__all__) == exported == set(llmbench._HOME_OF)
+    assert exported == {name.rpartition(".")[2] for name in typed if name.startswith("llmbench.")}
     assert all(getattr(llmbench, name) is not None for name in llmbench.__all__)
     assert len(set(llmbench.__all__)) == len(llmbench.__all__)
 

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -61,7 +60,11 @@ def wait_until(condition, limit_s=10.0):
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_a_good_cell_gives_its_record_and_its_events_in_order(tmp_path, start_method):
     events = []
-    record = run(tmp_path, "ok", start_method=start_method, on_event=events.append)
+    with LocalExecutor(
+        tmp_path / "logs", target=f"{FAULTS}:ok", start_method=start_method, on_event=events.append
+    ) as executor:
+        record = executor.run(make_job(tmp_path))
+        assert executor.start_method == start_method
     assert record["status"] == "ok" and record["samples"] == {"step_s": [0.1, None]}
     assert [e["step"] for e in events] == [0, 1, 2]
     assert record["started_at"].endswith("+00:00") and record["wall_s"] > 0

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,14 @@ def _die_with_parent() -> None:
     if sys.platform == "linux" and _set_death_signal() and _release_server():
         os.register_at_fork(before=_note_forking_thread, after_in_child=_death_signal_after_fork)
     elif parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     if os.getppid() == 1 or (parent is not None and not parent.is_alive()):  # it was gone before we asked
         os._exit(1)
+
+
+def _leave_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _set_death_signal() -> bool:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,15 @@ from llmbench.schema import Job, new_record
 from llmbench.store import WORK
 
 RUN_JOB = "llmbench.worker.main:run_job"
+#: Libraries that start threads of their own at import (OpenBLAS's pool, the allocator of pyarrow) are told not to:
+#: the fork server must have one thread. torch's own thread count is not touched.
+SERVER_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
 PRELOAD = ("llmbench.executors.child", "llmbench.worker.preload")
+SERVER_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 STACK_DUMP_S = 0.5  # how long a hanging cell gets to write its stack to the log
 KILL_WAIT_S = 10.0
 CALL_TIMEOUT_S = 300.0
@@ -63,7 +71,7 @@ class LocalExecutor:
             from multiprocessing import forkserver
 
             forkserver.set_forkserver_preload(list(dict.fromkeys(self.preload)))
-            with _hidden_main():
+            with _launching():
                 forkserver.ensure_running()  # it imports while the caller goes on
         return self
 
@@ -162,7 +170,7 @@ class LocalExecutor:
         return self._run_task(Task(**{**vars(task), "forked": False}), timeout_s)
 
     def _run_child(self, task: Task, timeout_s: float | None, on_event: Callable[[dict[str, Any]], None]) -> Ending:
-        context = multiprocessing.get_context(self.start_method)
+        context: Any = multiprocessing.get_context(self.start_method)
         reader, writer = context.Pipe(duplex=False)
         process = context.Process(target=child_main, args=(task, writer))
         log_start = log_size(task.log_path)
@@ -200,21 +208,29 @@ class _ServerFailedError(Exception):
 
 
 @contextlib.contextmanager
-def _hidden_main() -> Iterator[None]:
-    """Hide what `__main__` is, so that a child does not import the user's script (or notebook, or console script)."""
+def _launching() -> Iterator[None]:
+    """Let a child start clean.
+
+    It must not import the user's script (or notebook, or console script), so what `__main__` is stays hidden; and
+    pyarrow's allocator must not start a thread in the fork server.
+    """
     main = sys.modules["__main__"]
-    kept = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
+    kept: dict[str, Any] = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
     main.__dict__.pop("__file__", None)
     main.__spec__ = None
+    added = {name: value for name, value in SERVER_ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
+        for name in added:
+            del os.environ[name]
         main.__dict__.update(kept)
 
 
 def _start(process: Any) -> None:
     try:
-        with _hidden_main():
+        with _launching():
             process.start()
     except (EOFError, ConnectionError, FileNotFoundError) as error:
         raise _ServerFailedError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
@@ -273,3 +289,15 @@ def _take_json(path: str) -> Any:
         return None
     Path(path).unlink()
     return json.loads(text)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set what is not set already, for processes started meanwhile."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]

@@ -51,19 +51,19 @@ class Run:
     records: Sequence[Record]
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ceilings: Mapping[str, Any] = field(default_factory=dict)
-    command: str = "llmbench run SUITE"  # what `-k CELL` is appended to
+    commands: Mapping[str, str] = field(default_factory=dict)  # cell id -> the command line that planned it
 
 
-def summarise(records: Iterable[Record], command: str = "llmbench run SUITE") -> list[dict[str, Any]]:
+def summarise(records: Iterable[Record], commands: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Return one summary per cell, in the order of first appearance, with the fields of `report --format json`.
 
-    `command` is the command line that made the records. Per repeat, the latest attempt that is ok counts, else
+    `commands` holds the command line that planned each cell. Per repeat, the latest attempt that is ok counts, else
     the latest. The status of the cell is that of repeat 0, where the cell also trains and is scored.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record["cell_id"], []).append(record)
-    return [_summary(group, command) for group in groups.values()]
+    return [_summary(group, (commands or {}).get(identity)) for identity, group in groups.items()]
 
 
 def counted(records: Sequence[Record]) -> dict[int, Record]:
@@ -92,7 +92,7 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
     return found
 
 
-def _summary(group: Sequence[Record], command: str) -> dict[str, Any]:
+def _summary(group: Sequence[Record], command: str | None) -> dict[str, Any]:
     by_repeat = counted(group)
     first = by_repeat[min(by_repeat)]
     latest = max((r for r in group if r["repeat"] == min(by_repeat)), key=lambda r: r["attempt"])
@@ -123,7 +123,9 @@ def _summary(group: Sequence[Record], command: str) -> dict[str, Any]:
     out["warnings"] = _warnings(by_repeat)
     out["error"] = latest.get("error")
     out["environment_ids"] = sorted({r["environment_id"] for r in by_repeat.values() if r.get("environment_id")})
-    out["reproduce"] = reproduce(command, first["cell_id"])
+    out["reproduce"] = None if command is None else reproduce(command, first["cell_id"])
+    if command is None:
+        reasons["reproduce"] = "the run directory does not say how the cell was planned"
     out["reasons"] = reasons
     return out
 

@@ -56,7 +56,7 @@ def _number(name: str, unit: str = "", digits: int = 2) -> Column:
 
 def run_tables(run: Run) -> list[Table]:
     """Return the tables of one run: header, bottlenecks, quality, failures; empty ones are left out."""
-    cells = summarise(run.records, run.command)
+    cells = summarise(run.records, run.commands)
     tables = [header_table(run, cells), bottleneck_table(cells), quality_table(cells), failure_table(run)]
     return [table for table in tables if table.rows]
 
@@ -70,7 +70,7 @@ def header_table(run: Run, cells: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[tuple[Any, ...]] = [("run", run.name), ("cells", f"{len(cells)} ({counts})" if counts else "0")]
     for identity, environment in run.environments.items():
         rows.append(("environment", identity))
-        rows += [(name, value) for name, value in _facts(environment) if value not in (None, "")]
+        rows += [(name, value) for name, value in _facts(environment) if name != "environment_id" and value]
     return Table("Run", (Column("what"), Column("value")), tuple(rows))
 
 
@@ -84,7 +84,7 @@ def _facts(environment: Mapping[str, Any], prefix: str = "") -> list[tuple[str, 
             parts = [item.get("name", item) if isinstance(item, Mapping) else item for item in value]
             facts.append((prefix + name, ", ".join(map(str, parts))))
         elif value is not None:
-            facts.append((prefix + name, str(value)))
+            facts.append((prefix + name, f"{value:,.0f}" if isinstance(value, float) else str(value)))
     return facts
 
 
@@ -100,7 +100,7 @@ def bottleneck_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     columns: tuple[Column, ...] = (*_CELL, _number("step", "ms"), _number("±", "%", 1), _number("tokens/s", digits=0))
     columns += tuple(_number(n, "%", 1) for n in ("input", "copy", "fwd", "bwd", "opt", "padding"))
     columns += (_number("peak", "MiB", 0), Column("suspect"))
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for cell in cells:
         if cell["step_ms"] is None:
             continue
@@ -108,7 +108,7 @@ def bottleneck_table(cells: Sequence[Mapping[str, Any]]) -> Table:
         percents = [None if share is None else 100.0 * share for share in shares]
         values = (cell["step_ms"], _half_width_pct(cell), cell["tokens_per_s"], *percents)
         rows.append((*_cell_values(cell), *values, cell["padding_pct"], cell["peak_memory_mib"], cell["suspect"]))
-    notes = (
+    notes: tuple[str, ...] = (
         "step: median of clean timed steps over all processes; ±: half of its 95 % interval; tokens without padding",
         "suspect: the phase with the largest share, unverified (a share is not a proof)",
     )
@@ -117,23 +117,24 @@ def bottleneck_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Where the time goes", columns, tuple(rows), notes)
 
 
-def _half_width_pct(cell: Mapping[str, Any]) -> float | None:
+def _half_width_pct(cell: Mapping[str, Any]) -> float | str | None:
+    """Return half of the interval in percent; beyond 100 % (two processes that disagree) no digit means anything."""
     ci = cell["step_ms_ci"]
-    return None if ci is None else 50.0 * (ci[1] - ci[0]) / cell["step_ms"]
+    width = None if ci is None else 50.0 * (ci[1] - ci[0]) / cell["step_ms"]
+    return ">100" if width is not None and width > 100 else width
 
 
 def quality_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     """Return what each scored cell reaches, next to the oracle and the best trivial baseline."""
-    columns: tuple[Column, ...] = (
-        *_CELL[:4],
-        Column("dataset"),
-        Column("precision"),
-        Column("metric"),
+    columns: tuple[Column, ...] = (*_CELL[:4], Column("dataset"), Column("precision"), Column("metric"))
+    columns += (
         _number("value", digits=4),
+        _number("oracle", digits=4),
+        _number("of oracle", "%", 1),
+        _number("best trivial", digits=4),
     )
-    columns += (_number("oracle", digits=4), _number("of oracle", "%", 1), _number("best trivial", digits=4))
     columns += (_number("n"),)
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for cell in cells:
         oracle, baseline = cell["oracle"] or {}, cell["baseline"] or {}
         primary = cell["quality_primary"]
@@ -144,7 +145,7 @@ def quality_table(cells: Sequence[Mapping[str, Any]]) -> Table:
             reached = oracle_pct(value, best, direction.get(metric))
             rows.append((*where, reached, baseline.get(metric), cell["quality_examples"]))
     kinds = sorted({cell["oracle_kind"] for cell in cells if cell["oracle_kind"]})
-    notes = ("best trivial: the best of the baselines that look at no model, per metric",)
+    notes: tuple[str, ...] = ("best trivial: the best of the baselines that use no model, per metric",)
     if kinds:
         notes += (f"oracle: knows how the data was made ({', '.join(kinds)}); 100 % is as good as it",)
     return Table("Quality", columns, tuple(rows), notes)
@@ -161,7 +162,7 @@ def failure_table(run: Run) -> Table:
 
 def flat_table(run: Run) -> Table:
     """Return one row per cell with every plain field of its summary; nested ones as `outer.inner`."""
-    flat = [_flatten(cell) for cell in summarise(run.records, run.command)]
+    flat = [_flatten(cell) for cell in summarise(run.records, run.commands)]
     names = list(dict.fromkeys(name for row in flat for name in row))
     columns = tuple(Column(name) for name in ["run", *names])
     return Table("Cells", columns, tuple((run.name, *(row.get(name) for name in names)) for row in flat))

@@ -19,7 +19,12 @@ class Engine(Protocol):
         """Make the optimizer and its schedule."""
 
     def batches(
-        self, features: Sequence[Feature], order: Sequence[Sequence[int]], layout: Layout, ctx: CollateContext, workers: int
+        self,
+        features: Sequence[Feature],
+        order: Sequence[Sequence[int]],
+        layout: Layout,
+        ctx: CollateContext,
+        workers: int,
     ) -> Iterator[Batch]:
         """Collate `order` (lists of indices into `features`), ahead of use where `workers` > 0."""
 

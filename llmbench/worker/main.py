@@ -47,7 +47,9 @@ def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: 
     cell = job.cell
     engine, loaded = start(job, registry, model, data)
     prepare_training(engine, model, cell)
-    feed = stages.Feed(engine, data.train, model.layouts[data.task.head], collate_context(cell, data, True), cell.workers)
+    feed = stages.Feed(
+        engine, data.train, model.layouts[data.task.head], collate_context(cell, data, True), cell.workers
+    )
     first_step(job, registry, model, data, engine, feed)
     emit({"event": "measure"})
     fields = measure(job, engine, feed, stages.train_step)
@@ -69,7 +71,9 @@ def evaluate(job: Job, registry: Registry, model: ModelSpec, data: CellData, emi
     """Time prediction over the test split, and (repeat 0) score it."""
     cell = job.cell
     engine, loaded = start(job, registry, model, data)
-    feed = stages.Feed(engine, data.test, model.layouts[data.task.head], collate_context(cell, data, False), cell.workers)
+    feed = stages.Feed(
+        engine, data.test, model.layouts[data.task.head], collate_context(cell, data, False), cell.workers
+    )
     emit({"event": "measure"})
     fields = measure(job, engine, feed, predict_step(cell))
     fields["checkpoint"] = loaded
@@ -103,9 +107,7 @@ def measure(job: Job, engine: Engine, feed: stages.Feed, step: Callable[[Engine,
     return {"samples": samples, "phases": phases, "counts": counts, "memory": memory}
 
 
-def score(
-    job: Job, registry: Registry, model: ModelSpec, data: CellData, engine: Engine, emit: Emit
-) -> dict[str, Any]:
+def score(job: Job, registry: Registry, model: ModelSpec, data: CellData, engine: Engine, emit: Emit) -> dict[str, Any]:
     """Predict the whole test split and return quality, oracle and baselines."""
     cell = job.cell
     layout = model.layouts[data.task.head]

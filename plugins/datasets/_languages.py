@@ -25,7 +25,7 @@ Languages = tuple[str | None, str | None]  # of source and target; None: unknown
 def is_language(word: str) -> bool:
     """Return whether `word` is a language code, such as `de`, `deu` or `pt_BR`."""
     found = _LANGUAGE.fullmatch(word)
-    return bool(found) and (found.group(1) in _CODES or found.group(1) in _LANGUAGES)
+    return found is not None and (found.group(1) in _CODES or found.group(1) in _LANGUAGES)
 
 
 def iso_code(code: str) -> str:

@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmbench import DataError, DataRequest, Dataset, DatasetSpec, hookimpl
 from llmbench_plugins.datasets._language import CUE, STOP, WHAT, Component, Mixture, Plans, Quiz, Story
 from llmbench_plugins.datasets._lexicon import DICTIONARY, ENTITIES, FACT_VERBS, FOREIGN, NATIVE, TOPICS
-
-from llmbench import DataError, DataRequest, Dataset, DatasetSpec, hookimpl
 
 GENERATOR_VERSION = 1  # raise it whenever the same arguments give other examples
 MAX_EXAMPLES = 1_000_000

@@ -14,7 +14,7 @@ from llmbench_plugins.datasets._language import END, Component, Lexicon, Mixture
 
 TASKS = ("classification", "translation", "summarization", "qa", "pretraining")
 #: Of 20 examples per split and task. Another value: the content changed, so raise GENERATOR_VERSION as well.
-CONTENT = (1, "PLACEHOLDER")
+CONTENT = (1, "d9d57b73637443ba")
 
 
 def request(task, argument="train=400,validation=100,test=200"):
@@ -238,7 +238,7 @@ def test_first_sentence_is_a_poor_summary(data):
     "argument", ["trian=5", "train", "train=-1", "train=0", "train=5,train=6", "test=1e3", "seed=x", "5"]
 )
 def test_bad_arguments_are_one_line_errors(argument):
-    with pytest.raises(DataError, match="^synthetic:") as error:
+    with pytest.raises(DataError, match=r"^synthetic:") as error:
         synthetic.identify(request("qa", argument))
     assert "\n" not in str(error.value)
 
