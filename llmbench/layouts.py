@@ -166,8 +166,8 @@ class TwoSequences:
 class EncoderDecoder:
     """`generate`, source and target apart.
 
-    `input_ids`, `attention_mask` (B, L) hold `bos source eos`; in training `decoder_input_ids`, `decoder_attention_mask`
-    and `labels` (B, T) hold `bos target`, its mask and `target eos`.
+    `input_ids`, `attention_mask` (B, L) hold `bos source eos`; in training `decoder_input_ids`,
+    `decoder_attention_mask` and `labels` (B, T) hold `bos target`, its mask and `target eos`.
     """
 
     def length(self, feature: Feature) -> int:

@@ -120,7 +120,7 @@ def training_order(features: Sequence[Feature], layout: Layout, cell: Cell, step
 
 
 def scoring_order(features: Sequence[Feature], layout: Layout, cell: Cell) -> list[list[int]]:
-    """Return all indices once, in batches of similar lengths (longest first, so that a lack of memory shows at once)."""
+    """Return all indices once, in batches of similar lengths, longest first: a lack of memory shows at once."""
     lengths = np.array([layout.length(f) for f in features])
     order = np.argsort(-lengths, kind="stable") if cell.bucketing else np.arange(len(features))
     return [order[i : i + cell.batch_size].tolist() for i in range(0, len(order), cell.batch_size)]

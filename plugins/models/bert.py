@@ -3,8 +3,6 @@
 Shapes: `B` batch, `L` tokens of the input, `T` of the target, `H` hidden, `V` vocabulary.
 """
 
-# ruff: noqa: N803, N806 - shape suffixes
-
 from __future__ import annotations
 
 import copy
@@ -132,7 +130,7 @@ def _reader(request: llmbench.BuildRequest) -> Any:
             self.body = _body(request)
             self.span = plain_linear(self.body.config.hidden_size, 2)
 
-        def forward(  # noqa: PLR0917 - the arrays of the layout, by name
+        def forward(
             self,
             input_ids: Any,
             attention_mask: Any,

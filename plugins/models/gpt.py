@@ -4,8 +4,6 @@ Shapes: `B` batch, `L` tokens, `H` hidden, `V` vocabulary. Rows are padded on th
 looks, so that no mask is needed; only prompts are padded on the left, and get a mask and positions.
 """
 
-# ruff: noqa: N803, N806 - shape suffixes
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -145,7 +143,7 @@ def _reader(request: llmbench.BuildRequest) -> Any:
             self.body = _body(request)
             self.span = plain_linear(self.body.config.n_embd, 2)
 
-        def forward(  # noqa: PLR0917 - the arrays of the layout, by name
+        def forward(
             self,
             input_ids: Any,
             attention_mask: Any,

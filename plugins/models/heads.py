@@ -3,8 +3,6 @@
 Shapes: `B` batch, `L` tokens, `H` hidden, `V` vocabulary. torch is imported inside the functions only.
 """
 
-# ruff: noqa: N803, N806 - shape suffixes
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

@@ -8,8 +8,6 @@ Rows are padded on the right. The backward direction reads each row reversed wit
 directions meet the padding last and need neither packing nor sorting.
 """
 
-# ruff: noqa: N803, N806 - shape suffixes
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -195,7 +193,7 @@ def _reader(request: llmbench.BuildRequest) -> Any:
             parts = [self.body.embed(input_ids), context, aligned, context * aligned, exact]
             return torch.relu(self.merge(torch.cat(parts, -1)))
 
-        def forward(  # noqa: PLR0917 - the arrays of the layout, by name
+        def forward(
             self,
             question_ids: Any,
             question_mask: Any,
