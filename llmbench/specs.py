@@ -5,12 +5,14 @@ Shapes: `B` batch, `L` tokens of the input, `T` tokens of the target, `C` classe
 A *head* is the interface between models and tasks: a task says which head it needs, a model says for which
 heads it can be built, so that neither names the other.
 
-| head       | a feature (made by the task)                              | a prediction (made by the engine)              |
-|------------|-----------------------------------------------------------|------------------------------------------------|
-| `classify` | `ids`, `label` (int)                                      | int, the class                                 |
-| `span`     | `question`, `context` (ids), `start`, `end` (context token, inclusive) | `(start, end)`, context tokens, inclusive |
-| `generate` | `source`, `target` (ids)                                  | list of ids, without special tokens            |
-| `pretrain` | `ids`                                                     | `{"nll": nats, "tokens": int, "masked": bool}` |
+| head       | a feature (made by the task)               | a prediction (made by the engine)              |
+|------------|--------------------------------------------|------------------------------------------------|
+| `classify` | `ids`, `label` (int)                       | int, the class                                 |
+| `span`     | `question`, `context` (ids), `start`, `end` | `(start, end)`                                |
+| `generate` | `source`, `target` (ids)                   | list of ids, without special tokens            |
+| `pretrain` | `ids`                                      | `{"nll": nats, "tokens": int, "masked": bool}` |
+
+`start` and `end` are tokens of the context; both are inside the answer.
 """
 
 from __future__ import annotations
