@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -85,8 +85,8 @@ class TorchEngine:
     ) -> Iterator[Batch]:
         """Collate with torch's DataLoader: `workers` processes, two batches ahead each, pinned for CUDA."""
         loader: Any = torch.utils.data.DataLoader(
-            features,  # type: ignore[arg-type] - a sequence is a map-style data set
-            batch_sampler=order,
+            cast(Any, features),  # a sequence is a map-style data set
+            batch_sampler=cast(Any, order),
             collate_fn=Collate(layout, ctx),
             num_workers=workers,
             prefetch_factor=2 if workers else None,
