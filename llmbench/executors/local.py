@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -23,13 +23,6 @@ from llmbench.schema import Job, new_record
 from llmbench.store import WORK
 
 RUN_JOB = "llmbench.worker.main:run_job"
-#: Libraries that start threads of their own at import (OpenBLAS's pool, the allocator of pyarrow) are told not to:
-#: the fork server must have one thread. torch's own thread count is not touched.
-SERVER_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-}
 PRELOAD = ("llmbench.executors.child", "llmbench.worker.preload")
 SERVER_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 STACK_DUMP_S = 0.5  # how long a hanging cell gets to write its stack to the log
@@ -289,15 +282,3 @@ def _take_json(path: str) -> Any:
         return None
     Path(path).unlink()
     return json.loads(text)
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set what is not set already, for processes started meanwhile."""
-    added = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
