@@ -14,6 +14,7 @@ import click
 from llmbench.errors import UserError
 
 if TYPE_CHECKING:
+    from llmbench.executors.local import LocalExecutor
     from llmbench.plan import Plan
     from llmbench.plugins import Registry
     from llmbench.report.cells import Run
@@ -162,6 +163,7 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str,
             identity = environment["environment_id"]
             known = _read_json(run_dir.path / "environment.json")
             run_dir.write_json("environment.json", {**known, identity: environment})
+            ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment) if wanted - settled else {}
             outcome = run_plan(
                 plan,
                 run_dir,
@@ -170,10 +172,38 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str,
                 plugin_files=registry.files,
                 cwd_plugins=str(Path.cwd()),
                 environment_id=identity,
+                ceilings_ids=ceilings_ids,
                 on_record=progress.record,
                 on_start=progress.start,
             )
     return outcome.failed
+
+
+def _ceilings(
+    plan: Plan, run_dir: RunDir, registry: Registry, executor: LocalExecutor, environment: dict[str, Any]
+) -> dict[str, str]:
+    """Return device -> id of its ceilings, measured where this machine is new; the run directory keeps a copy."""
+    from llmbench.calibration import ensure
+    from llmbench.errors import Unsupported
+
+    precisions = [provided.spec for provided in registry.by_kind["precision"].values()]
+    found: dict[str, str] = {}
+    for device in sorted({one.cell.device for one in plan.cells if one.blocked is None}):
+        try:
+            doc = ensure(executor, environment, device, lambda text: click.echo(text, err=True), precisions=precisions)
+        except Unsupported:
+            continue  # its cells say so
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or ["unknown"])[0]
+            click.echo(
+                f"note: the ceilings of {device} could not be measured, so nothing is held against them: {reason}",
+                err=True,
+            )
+            continue
+        known = _read_json(run_dir.path / "ceilings.json")
+        run_dir.write_json("ceilings.json", {**known, doc["ceilings_id"]: doc})
+        found[device] = doc["ceilings_id"]
+    return found
 
 
 def _preload(plan: Plan, registry: Registry) -> tuple[str, ...]:
@@ -366,6 +396,43 @@ def doctor(as_json: bool) -> int:
     else:
         terminal.render([inventory.machine_table(environment, problems or ["nothing is missing"])])
     return 0 if environment else 1
+
+
+@cli.command()
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, mps, or auto: the best there is.")
+@click.option("--fresh", is_flag=True, help="Measure again, whatever is kept.")
+@_json
+def calibrate(device: str, fresh: bool, as_json: bool) -> int:
+    """Measure what this machine can do at best: its ceilings, which are kept for the runs that follow."""
+    import tempfile
+
+    from llmbench.calibration import ensure
+    from llmbench.ceilings import best_device
+    from llmbench.errors import Unsupported
+    from llmbench.executors.local import LocalExecutor
+    from llmbench.report import terminal
+    from llmbench.report.ceilings import ceilings_tables
+    from llmbench.store import dump_json
+
+    def note(text: str) -> None:
+        click.echo(text, err=True)
+
+    precisions = [provided.spec for provided in _discover(()).by_kind["precision"].values()]
+    with (
+        tempfile.TemporaryDirectory(prefix="llmbench-") as folder,
+        LocalExecutor(log_dir=Path(folder) / "logs", start_method="spawn") as executor,
+    ):
+        environment = dict(executor.call("llmbench.worker.environment:capture"))
+        chosen = best_device(environment) if device == "auto" else device
+        try:
+            doc = ensure(executor, environment, chosen, note, precisions=precisions, fresh=fresh)
+        except Unsupported as error:
+            raise UserError(f"--device {device}: {error}") from None
+    if as_json:
+        click.echo(dump_json(doc, indent=1))
+    else:
+        terminal.render(ceilings_tables(doc))
+    return 0
 
 
 def _discover(plugin_files: Sequence[str]) -> Registry:

@@ -19,10 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Any, Protocol
 
 HEADS = ("classify", "span", "generate", "pretrain")
 
@@ -81,12 +78,17 @@ class CollateContext:
 
 @dataclass(frozen=True)
 class Batch:
-    """Named arrays of one step, and what is in them. `tokens` counts what is not padding, in all arrays."""
+    """Named arrays of one step, and what is in them. `tokens` counts what is not padding, in all arrays.
 
-    arrays: Mapping[str, np.ndarray]
+    The engine fills in what making the batch took: `fetch_s` for the features, `collate_s` for the arrays.
+    """
+
+    arrays: Mapping[str, Any]  # numpy arrays from a layout; what comes out of the engine's loader is the engine's
     examples: int
     tokens: int
     padding_tokens: int
+    fetch_s: float = 0.0
+    collate_s: float = 0.0
 
 
 class Layout(Protocol):
@@ -134,6 +136,11 @@ class ModelSpec:
 
     A module may define `load_pretrained(state) -> list of names taken`; without it, tensors of equal name and
     shape are taken from the pretraining checkpoint.
+
+    `flops(request, shapes)` returns the matmul FLOPs of one forward pass over arrays of these shapes: 2 per
+    multiply-add, padding included, attention in full (not halved for causality), elementwise work left out. A training
+    step is 3 times that. For a generation, `shapes` hold the prompt's arrays and `new_ids` (B, T), the tokens made one
+    at a time with states kept. It may return None where it does not know (`request.weights`, say).
     """
 
     name: str
@@ -147,6 +154,7 @@ class ModelSpec:
     preload: tuple[str, ...] = ()  # library modules worth importing once for all cells
     masked: bool = False  # pretraining predicts masked tokens, not every next token
     max_len: Callable[[str], int | None] = lambda size: None  # longest input of a size, None: any
+    flops: Callable[[BuildRequest, Mapping[str, tuple[int, ...]]], float | None] | None = None  # see above
 
 
 # --- data -----------------------------------------------------------------------------------------------

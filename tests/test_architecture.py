@@ -16,8 +16,10 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "llmbench"
 LAYERS = {
     **dict.fromkeys(("errors", "schema", "specs"), 0),
-    **dict.fromkeys(("hookspecs", "plugins", "suite", "stats", "roofline", "layouts"), 1),
-    **dict.fromkeys(("plan", "keep", "points", "store", "attribution", "compare"), 2),
+    **dict.fromkeys(("hookspecs", "plugins", "suite", "stats", "roofline", "layouts", "environments", "costs"), 1),
+    **dict.fromkeys(("ceilings",), 1),
+    **dict.fromkeys(("distributions", "intervals", "ratios", "samples", "steady", "stopping"), 1),  # behind `stats`
+    **dict.fromkeys(("plan", "keep", "points", "store", "calibration", "attribution", "compare"), 2),
     **dict.fromkeys(("executors", "report"), 3),
     **dict.fromkeys(("cli", "__main__", "progress"), 4),
 }

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import record, scored
 
 from llmbench.report import csv as csv_report
 from llmbench.report import json as json_report
 from llmbench.report import markdown, terminal
 from llmbench.report.cells import Run, best_baseline, oracle_pct, summarise
 from llmbench.report.tables import Column, Table, bottleneck_table, quality_table, run_tables
-from llmbench.schema import Budget, Cell, Job, new_record
 
 CONTRACT = set(
     """cell_id model size task dataset stage device precision status step_ms step_ms_ci steps tokens_per_s
@@ -25,30 +25,6 @@ CONTRACT = set(
     verdict_class verdict_where verdict_why repeats headroom_predicted_x headroom_measured_x headroom_ci quality
     oracle oracle_kind baseline reproduce batch_size seq_len seed seconds""".split()  # noqa: SIM905
 )
-
-
-def record(status="ok", repeat=0, attempt=0, stage="finetune", step_s=(0.1, 0.1, 0.1, 0.1), **fields):
-    cell = Cell("m|1", "tiny", "t", "made@1", stage)
-    job = Job(cell, repeat, attempt, 2, Budget(), "run", {}, environment_id="e1")
-    if status == "ok":
-        n = len(step_s)
-        measured = {
-            "wall_s": 3.0,
-            "samples": {"step_s": list(step_s), "step_tokens": [50] * n, "step_examples": [4] * n},
-            "phases": {"input_s": [0.06, 0.06], "forward_s": [0.02, 0.02], "backward_s": [0.02, 0.02]},
-            "counts": {"tokens": 50.0, "padding_tokens": 150.0, "examples": 4.0},
-            "memory": {"peak_mib": 100.0 + repeat, "capacity_mib": 1000.0},
-        }
-        fields = {**measured, **fields}
-    return new_record(job, status, **fields)
-
-
-def scored(**fields):
-    quality = {"values": {"acc": 0.6, "ppl": 20.0}, "examples": 30, "primary": "acc"}
-    quality["direction"] = {"acc": "higher", "ppl": "lower"}
-    oracle = {"kind": "exact", "values": {"acc": 0.8, "ppl": 10.0}}
-    baselines = {"majority": {"acc": 0.5, "ppl": 90.0}, "other": {"acc": 0.3, "ppl": 40.0}}
-    return record(quality=quality, oracle=oracle, baselines=baselines, **fields)
 
 
 def test_every_contract_field_is_there_and_null_has_a_reason():
@@ -76,6 +52,22 @@ def test_numbers_are_what_was_measured():
 def test_a_hopeless_interval_is_not_printed_to_the_digit():
     (row,) = bottleneck_table(summarise([record(), record(repeat=1, step_s=(0.4,) * 4)])).rows
     assert ">100" in row
+
+
+def test_cells_of_a_run_lend_each_other_what_they_know_of_processes():
+    made = []
+    for i in range(8):
+        for repeat in range(2):
+            one = record(repeat=repeat, step_s=(0.1 * (1 + 0.01 * ((3 * i + repeat) % 5)),) * 4)
+            made.append(one | {"cell_id": f"c{i}"})
+    cells = summarise(made)
+    assert {cell["step_ms_ci_kind"] for cell in cells} == {"moderated"}
+    assert "what all cells show" in " ".join(bottleneck_table(cells).notes)
+    alone = [summarise([r for r in made if r["cell_id"] == cell["cell_id"]])[0] for cell in cells]
+    assert {cell["step_ms_ci_kind"] for cell in alone} == {"processes"}
+    assert [cell["step_ms"] for cell in alone] == [cell["step_ms"] for cell in cells]
+    width = [max(c["step_ms_ci"][1] - c["step_ms_ci"][0] for c in found) for found in (cells, alone)]
+    assert width[0] < width[1]
 
 
 def test_inference_phases_are_forward():
@@ -120,7 +112,7 @@ def the_run():
 def test_tables():
     cells = summarise(the_run().records)
     titles = [table.title for table in run_tables(the_run())]
-    assert titles == ["Run", "Where the time goes", "Quality", "Not measured"]
+    assert titles == ["Run", "Where the time goes", "Quality", "Warnings", "Not measured"]
     row = dict(zip([c.name for c in bottleneck_table(cells).columns], bottleneck_table(cells).rows[0], strict=True))
     assert row["input"] == pytest.approx(60.0) and row["copy"] is None and row["suspect"] == "input"
     (first, second) = quality_table(cells).rows

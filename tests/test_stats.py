@@ -9,7 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench.stats import pooled_interval, ratio_interval, samples_for, steady_from, t_quantile
+from llmbench.distributions import beta_cdf, t_tail
+from llmbench.stats import (
+    Prior,
+    autocorrelation,
+    block_ratios,
+    changepoints,
+    effective_samples,
+    fit_prior,
+    is_steady,
+    outliers,
+    permutation_p,
+    pooled_interval,
+    processes_for,
+    ratio_interval,
+    reliability,
+    runs_differ,
+    samples_for,
+    simultaneous,
+    steady_from,
+    stein_interval,
+    t_quantile,
+)
 
 times = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=20)
 processes = st.lists(times, min_size=1, max_size=4)
@@ -21,6 +42,30 @@ processes = st.lists(times, min_size=1, max_size=4)
 )
 def test_t_quantile_is_the_tables(probability, dof, expected):
     assert t_quantile(probability, dof) == pytest.approx(expected, rel=1e-5)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.floats(0.5001, 0.9999), st.floats(0.3, 3e5))
+def test_t_quantile_is_scipys(probability, dof):
+    scipy_stats = pytest.importorskip("scipy.stats")
+    assert t_quantile(probability, dof) == pytest.approx(float(scipy_stats.t.ppf(probability, dof)), rel=1e-7)
+
+
+@given(st.floats(0, 1), st.floats(0.05, 500), st.floats(0.05, 500))
+def test_beta_is_scipys(x, a, b):
+    special = pytest.importorskip("scipy.special")
+    assert beta_cdf(x, 1 - x, a, b) == pytest.approx(float(special.betainc(a, b, x)), rel=1e-8, abs=1e-12)
+
+
+@given(st.floats(0.51, 0.999), st.floats(0.5, 1e4))
+def test_the_quantile_is_the_inverse_of_the_tail(probability, dof):
+    assert t_tail(t_quantile(probability, dof), dof) == pytest.approx(2 * (1 - probability), rel=1e-9)
+
+
+@pytest.mark.parametrize("probability, dof", [(0.4, 3), (1.0, 3), (0.9, 0), (0.9, -1), (0.9, float("nan"))])
+def test_what_has_no_quantile_is_refused(probability, dof):
+    with pytest.raises(ValueError):
+        t_quantile(probability, dof)
 
 
 @settings(deadline=None, max_examples=40)
@@ -57,17 +102,6 @@ def test_processes_are_what_is_replicated():
     rng = np.random.default_rng(0)
     narrow = pooled_interval([list(np.exp(rng.normal(0, 0.05, 500)))])
     assert narrow.method == "within" and narrow.half_width_pct < 2
-
-
-def test_the_interval_covers_what_it_says():
-    """95 % of intervals over 4 processes hold the truth (binomial bounds of 400 draws: 0.92 to 0.98)."""
-    rng = np.random.default_rng(1)
-    held = 0
-    for _ in range(400):
-        runs = [list(np.exp(rng.normal(rng.normal(0, 0.05), 0.03, 15))) for _ in range(4)]
-        found = pooled_interval(runs)
-        held += found.low <= 1.0 <= found.high
-    assert 0.92 <= held / 400 <= 0.98
 
 
 def test_a_ratio_interval_holds_a_known_ratio():
@@ -115,3 +149,191 @@ def test_samples_for_reach_the_width():
     medians = [np.median(np.exp(rng.normal(0, 0.1, count))) for _ in range(400)]
     assert 1.96 * np.std(medians) == pytest.approx(0.02, rel=0.2)
     assert samples_for([1.0, 1.0, 1.0], 2.0) == 2
+
+
+def noisy(rng, processes, sd, steps=30):
+    return [list(np.exp(rng.normal(rng.normal(0, sd), 0.01, steps))) for _ in range(processes)]
+
+
+def test_correlated_steps_are_worth_fewer():
+    rng = np.random.default_rng(5)
+    noise, steps = rng.normal(0, 0.05, 2000), [0.0]
+    for x in noise:
+        steps.append(0.5 * steps[-1] + x)
+    assert autocorrelation(np.exp(steps)) == pytest.approx(0.5, abs=0.06)
+    assert effective_samples(np.exp(steps)) == pytest.approx(2000 / 3, rel=0.25)  # (1 + rho) / (1 - rho) = 3
+    assert effective_samples(np.exp(noise)) > 1500
+    independent = samples_for(np.exp(rng.permutation(steps)), 1.0)
+    assert samples_for(np.exp(steps), 1.0) > 2 * independent
+    assert autocorrelation([1.0, 1.1, 1.2]) is None and autocorrelation([1.0] * 9) is None
+    with pytest.raises(ValueError):
+        autocorrelation([1.0] * 9, lag=0)
+
+
+def test_a_prior_lends_degrees_of_freedom():
+    rng = np.random.default_rng(6)
+    cells = [noisy(rng, 2, 0.05) for _ in range(40)]
+    prior = fit_prior(cells)
+    assert prior.variance == pytest.approx(0.05**2, rel=0.7) and prior.dof > 1
+    own, moderated = (
+        np.median([pooled_interval(cell, prior=p).half_width_pct for cell in cells]) for p in (None, prior)
+    )
+    assert moderated < own / 2
+    assert pooled_interval(cells[0], prior=prior).method == "moderated"
+    assert pooled_interval(cells[0][:1], prior=prior).method == "moderated"
+    assert pooled_interval(cells[0], prior=prior).value == pooled_interval(cells[0]).value
+
+
+def test_a_prior_of_cells_that_differ_says_less():
+    rng = np.random.default_rng(7)
+    alike = fit_prior([noisy(rng, 3, 0.05) for _ in range(40)])
+    differ = fit_prior([noisy(rng, 3, sd) for sd in np.geomspace(0.005, 0.5, 40)])
+    assert differ.dof < 2 < alike.dof
+    # eight cells that look exactly alike are no proof that they are
+    looks = fit_prior(
+        [[[math.exp(x)] for x in (0.0, 0.1, -0.1)[i % 3 :] + (0.0, 0.1, -0.1)[: i % 3]] for i in range(9)]
+    )
+    assert 1 < looks.dof < 20
+
+
+def test_too_few_cells_are_no_prior():
+    rng = np.random.default_rng(8)
+    assert fit_prior([]) is None and fit_prior([[[1.0]], [[]]]) is None
+    assert fit_prior([noisy(rng, 3, 0.05) for _ in range(5)]) is None
+    assert fit_prior([noisy(rng, 2, 0.05) for _ in range(7)]) is None
+    assert fit_prior([noisy(rng, 3, 0.05) for _ in range(6)]) is not None
+    assert fit_prior([[[1.0], [1.0]]] * 20) is None
+
+
+def test_what_all_cells_of_a_round_share_is_not_counted_once_per_cell():
+    rng = np.random.default_rng(9)
+    machine = np.array([0.0, 0.2, 0.1])
+    cells = [[[x] for x in np.exp(machine + rng.normal(0, 0.01, 3))] for _ in range(27)]
+    prior = fit_prior(cells)
+    assert prior.rounds == pytest.approx((-0.1, 0.1, 0.0), abs=0.01)
+    assert prior.round_variance == pytest.approx(0.01, rel=0.1) and prior.variance < 0.0002
+    assert pooled_interval(cells[0], prior=prior).half_width_pct > 15
+
+
+def test_paired_ratios_see_no_drift():
+    rng = np.random.default_rng(10)
+    drift = np.exp(np.cumsum(rng.normal(0, 0.1, (3, 30)), axis=1))
+    a, b = (2.0 * drift).tolist(), drift.tolist()
+    assert block_ratios(a, b) == [pytest.approx([2.0] * 30)] * 3
+    found = ratio_interval(a, b, paired=True)
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0)) and found.method == "processes"
+    assert ratio_interval(a[:1], b[:1], paired=True).method == "within"
+    assert ratio_interval(a, b).half_width_pct > 5
+    for wrong in (b[:2], [p[:-1] for p in b]):
+        with pytest.raises(ValueError):
+            ratio_interval(a, wrong, paired=True)
+
+
+def test_simultaneous_bounds_are_bonferronis_and_decisions_holms():
+    rng = np.random.default_rng(11)
+    base = noisy(rng, 4, 0.01)
+    pairs = [([[x * gain for x in p] for p in noisy(rng, 4, 0.01)], base) for gain in (2.0, 1.5, 1.0)]
+    found = simultaneous(pairs, threshold=1.1)
+    assert [bound.exceeds for bound in found] == [True, True, False]
+    alone = ratio_interval(*pairs[0], level=1 - 2 * 0.05 / 3)
+    assert (found[0].value, found[0].low) == pytest.approx((alone.value, alone.low))
+    # Holm can say yes where Bonferroni's bound does not: the other one is out of the way
+    between = (found[1].low + ratio_interval(*pairs[1], level=1 - 2 * 0.05 / 2).low) / 2
+    assert found[1].low < between and simultaneous(pairs, threshold=between)[1].exceeds
+    assert simultaneous([]) == []
+    with pytest.raises(ValueError):
+        simultaneous(pairs, level=0.4)
+
+
+def test_permutation_of_labels_is_exact():
+    low, high = [[1.0], [1.1], [1.2]], [[2.0], [2.1], [2.2]]
+    assert permutation_p(low, high) == pytest.approx(2 / 20)  # the smallest with three a side
+    assert permutation_p([*low, [1.15]], [*high, [2.15]]) == pytest.approx(2 / 70)
+    assert permutation_p(low, low) == 1.0
+    many = [[x] for x in np.linspace(1, 2, 12)]
+    assert permutation_p(many, [[3 * x[0]] for x in many]) <= 0.001
+    assert permutation_p([[1.0], [3.0]], [[2.0], [4.0]]) == pytest.approx(4 / 6)
+
+
+def test_runs_must_match():
+    cells = [[[1.0], [1.1]]] * 3
+    assert runs_differ(cells, cells).p_cells is None and runs_differ(cells, cells).p == 1.0
+    assert runs_differ([*cells, [[1.0]]], [*cells, [[1.0], [2.0]]]).cells == 3
+    for base, head in (([], []), (cells, cells[:2]), ([[[1.0]]], [[[1.0]]])):
+        with pytest.raises(ValueError):
+            runs_differ(base, head)
+
+
+def test_processes_by_steins_rule():
+    first = [[1.00], [1.05], [1.10]]
+    variance = np.var(np.log([1.0, 1.05, 1.1]), ddof=1)
+    wanted = math.ceil(4.302653**2 * variance / math.log(1.05) ** 2)
+    plan = processes_for(first, 5.0, most=50)
+    assert (plan.first, plan.wanted, plan.count, plan.enough) == (3, wanted, wanted, True)
+    assert processes_for(first, 5.0, most=4).count == 4 and not processes_for(first, 5.0, most=4).enough
+    assert processes_for(first, 50.0).count == 3
+    prior = Prior(dof=8.0, variance=variance, dof_limit=40.0)
+    assert processes_for(first, 5.0, most=50, prior=prior).wanted < wanted
+    rest = [[1.04], [1.06], [1.05]]
+    found = stein_interval([*first, *rest], 3, 5.0)
+    half = 4.302653 * math.sqrt(variance / 6)
+    assert (found.processes, found.processes_wanted, found.wanted_pct) == (6, wanted, 5.0)
+    assert math.log(found.estimate.high / found.estimate.value) == pytest.approx(half, rel=1e-5)
+    assert not found.enough and stein_interval([*first, *rest], 3, 9.0).enough
+    for wrong in (lambda: processes_for(first[:1], 5.0), lambda: stein_interval(first, 4, 5.0)):
+        with pytest.raises(ValueError):
+            wrong()
+
+
+def test_steady_is_a_level_and_stalls_are_not():
+    rng = np.random.default_rng(12)
+    steady = np.exp(rng.normal(0, 0.02, 100))
+    assert changepoints(steady) == [] and is_steady(steady)
+    stalled = steady.copy()
+    stalled[20] *= 8
+    assert changepoints(stalled) == []
+    stalled[40:43] *= 3
+    assert changepoints(stalled) == [40, 43] and steady_from(stalled) == 0
+    steps = np.concatenate([3 * steady[:20], 1.5 * steady[20:35], steady[35:]])
+    assert changepoints(steps) == [20, 35] and steady_from(steps) == 35
+    late = np.concatenate([steady[:70], 1.5 * steady[70:]])
+    assert steady_from(late) == 50 and not is_steady(late)
+    decay = steady * np.exp(0.8 * np.exp(-np.arange(100) / 6))
+    assert 8 <= steady_from(decay) <= 30
+    assert not is_steady([1.0] * 5)
+
+
+def test_warm_up_of_many_steps_is_found_in_time():
+    steady = np.exp(np.random.default_rng(13).normal(0, 0.02, 2000))
+    steady[:7] *= 2
+    assert steady_from(steady) == 7
+
+
+def test_outliers_are_marked():
+    times = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 3.0, 1.0, 0.2]
+    assert outliers(times) == [6, 8]
+    assert outliers([1.0] * 9 + [1.01]) == [] and outliers([1.0] * 9 + [1.05]) == [9]
+    assert outliers([1.0, 9.0]) == []
+
+
+def test_reliability_says_why():
+    rng = np.random.default_rng(14)
+
+    def process(n=200, rho=0.0, extra=0.0):
+        x = rng.normal(0, 0.02, n)
+        for i in range(1, n):
+            x[i] += rho * x[i - 1]
+        return list(np.exp(x + extra))
+
+    assert reliability([process(), process()]) == []
+    assert sum("trend" in " ".join(reliability([process(60, 0.3), process(60, 0.3)])) for _ in range(50)) <= 2
+    (one,) = reliability([process()])
+    assert "fewer than 2 processes" in one
+    (few,) = reliability([process(), process(6)])
+    assert "too few samples in 1 processes: 6 steps" in few
+    assert any("autocorrelation 0.8" in r for r in reliability([process(2000, rho=0.8) for _ in range(2)]))
+    (trend,) = reliability([process(), process(extra=np.linspace(0, 0.05, 200))])
+    assert "trend within 1 of 2 processes: the last third is 3." in trend and "slower" in trend
+    (modes,) = reliability([process(extra=0.3 * (rng.random(200) < 0.4)) for _ in range(2)])
+    assert "two modes within 2 of 2" in modes and "1.3" in modes
+    assert reliability([]) != []

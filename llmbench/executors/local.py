@@ -97,12 +97,12 @@ class LocalExecutor:
     def call(self, function_name: str, *args: Any) -> Any:
         """Return the JSON value of `module:function` called with `args` in a fresh process.
 
-        An LlmbenchError comes back as what it was; any other failure is a RuntimeError with its traceback.
+        An LlmbenchError comes back as what it was; any other failure is a RuntimeError with its traceback. The time
+        limit of cells is not that of calls.
         """
         self._calls += 1
-        ending = self._run_task(
-            self._task(function_name, f"call-{os.getpid()}-{self._calls}", args=args), self.timeout_s
-        )
+        task = self._task(function_name, f"call-{os.getpid()}-{self._calls}", args=args)
+        ending = self._run_task(task, CALL_TIMEOUT_S)
         if ending.result is None:
             _, failure = diagnose(ending, CALL_TIMEOUT_S)
         elif "value" in ending.result:

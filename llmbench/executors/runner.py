@@ -49,13 +49,14 @@ def run_plan(
     plugin_files: Sequence[str] = (),
     cwd_plugins: str | None = None,
     environment_id: str | None = None,
-    ceilings_id: str | None = None,
+    ceilings_ids: Mapping[str, str] | None = None,
     on_start: Callable[[Job], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
 ) -> Outcome:
     """Run what `plan` still needs and append every record to `run_dir`.
 
     `on_start` is called before each process and `on_record` after each record, also of cells that did not run.
+    `ceilings_ids`: device -> id of its measured ceilings, to be noted in the records.
     Ctrl-C and SIGTERM stop the cell, record it as `interrupted` and raise KeyboardInterrupt.
     """
     common = {
@@ -67,9 +68,10 @@ def run_plan(
         "plugin_files": tuple(plugin_files),
         "cwd_plugins": cwd_plugins,
         "environment_id": environment_id,
-        "ceilings_id": ceilings_id,
     }
-    run = _Run(plan, run_dir, executor, common=common, on_start=on_start, on_record=on_record)
+    run = _Run(
+        plan, run_dir, executor, common=common, ceilings_ids=ceilings_ids or {}, on_start=on_start, on_record=on_record
+    )
     settled = run_dir.settled(retry_failed)
     with run.interrupts.installed():
         for repeat in range(plan.suite.repeats):
@@ -90,6 +92,7 @@ class _Run:
         executor: Executor,
         *,
         common: dict[str, Any],
+        ceilings_ids: Mapping[str, str],
         on_start: Callable[[Job], None] | None,
         on_record: Callable[[dict[str, Any]], None] | None,
     ) -> None:
@@ -97,6 +100,7 @@ class _Run:
         self.run_dir = run_dir
         self.executor = executor
         self.common = common
+        self.ceilings_ids = ceilings_ids
         self.on_start = on_start
         self.on_record = on_record
         self.interrupts = _Interrupts()
@@ -164,7 +168,8 @@ class _Run:
 
     def _job(self, cell: Cell, repeat: int) -> Job:
         attempt = self.run_dir.next_attempt(cell.cell_id, repeat)
-        return Job(cell=cell, repeat=repeat, attempt=attempt, **self.common)
+        ceilings_id = self.ceilings_ids.get(cell.device)
+        return Job(cell=cell, repeat=repeat, attempt=attempt, ceilings_id=ceilings_id, **self.common)
 
     def _record_unrun(self, cell: Cell, repeat: int, status: str, kind: str, reason: str) -> None:
         if self.run_dir.status(cell.cell_id, repeat) == status:

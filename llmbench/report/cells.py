@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbench import stats
+from llmbench import costs, stats
+from llmbench.report import compiled, inference, speed, trust
 from llmbench.schema import FAILED, PHASES
 
 Record = Mapping[str, Any]
@@ -28,6 +29,7 @@ SUSPECT_CLASS = {
     "comm": "hardware",
     "idle": "hardware",
 }
+MEMORY_PARTS = ("weights_mib", "gradients_mib", "optimizer_mib", "activations_mib")
 NOT_VERIFIED = "not verified yet: suspect is a share, not a proof"
 _VERDICT_FIELDS = (
     "verdict",
@@ -38,8 +40,6 @@ _VERDICT_FIELDS = (
     "headroom_measured_x",
     "headroom_ci",
 )
-_NO_CEILINGS = "this machine's ceilings were not measured"
-_NEVER = {"mfu_pct": _NO_CEILINGS, "ceiling_pct": _NO_CEILINGS, "bandwidth_pct": _NO_CEILINGS}
 _COPIED = ("model", "size", "task", "dataset", "stage", "device", "precision", "batch_size", "seq_len", "seed")
 
 
@@ -54,16 +54,32 @@ class Run:
     commands: Mapping[str, str] = field(default_factory=dict)  # cell id -> the command line that planned it
 
 
-def summarise(records: Iterable[Record], commands: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+def summarise(
+    records: Iterable[Record],
+    commands: Mapping[str, str] | None = None,
+    ceilings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
     """Return one summary per cell, in the order of first appearance, with the fields of `report --format json`.
 
-    `commands` holds the command line that planned each cell. Per repeat, the latest attempt that is ok counts, else
-    the latest. The status of the cell is that of repeat 0, where the cell also trains and is scored.
+    `commands` holds the command line that planned each cell, `ceilings` what machines can do at best, by id. Per
+    repeat, the latest attempt that is ok counts, else the latest. The status of the cell is that of repeat 0, where
+    the cell also trains and is scored.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record["cell_id"], []).append(record)
-    return [_summary(group, (commands or {}).get(identity)) for identity, group in groups.items()]
+    prior = stats.fit_prior([_step_times(_good(counted(group))) for group in groups.values()])
+    cells = [_summary(group, (commands or {}).get(name), prior, ceilings or {}) for name, group in groups.items()]
+    return compiled.with_pay_off(cells)
+
+
+def _good(by_repeat: Mapping[int, Record]) -> list[Record]:
+    return [record for record in by_repeat.values() if record["status"] == "ok"]
+
+
+def _step_times(good: Sequence[Record]) -> list[list[float]]:
+    """Return the clean step times (s) of each repeat, in their order."""
+    return [record["samples"].get("step_s") or [] for record in good]
 
 
 def counted(records: Sequence[Record]) -> dict[int, Record]:
@@ -92,11 +108,16 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
     return found
 
 
-def _summary(group: Sequence[Record], command: str | None) -> dict[str, Any]:
+def _summary(
+    group: Sequence[Record],
+    command: str | None,
+    prior: stats.Prior | None,
+    ceilings: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     by_repeat = counted(group)
     first = by_repeat[min(by_repeat)]
     latest = max((r for r in group if r["repeat"] == min(by_repeat)), key=lambda r: r["attempt"])
-    good = [r for r in by_repeat.values() if r["status"] == "ok"]
+    good = _good(by_repeat)
     reasons: dict[str, str] = {}
     out: dict[str, Any] = {"cell_id": first["cell_id"], **{k: first["cell"].get(k) for k in _COPIED}}
     out |= {
@@ -106,11 +127,15 @@ def _summary(group: Sequence[Record], command: str | None) -> dict[str, Any]:
     }
     missing = f"no repeat finished: the cell is {latest['status']}"
     why = None if good else missing
-    out |= _timing(good, reasons, why)
+    out |= _timing(good, prior, reasons, why)
     out |= _shares(good, reasons, why)
     out |= _memory(good, reasons, why)
-    out |= dict.fromkeys(_NEVER) | dict.fromkeys(_VERDICT_FIELDS)
-    reasons |= _NEVER | dict.fromkeys(_VERDICT_FIELDS, NOT_VERIFIED)
+    out |= speed.utilisation(good, ceilings, reasons, why)
+    out |= inference.speeds(good, reasons, why)
+    out |= dict.fromkeys(_VERDICT_FIELDS)
+    reasons |= dict.fromkeys(_VERDICT_FIELDS, NOT_VERIFIED)
+    out |= trust.trust(good, reasons, why)
+    out |= compiled.compilation(good, first["cell"], reasons, why)
     out |= _quality(by_repeat.get(0), reasons)
     training = (by_repeat.get(0) or {}).get("training") or None
     if training is None:
@@ -120,7 +145,7 @@ def _summary(group: Sequence[Record], command: str | None) -> dict[str, Any]:
     out["seconds"] = sum(walls) if walls else None
     if not walls:
         reasons["seconds"] = "no attempt has a wall time"
-    out["warnings"] = _warnings(by_repeat)
+    out["warnings"] = _warnings(by_repeat) + trust.residual_warning(out["phase_residual_pct"])
     out["error"] = latest.get("error")
     out["environment_ids"] = sorted({r["environment_id"] for r in by_repeat.values() if r.get("environment_id")})
     out["reproduce"] = None if command is None else reproduce(command, first["cell_id"])
@@ -141,15 +166,17 @@ def _warnings(by_repeat: Mapping[int, Record]) -> list[str]:
     return list(dict.fromkeys(seen))
 
 
-def _timing(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> dict[str, Any]:
+def _timing(
+    good: Sequence[Record], prior: stats.Prior | None, reasons: dict[str, str], why: str | None
+) -> dict[str, Any]:
     """Return step time, interval and throughput of the clean timed passes; tokens are counted without padding."""
     names = ("step_ms", "step_ms_ci", "step_ms_ci_kind", "steps", "tokens_per_s", "samples_per_s")
     out: dict[str, Any] = dict.fromkeys(names)
-    processes = [r["samples"].get("step_s") or [] for r in good]
+    processes = _step_times(good)
     if not any(processes):
         reasons |= dict.fromkeys(names, why or "no step was timed")
         return out
-    estimate = stats.pooled_interval(processes)
+    estimate = stats.pooled_interval(processes, prior=prior)
     out["step_ms"] = estimate.value * 1e3
     out["steps"] = sum(map(len, processes))
     if estimate.low is None or estimate.high is None:
@@ -213,15 +240,33 @@ def _memory(good: Sequence[Record], reasons: dict[str, str], why: str | None) ->
     known = tokens > 0 and None not in padding
     peaks = [r["memory"].get("peak_mib") for r in good]
     peaks = [p for p in peaks if p is not None]
+    split: Mapping[str, Any] = next((r["memory"] for r in good if r["memory"].get("weights_mib") is not None), {})
     out = {
         "padding_pct": 100.0 * sum(padding) / (tokens + sum(padding)) if known else None,
         "peak_memory_mib": max(peaks) if peaks else None,
-        "energy_j_per_step": None,
+        **{name: split.get(name) for name in MEMORY_PARTS},
     }
     unknown = {"padding_pct": "tokens were not counted", "peak_memory_mib": "memory was not measured"}
-    unknown["energy_j_per_step"] = "energy was not measured"
+    unknown |= dict.fromkeys(MEMORY_PARTS, "only training has it" if split else "memory was not split up")
+    out |= _energy(good, unknown)
     reasons |= {name: why or text for name, text in unknown.items() if out[name] is None}
     return out
+
+
+def _energy(good: Sequence[Record], unknown: dict[str, str]) -> dict[str, Any]:
+    """Return joules per step and tokens per joule of the clean passes; why they are not known goes to `unknown`."""
+    meters = [r.get("energy") or {} for r in good]
+    why = next((m["reason"] for m in meters if m.get("reason")), "energy was not measured")
+    unknown |= dict.fromkeys(("energy_j_per_step", "tokens_per_joule", "energy_source"), why)
+    known = [(m, r) for m, r in zip(meters, good, strict=True) if m.get("joules") is not None]
+    joules = sum(m["joules"] for m, _ in known) if known else None
+    steps = sum(len(r["samples"].get("step_s") or ()) for _, r in known)
+    tokens = sum(sum(r["samples"].get("step_tokens") or ()) for _, r in known)
+    return {
+        "energy_j_per_step": costs.joules_per_step(joules, steps),
+        "tokens_per_joule": costs.tokens_per_joule(tokens, joules),
+        "energy_source": known[0][0].get("source") if known else None,
+    }
 
 
 def _quality(record: Record | None, reasons: dict[str, str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def document(runs: Sequence[Run]) -> dict[str, Any]:
     for run in runs:
         environments |= run.environments
         ceilings |= run.ceilings
-        cells += [{**cell, "run": run.name} for cell in summarise(run.records, run.commands)]
+        cells += [{**cell, "run": run.name} for cell in summarise(run.records, run.commands, run.ceilings)]
         failed += [{**failure, "run": run.name} for failure in failures(run.records)]
     return {
         "schema_version": SCHEMA_VERSION,

@@ -19,7 +19,7 @@ def document(runs: Sequence[Run]) -> str:
     for run in runs:
         parts.append(f"# {_escape(run.name)}\n")
         parts.append(render(run_tables(run)))
-        cells = summarise(run.records, run.commands)
+        cells = summarise(run.records, run.commands, run.ceilings)
         lines = "\n".join(cell["reproduce"] for cell in cells if cell["reproduce"])
         if lines:
             parts.append(f"## Measure one cell again\n\n```console\n{lines}\n```\n")

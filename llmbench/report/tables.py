@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,14 +56,26 @@ def _number(name: str, unit: str = "", digits: int = 2) -> Column:
 
 
 def run_tables(run: Run) -> list[Table]:
-    """Return the tables of one run: header, bottlenecks, quality, failures; empty ones are left out."""
-    cells = summarise(run.records, run.commands)
-    tables = [header_table(run, cells), bottleneck_table(cells), quality_table(cells), failure_table(run)]
+    """Return the tables of one run, from what the hardware allows to what failed; empty ones are left out."""
+    cells = summarise(run.records, run.commands, run.ceilings)
+    tables = [header_table(run, cells), limits_table(run), bottleneck_table(cells), hardware_table(cells)]
+    tables += [inference_table(cells), quality_table(cells), warning_table(cells), failure_table(run)]
     return [table for table in tables if table.rows]
 
 
+#: The facts of a machine that a report begins with: what most often explains a difference.
+HEADER_FACTS = frozenset(
+    (
+        *("cpu", "usable_cores", "cores", "memory_mib", "devices", "cpu_facts.governor", "limits.cpu_quota_cores"),
+        *("os_release", "kernel", "python", "packages.llmbench", "packages.torch", "packages.transformers"),
+        "torch_threads",
+    )
+)
+ALL_FACTS = "every fact about the machine: environment.json in the run's folder, or `llmbench doctor --json`"
+
+
 def header_table(run: Run, cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what was run, and where: counts, and the plain facts of each environment."""
+    """Return what was run, and where: counts, and the facts of each environment that matter first."""
     statuses: dict[str, int] = {}
     for cell in cells:
         statuses[cell["status"]] = statuses.get(cell["status"], 0) + 1
@@ -70,8 +83,8 @@ def header_table(run: Run, cells: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[tuple[Any, ...]] = [("run", run.name), ("cells", f"{len(cells)} ({counts})" if counts else "0")]
     for identity, environment in run.environments.items():
         rows.append(("environment", identity))
-        rows += [(name, value) for name, value in _facts(environment) if name != "environment_id" and value]
-    return Table("Run", (Column("what"), Column("value")), tuple(rows))
+        rows += [(name, value) for name, value in _facts(environment) if name in HEADER_FACTS and value]
+    return Table("Run", (Column("what"), Column("value")), tuple(rows), (ALL_FACTS,) if run.environments else ())
 
 
 def _facts(environment: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -95,6 +108,37 @@ def _cell_values(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(cell.get(column.name) for column in _CELL)
 
 
+def limits_table(run: Run) -> Table:
+    """Return what each machine can do at best, before what happened on it."""
+    columns: tuple[Column, ...] = (Column("device"), Column("ceiling"), _number("measured", digits=1))
+    columns += (_number("±", "%", 1),)
+    columns += (Column("unit"), _number("datasheet", digits=1))
+    rows: list[tuple[Any, ...]] = []
+    for doc in run.ceilings.values():
+        sheet = (doc.get("datasheet") or {}).get("flops_per_s") or {}
+        for mode, found in doc["matmul"].items():
+            if found is not None:
+                peak = None if sheet.get(mode) is None else sheet[mode] / 1e9
+                rows.append((doc["device"], f"matmul {mode}", found["value"] / 1e9, _spread(found), "GFLOP/s", peak))
+        for level in doc["memory_levels"]:
+            best = max(
+                (e for k, e in level.items() if k.endswith("_per_s") and e), key=lambda e: e["value"], default=None
+            )
+            if best is not None:
+                what = f"memory, {level['level']}"
+                rows.append((doc["device"], what, best["value"] / 1e9, _spread(best), "GB/s", None))
+    notes = (
+        "measured on this machine by `llmbench calibrate`; datasheet: the vendor's dense peak, where it prints one",
+    )
+    return Table("What the hardware allows", columns, tuple(rows), notes)
+
+
+def _spread(estimate: Mapping[str, Any]) -> float | None:
+    if estimate.get("low") is None or estimate.get("high") is None:
+        return None
+    return 50.0 * (estimate["high"] - estimate["low"]) / float(estimate["value"])
+
+
 def bottleneck_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     """Return where the time of each measured cell goes. Shares are percent of the phase pass."""
     columns: tuple[Column, ...] = (*_CELL, _number("step", "ms"), _number("±", "%", 1), _number("tokens/s", digits=0))
@@ -112,9 +156,65 @@ def bottleneck_table(cells: Sequence[Mapping[str, Any]]) -> Table:
         "step: median of clean timed steps over all processes; ±: half of its 95 % interval; tokens without padding",
         "suspect: the phase with the largest share, unverified (a share is not a proof)",
     )
-    if any(cell["step_ms_ci_kind"] == "within" for cell in cells):
+    kinds = {cell["step_ms_ci_kind"] for cell in cells}
+    if "moderated" in kinds:
+        notes += ("±: between processes; few per cell, so what all cells show of that spread is counted in",)
+    if "within" in kinds:
         notes += ("±: from one process only where a cell has one repeat; another process may differ by more",)
     return Table("Where the time goes", columns, tuple(rows), notes)
+
+
+def hardware_table(cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what each traced cell asks of the hardware, how near it comes to the ceilings, and by which operators."""
+    columns: tuple[Column, ...] = (*_CELL, _number("per step", "GFLOP", 2), _number("moved", "MB", 1))
+    columns += (_number("FLOP/byte", digits=1), _number("of peak", "%", 1), _number("of bandwidth", "%", 1))
+    columns += (_number("MFU", "%", 1), _number("residual", "%", 1), Column("time by operator class"))
+    rows: list[tuple[Any, ...]] = []
+    for cell in cells:
+        if cell["flops_per_step"] is None:
+            continue
+        values = (cell["flops_per_step"] / 1e9, cell["bytes_per_step"] / 1e6, cell["arithmetic_intensity"])
+        shares = (cell["ceiling_pct"], cell["bandwidth_pct"], cell["mfu_pct"], cell["phase_residual_pct"])
+        rows.append((*_cell_values(cell), *values, *shares, _classes(cell["operators"])))
+    notes = (
+        "of peak: FLOPs done per second over the measured matmul ceiling; MFU: the model's FLOPs over the datasheet's",
+        "of bandwidth: bytes that operators read and write, over what the memory that holds them allows",
+        "residual: what the phases leave of the step, median over pairs of steps on the same batch",
+    )
+    return Table("What it asks of the hardware", columns, tuple(rows), notes)
+
+
+def _classes(shares: Mapping[str, float] | None) -> str | None:
+    return (
+        None if shares is None else ", ".join(f"{name} {100 * share:.0f}" for name, share in list(shares.items())[:4])
+    )
+
+
+def inference_table(cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Return first token and further tokens of the cells that generate."""
+    columns: tuple[Column, ...] = (*_CELL, _number("batch"), _number("TTFT", "ms"), _number("TPOT", "ms"))
+    columns += (_number("generated", "tokens/s", 0),)
+    rows = [
+        (*_cell_values(cell), cell["batch_size"], cell["ttft_ms"], cell["tpot_ms"], cell["generated_tokens_per_s"])
+        for cell in cells
+        if cell["ttft_ms"] is not None
+    ]
+    notes = (
+        "of a batch: TTFT to its first token, TPOT per further token of its longest row; throughput over all rows",
+    )
+    return Table("Inference", columns, tuple(rows), notes)
+
+
+def warning_table(cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what disturbed measurements or makes them unreliable: one of each kind, and how often it was said."""
+    seen: dict[str, tuple[int, str]] = {}
+    for cell in cells:
+        for text in (*cell["warnings"], *cell["unreliable"]):
+            kind = re.sub(r"[-\d.]+", "#", text)
+            count, worst = seen.get(kind, (0, text))
+            seen[kind] = (count + 1, worst)
+    rows = tuple((count, text) for count, text in sorted(seen.values(), reverse=True))
+    return Table("Warnings", (_number("times"), Column("what was seen (the first of its kind)")), rows)
 
 
 def _half_width_pct(cell: Mapping[str, Any]) -> float | str | None:
@@ -162,7 +262,7 @@ def failure_table(run: Run) -> Table:
 
 def flat_table(run: Run) -> Table:
     """Return one row per cell with every plain field of its summary; nested ones as `outer.inner`."""
-    flat = [_flatten(cell) for cell in summarise(run.records, run.commands)]
+    flat = [_flatten(cell) for cell in summarise(run.records, run.commands, run.ceilings)]
     names = list(dict.fromkeys(name for row in flat for name in row))
     columns = tuple(Column(name) for name in ["run", *names])
     return Table("Cells", columns, tuple((run.name, *(row.get(name) for name in names)) for row in flat))

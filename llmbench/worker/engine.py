@@ -64,6 +64,22 @@ class Engine(Protocol):
     def parameters(self) -> int:
         """Return the number of trained parameters, each counted once."""
 
+    def memory_parts(self, batch: Batch, *, train: bool) -> dict[str, float]:
+        """Return what the memory of a step is for, in MiB: `weights_mib` and, for training, `gradients_mib`,
+        `optimizer_mib` and `activations_mib`. Takes a training step; call it behind all timing.
+        """
+
+    def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> dict[str, Any]:
+        """Return what one step on `batch` does and where its time goes. Call it behind all timing: it restores nothing.
+
+        - `rows`: operators (phase, operator_class, name, dtype, calls, flops, recomputed_flops, bytes), counted in one
+          step; the bytes of one call differ by less than a factor of two within a row
+        - `times`: seconds per step (phase, operator_class, name, seconds), of operators and, class `host`, of the rest
+          of each phase; they add up to `phases_s` on the CPU. None where it cannot be told (`notes` says why)
+        - `totals`: flops (`recomputed_flops` of them repeat earlier work), bytes, and kernels (on the CPU: calls)
+        - `shapes`: of the arrays, and `new_ids` of a generation, as `ModelSpec.flops` takes them
+        """
+
     def save(self, path: Path) -> None:
         """Write the weights as safetensors."""
 

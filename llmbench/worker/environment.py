@@ -1,48 +1,58 @@
-"""What this machine is: enough to explain a difference between two of them."""
+"""What this machine is: enough to explain a difference between two of them, and nothing that says whose it is.
+
+`capture` is the page to read; `hardware`, `software` and `nvml` hold the parts. `llmbench.environments.differences`
+compares two.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from llmbench.schema import content_id
+from llmbench.worker import hardware, nvml, software
+from llmbench.worker.hardware import cpu_model, memory_mib
+from llmbench.worker.software import version
 
-PACKAGES = ("llmbench", "torch", "transformers", "tokenizers", "evaluate", "datasets", "numpy", "pandas")
-#: Variables that change speed; nothing else of the environment is recorded.
-VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "KMP_AFFINITY",
-    "CUDA_VISIBLE_DEVICES",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "NVIDIA_TF32_OVERRIDE",
-)
+__all__ = ["capture", "cpu_model", "devices", "memory_mib", "version"]
 
 
 def capture() -> dict[str, Any]:
-    """Return hardware, versions and settings. `environment_id` is a hash of the rest."""
+    """Return hardware, versions and settings. `environment_id` is a hash of all but `now`, which changes by itself.
+
+    Runs no tensor operation. On CUDA it opens the devices, so it belongs into a process of its own.
+    """
     import torch
 
     environment: dict[str, Any] = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": hardware.usable_cores(),
         "memory_mib": memory_mib(),
         "os": platform.system(),
+        "os_release": hardware.os_release(),
         "kernel": platform.release(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": software.packages(),
+        "optional_packages": software.optional_packages(),
+        "numpy_blas": software.numpy_blas(),
         "torch_threads": torch.get_num_threads(),
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": software.torch_facts(),
+        "variables": software.variables(os.environ),  # before CUDA starts, which sets some
         "devices": devices(),
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "cpu_facts": hardware.cpu_facts(),
+        "memory_facts": hardware.memory_facts(),
+        "limits": hardware.limits(),
+        "virtualisation": hardware.virtualisation(),
+        "python_facts": software.python_facts(),
+        "llmbench_git": software.own_git_state(),
+        "git": software.git_state(Path.cwd()),
     }
-    return {"environment_id": content_id(environment), **environment}
+    return {"environment_id": content_id(environment), **environment, "now": hardware.load_now()}
 
 
 def devices() -> list[dict[str, Any]]:
@@ -51,42 +61,25 @@ def devices() -> list[dict[str, Any]]:
 
     found: list[dict[str, Any]] = [{"device": "cpu", "name": cpu_model(), "memory_mib": memory_mib()}]
     if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            props = torch.cuda.get_device_properties(index)
-            found.append(
-                {
-                    "device": f"cuda:{index}",
-                    "name": props.name,
-                    "memory_mib": props.total_memory / 2**20,
-                    "capability": f"{props.major}.{props.minor}",
-                    "cuda": torch.version.cuda,
-                }
-            )
+        found += [cuda_device(index) for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         found.append({"device": "mps", "name": platform.processor(), "memory_mib": memory_mib()})
     return found
 
 
-def version(package: str) -> str | None:
-    """Return the installed version of a distribution, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def cuda_device(index: int) -> dict[str, Any]:
+    """Return what CUDA and, where `nvidia-ml-py` is installed, NVML say about one device."""
+    import torch
 
-
-def cpu_model() -> str:
-    """Return the CPU's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def memory_mib() -> float:
-    """Return the machine's memory in MiB."""
-    import psutil
-
-    return float(psutil.virtual_memory().total / 2**20)
+    props = torch.cuda.get_device_properties(index)
+    gpu, reason = nvml.open_gpu(f"cuda:{index}")
+    return {
+        "device": f"cuda:{index}",
+        "name": props.name,
+        "memory_mib": props.total_memory / 2**20,
+        "capability": f"{props.major}.{props.minor}",
+        "multiprocessors": props.multi_processor_count,
+        "cuda": torch.version.cuda,
+        "nvml": None if gpu is None else nvml.facts(gpu),
+        "nvml_reason": reason,
+    }

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmbench.errors import PluginError, Unsupported, UserError
 from llmbench.plugins import Registry, discover
 from llmbench.schema import Cell, Job, new_record
-from llmbench.specs import BuildRequest, CollateContext, ModelSpec
-from llmbench.worker import stages
+from llmbench.specs import Batch, BuildRequest, CollateContext, ModelSpec
+from llmbench.worker import monitor, stages
+from llmbench.worker.compilation import CompileWatch
 from llmbench.worker.data import CellData, load_cell_data, scoring_order, training_order
+from llmbench.worker.energy import EnergyMeter
 from llmbench.worker.engine import Engine, make_engine
+from llmbench.worker.measure import Watch, paired_order, pairs_for, phase_pass, timed_pass
+from llmbench.worker.monitor import Monitor
 from llmbench.worker.quality import Scorer
+from llmbench.worker.work import Prediction, Training, Work
 
 Emit = Callable[[dict[str, Any]], None]
 
 DEFAULT_LEARNING_RATE = 1e-3
-TIMED_ORDER_STEPS = 4096  # more than any timed pass takes
+TIMED_ORDER_STEPS = 4096  # more than any clean and phase pass take together
 
 
 def run_job(job: Job, emit: Emit) -> dict[str, Any]:
@@ -45,25 +53,32 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
 def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: Emit) -> dict[str, Any]:
     """Pretrain or fine-tune: time it from the initial state, then (repeat 0) train from that state."""
     cell = job.cell
+    watch = start_watching(cell)
     engine, loaded = start(job, registry, model, data)
     prepare_training(engine, model, cell)
     feed = stages.Feed(
         engine, data.train, model.layouts[data.task.head], collate_context(cell, data, True), cell.workers
     )
-    first_step(job, registry, model, data, engine, feed)
+    first_step_s = first_step(job, registry, model, data, engine, feed)
     emit({"event": "measure"})
-    fields = measure(job, engine, feed, stages.train_step)
-    fields["checkpoint"] = loaded
+    spent = Spent()
+    with spent("measure_s"):
+        fields = measure(job, engine, feed, Training(model, build_request(cell, model, data)))
+    fields |= {"checkpoint": loaded, "spent": spent.seconds}
+    if watch is not None:
+        fields["compilation"] = watch.stop(first_step_s, statistics.median(fields["samples"]["step_s"]))
     if job.repeat == 0:
         engine, loaded = start(job, registry, model, data)
         prepare_training(engine, model, cell)
         feed = stages.Feed(engine, data.train, feed.layout, feed.ctx, cell.workers)
         order = training_order(data.train, feed.layout, cell, cell.steps)
-        fields["training"] = stages.train(engine, feed(order), cell.steps, emit)
+        with spent("train_s"):
+            fields["training"] = stages.train(engine, feed(order), cell.steps, emit)
         fields["checkpoint"] = {**loaded, "id": cell.cell_id}
         save_checkpoint(job, engine, fields["training"])
         if cell.stage == "pretrain":
-            fields.update(score(job, registry, model, data, engine, emit))
+            with spent("score_s"):
+                fields.update(score(job, registry, model, data, engine, emit))
     return new_record(job, "ok", **fields)
 
 
@@ -75,36 +90,79 @@ def evaluate(job: Job, registry: Registry, model: ModelSpec, data: CellData, emi
         engine, data.test, model.layouts[data.task.head], collate_context(cell, data, False), cell.workers
     )
     emit({"event": "measure"})
-    fields = measure(job, engine, feed, predict_step(cell))
-    fields["checkpoint"] = loaded
+    spent = Spent()
+    with spent("measure_s"):
+        fields = measure(job, engine, feed, Prediction(model, build_request(cell, model, data)))
+    fields |= {"checkpoint": loaded, "spent": spent.seconds}
     if job.repeat == 0:
-        fields.update(score(job, registry, model, data, engine, emit))
+        with spent("score_s"):
+            fields.update(score(job, registry, model, data, engine, emit))
     return new_record(job, "ok", **fields)
 
 
-def measure(job: Job, engine: Engine, feed: stages.Feed, step: Callable[[Engine, Any], Any]) -> dict[str, Any]:
-    """Run the clean timed pass, then the phase pass; return the record's fields."""
-    cell = job.cell
-    batches = feed(training_order(feed.features, feed.layout, cell, TIMED_ORDER_STEPS))
-    seconds = job.budget.seconds / job.repeats
-    samples, how = stages.timed_pass(engine, batches, step, seconds=seconds, ci_pct=job.budget.ci_pct)
+class Spent:
+    """Wall seconds of the parts of a job; the rest of its wall time is what starting and preparing took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time what runs inside."""
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - begin
+
+
+def measure(job: Job, engine: Engine, feed: stages.Feed, work: Work) -> dict[str, Any]:
+    """Run the clean pass, the phase pass and (repeat 0) the trace pass; return the record's fields."""
+    cell, seconds = job.cell, job.budget.seconds / job.repeats
+    order = training_order(feed.features, feed.layout, cell, TIMED_ORDER_STEPS)
+    watches: dict[str, Watch] = {"health": Monitor(cell.device), "energy": EnergyMeter(cell.device)}
+    clean = timed_pass(
+        engine, feed(order), work.step, seconds=seconds, ci_pct=job.budget.ci_pct, note=work.note, watches=watches
+    )
     memory = {"peak_mib": engine.peak_memory_mib(), "capacity_mib": engine.capacity_mib()}
-    if cell.stage == "eval":
-        phases = stages.eval_phases(engine, batches, cell.target_len or cell.seq_len)
-    else:
-        phases = stages.train_phases(engine, batches)
-    count = len(samples["step_s"])
-    counts = {
-        "tokens": sum(samples["step_tokens"]) / count,
-        "padding_tokens": sum(samples["step_padding_tokens"]) / count,
-        "examples": sum(samples["step_examples"]) / count,
-        "parameters": engine.parameters(),
-        "flops": None,
-        "bytes": None,
-        "kernels": None,
-        "timing": how,
+    pairs = pairs_for(statistics.median(clean.samples["step_s"]), seconds)
+    parts = phase_pass(engine, feed(paired_order(order[::-1], pairs)), work, pairs)
+    fields: dict[str, Any] = {
+        "samples": {**clean.samples, **parts.samples, **work.samples()},
+        "phases": parts.phases,
+        "counts": {**mean_counts(clean.samples), "parameters": engine.parameters(), "timing": clean.how},
+        "memory": memory,
+        "health": clean.seen["health"],
+        "energy": clean.seen["energy"],
+        "warnings": monitor.warnings(clean.seen["health"]),
     }
-    return {"samples": samples, "phases": phases, "counts": counts, "memory": memory}
+    if job.repeat == 0:
+        batch = typical_batch(feed, order[: len(clean.samples["step_s"])])
+        memory.update(engine.memory_parts(batch, train=work.trains))
+        fields["operators"] = engine.trace(batch, train=work.trains, max_new_tokens=work.max_new_tokens)
+        fields["counts"].update(work.counts(fields["operators"]))
+    return fields
+
+
+def mean_counts(samples: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Return what the steps of a clean pass hold on average."""
+    names = {"tokens": "step_tokens", "padding_tokens": "step_padding_tokens", "examples": "step_examples"}
+    unknown = dict.fromkeys(("flops", "recomputed_flops", "model_flops", "bytes", "kernels"))
+    return {**{name: statistics.fmean(samples[key]) for name, key in names.items()}, **unknown}
+
+
+def typical_batch(feed: stages.Feed, order: Sequence[list[int]]) -> Batch:
+    """Return the batch of median size among (at most 50 of) `order`."""
+    lengths = [max(feed.layout.length(feed.features[i]) for i in indices) for indices in order[:50]]
+    middle = sorted(range(len(lengths)), key=lengths.__getitem__)[len(lengths) // 2]
+    return next(stages.Feed(feed.engine, feed.features, feed.layout, feed.ctx, 0)([order[middle]]))
+
+
+def start_watching(cell: Cell) -> CompileWatch | None:
+    """Return a watch over what `torch.compile` does, where the cell is compiled."""
+    if not cell.compile:
+        return None
+    watch = CompileWatch()
+    watch.start()
+    return watch
 
 
 def score(job: Job, registry: Registry, model: ModelSpec, data: CellData, engine: Engine, emit: Emit) -> dict[str, Any]:
@@ -173,19 +231,19 @@ def prepare_training(engine: Engine, model: ModelSpec, cell: Cell) -> None:
     engine.prepare_training(learning_rate=rate, steps=cell.steps, optimizer=cell.optimizer)
 
 
-def predict_step(cell: Cell) -> Callable[[Engine, Any], Any]:
-    """Return the step that evaluation times."""
-    longest = cell.target_len or cell.seq_len
-    return lambda engine, batch: engine.predict(engine.copy(batch), max_new_tokens=longest)
-
-
 def first_step(
     job: Job, registry: Registry, model: ModelSpec, data: CellData, engine: Engine, feed: stages.Feed
-) -> None:
-    """Take one step. Where it fails in this precision but not in plain fp32, the precision is unsupported."""
+) -> float:
+    """Take one step and return its seconds.
+
+    Where it fails in this precision but not in plain fp32, the precision is unsupported.
+    """
     order = training_order(feed.features, feed.layout, job.cell, 1)
+    begin = time.perf_counter()
     try:
         stages.train_step(engine, next(feed(order)))
+        engine.synchronize()
+        return time.perf_counter() - begin
     except UserError:
         raise
     except (RuntimeError, NotImplementedError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""The loops that are measured: a step, the clean timed pass, the phase pass, training and scoring."""
+"""The loops: steps that are timed, training and scoring. `measure` says what is made of the times."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench import stats
 from llmbench.specs import Batch, CollateContext, Feature, Layout
 from llmbench.worker.engine import Engine
 
 Emit = Callable[[dict[str, Any]], None]
+Step = Callable[[Engine, Batch], Any]
+Note = Callable[[Batch, Any], None]  # a batch, and what its step returned
 
-MIN_WARMUP_STEPS, MAX_WARMUP_STEPS = 3, 60
-PILOT_STEPS = 8
-MIN_SAMPLES, MAX_SAMPLES = 10, 2000
-PHASE_STEPS = 12
 EVENT_SECONDS = 0.5  # between two progress events
 
 
@@ -66,102 +63,34 @@ def train(engine: Engine, batches: Iterator[Batch], steps: int, emit: Emit) -> d
     return {"steps": steps, "seconds": seconds, "tokens": tokens, "loss": [list(pair) for pair in losses]}
 
 
-def timed_pass(
-    engine: Engine, batches: Iterator[Batch], step: Callable[[Engine, Batch], Any], *, seconds: float, ci_pct: float
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Time whole steps, input wait included, with nothing attached.
-
-    Warms up until the step time is steady, estimates the spread in a pilot, fixes the number of samples from it
-    (stopping when the interval is narrow enough would spoil its coverage), and takes them.
-    Returns samples (`step_s`, `step_tokens`, `step_padding_tokens`, `step_examples`) and how they were taken.
-    """
-    warmup = warm_up(engine, batches, step, limit_s=max(1.0, seconds))
-    pilot = run_steps(engine, batches, step, PILOT_STEPS)["step_s"]
-    mean = sum(pilot) / len(pilot)
-    wanted = stats.samples_for(pilot, ci_pct)
-    affordable = int(seconds / mean)
-    count = max(MIN_SAMPLES, min(wanted, affordable, MAX_SAMPLES))
-    samples = run_steps(engine, batches, step, count)
-    how = {"warmup_steps": warmup, "pilot_steps": PILOT_STEPS, "samples_wanted": wanted, "samples": count}
-    return samples, how
-
-
-def warm_up(engine: Engine, batches: Iterator[Batch], step: Callable[[Engine, Batch], Any], *, limit_s: float) -> int:
-    """Step until the last steps show no trend any more, or the limit; return how many steps that took."""
-    times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) < MAX_WARMUP_STEPS:
-        times += run_steps(engine, batches, step, MIN_WARMUP_STEPS)["step_s"]
-        if stats.steady_from(times) + MIN_WARMUP_STEPS <= len(times) or time.perf_counter() - begin > limit_s:
-            break
-    return len(times)
-
-
 def run_steps(
-    engine: Engine, batches: Iterator[Batch], step: Callable[[Engine, Batch], Any], count: int
+    engine: Engine, batches: Iterator[Batch], step: Step, count: int, note: Note | None = None
 ) -> dict[str, list[float]]:
-    """Take `count` steps and return their times and what was in them."""
+    """Take `count` steps and return their times and what was in them. `note` is told of each when all are over.
+
+    `step_s` are whole steps, the wait for the batch included. `step_fetch_s` and `step_collate_s` are what making
+    the batch took, wherever that was done: with loader processes a step does not wait for it.
+    """
     seen: list[Batch] = []
+    results: list[Any] = []
     marks = [engine.mark()]
     for batch in itertools.islice(batches, count):
-        step(engine, batch)
+        result = step(engine, batch)
         marks.append(engine.mark())
         seen.append(batch)
+        results.append(result if note else None)
+    step_s = engine.seconds_between(marks)
+    if note:
+        for batch, result in zip(seen, results, strict=True):
+            note(batch, result)
     return {
-        "step_s": engine.seconds_between(marks),
+        "step_s": step_s,
         "step_tokens": [b.tokens for b in seen],
         "step_padding_tokens": [b.padding_tokens for b in seen],
         "step_examples": [b.examples for b in seen],
+        "step_fetch_s": [b.fetch_s for b in seen],
+        "step_collate_s": [b.collate_s for b in seen],
     }
-
-
-def train_phases(engine: Engine, batches: Iterator[Batch], count: int = PHASE_STEPS) -> dict[str, list[float]]:
-    """Time the parts of training steps, in a pass of their own with the device waited for at each boundary."""
-    phases: dict[str, list[float]] = {
-        name: [] for name in ("input_s", "copy_s", "forward_s", "backward_s", "optimizer_s")
-    }
-    for _ in range(count):
-        engine.synchronize()
-        clock = [time.perf_counter()]
-
-        def tick(clock: list[float] = clock) -> None:
-            engine.synchronize()
-            clock.append(time.perf_counter())
-
-        batch = next(batches)
-        tick()
-        arrays = engine.copy(batch)
-        tick()
-        loss = engine.forward(arrays)
-        tick()
-        engine.backward(loss)
-        tick()
-        engine.update()
-        tick()
-        for name, begin, end in zip(phases, clock, clock[1:], strict=False):
-            phases[name].append(end - begin)
-    return phases
-
-
-def eval_phases(
-    engine: Engine, batches: Iterator[Batch], max_new_tokens: int, count: int = PHASE_STEPS
-) -> dict[str, list[float]]:
-    """Time the parts of prediction steps. `forward_s` is all of the prediction, decoding included."""
-    phases: dict[str, list[float]] = {"input_s": [], "copy_s": [], "forward_s": []}
-    for _ in range(count):
-        engine.synchronize()
-        begin = time.perf_counter()
-        batch = next(batches)
-        fetched = time.perf_counter()
-        arrays = engine.copy(batch)
-        engine.synchronize()
-        copied = time.perf_counter()
-        engine.predict(arrays, max_new_tokens=max_new_tokens)
-        engine.synchronize()
-        phases["input_s"].append(fetched - begin)
-        phases["copy_s"].append(copied - fetched)
-        phases["forward_s"].append(time.perf_counter() - copied)
-    return phases
 
 
 def predict_all(

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,23 +84,20 @@ class TorchEngine:
         ctx: CollateContext,
         workers: int,
     ) -> Iterator[Batch]:
-        """Collate with torch's DataLoader: `workers` processes, two batches ahead each, pinned for CUDA."""
+        """Collate with torch's DataLoader: `workers` processes, two batches ahead each, pinned by a thread for CUDA."""
         loader: Any = torch.utils.data.DataLoader(
-            cast(Any, features),  # a sequence is a map-style data set
+            cast(Any, Fetch(features)),
             batch_sampler=cast(Any, order),
-            collate_fn=Collate(layout, ctx),
+            collate_fn=cast(Any, Collate(layout, ctx)),
             num_workers=workers,
             prefetch_factor=2 if workers else None,
+            pin_memory=self.device.type == "cuda",
         )
         return iter(loader)
 
     def copy(self, batch: Batch) -> dict[str, Tensor]:
-        """Pin and move without blocking on CUDA; on the CPU the tensors share the arrays' memory."""
-        tensors = {name: torch.from_numpy(array) for name, array in batch.arrays.items()}
-        if self.device.type == "cpu":
-            return tensors
-        if self.device.type == "cuda":
-            tensors = {name: t.pin_memory() for name, t in tensors.items()}
+        """Move, without blocking where the memory is pinned; on the CPU there is nothing to move."""
+        tensors = batch.arrays if isinstance(batch, TensorBatch) else as_tensors(batch).arrays
         return {name: t.to(self.device, non_blocking=True) for name, t in tensors.items()}
 
     def _autocast(self) -> Any:
@@ -189,6 +187,20 @@ class TorchEngine:
         """Return the number of parameters; tied ones count once."""
         return sum(p.numel() for p in self.module.parameters())
 
+    def memory_parts(self, batch: Batch, *, train: bool) -> dict[str, float]:
+        """Return the sizes of what a step keeps; see `Engine.memory_parts`."""
+        from llmbench.worker import memory
+
+        if not train:
+            return {"weights_mib": memory.weights_mib(self.module)}
+        return memory.parts(self, self.copy(batch))
+
+    def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> dict[str, Any]:
+        """Count one step and profile a few; see `Engine.trace`."""
+        from llmbench.worker.tracing import trace
+
+        return trace(self, batch, train=train, max_new_tokens=max_new_tokens)
+
     def save(self, path: Path) -> None:
         """Write safetensors; shared tensors are stored once and tied again on loading."""
         from safetensors.torch import save_model
@@ -212,15 +224,48 @@ class TorchEngine:
         return list(taken)
 
 
+class TensorBatch(Batch):
+    """A batch whose arrays are tensors: those go from process to process without a copy, and can be pinned."""
+
+    def pin_memory(self) -> TensorBatch:
+        """Return the batch in page-locked memory; the loader calls this in a thread of its own."""
+        return replace(self, arrays={name: t.pin_memory() for name, t in self.arrays.items()})
+
+
+def as_tensors(batch: Batch, **fields: float) -> TensorBatch:
+    """Return `batch` with tensors that share the memory of its arrays."""
+    tensors = {name: torch.from_numpy(array) for name, array in batch.arrays.items()}
+    return TensorBatch(**{**vars(batch), "arrays": tensors, **fields})
+
+
+class Fetch:
+    """A map-style data set over features that says how long getting a batch of them took."""
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        self.features = features
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[list[Feature], float]:
+        """Return the features and the seconds; torch's loader prefers this over one item at a time."""
+        begin = time.perf_counter()
+        rows = [self.features[i] for i in indices]
+        return rows, time.perf_counter() - begin
+
+
 class Collate:
     """Picklable `collate_fn`."""
 
     def __init__(self, layout: Layout, ctx: CollateContext) -> None:
         self.layout, self.ctx = layout, ctx
 
-    def __call__(self, features: list[Feature]) -> Batch:
-        """Return the batch of `features`."""
-        return self.layout.collate(features, self.ctx)
+    def __call__(self, fetched: tuple[list[Feature], float]) -> TensorBatch:
+        """Return the batch of the features that `Fetch` gave."""
+        rows, fetch_s = fetched
+        begin = time.perf_counter()
+        batch = self.layout.collate(rows, self.ctx)
+        return as_tensors(batch, fetch_s=fetch_s, collate_s=time.perf_counter() - begin)
 
 
 def open_device(name: str) -> torch.device:

@@ -159,7 +159,10 @@ _Facts = tuple[tuple[str, str], ...]  # (entity, verb) of each fact so far
 
 
 class Quiz:
-    """Facts `mira holds the red lamp .` about different entities, then `what does mira hold ?` about one of them."""
+    """Facts `mira holds the red lamp .` about different entities, then `what does mira hold ?` about one of them.
+
+    All facts of a document share their verb, so that only the entity says which fact is asked for.
+    """
 
     start: tuple[str, _Facts, str] = (STOP, (), "")
 
@@ -197,6 +200,8 @@ class Quiz:
             return Choice({entity: 1.0 for entity, _ in facts})
         if last == "asked":
             return Choice({self._verbs[dict(facts)[asked]]: 1.0})
+        if last == "entity" and len(facts) > 1:
+            return Choice({facts[0][1]: 1.0})
         return self._follow[last][1]
 
     def _boundary(self, known: frozenset[str]) -> Choice:

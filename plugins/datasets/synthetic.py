@@ -18,7 +18,7 @@ from llmbench import DataError, DataRequest, Dataset, DatasetSpec, hookimpl
 from llmbench_plugins.datasets._language import CUE, STOP, WHAT, Component, Mixture, Plans, Quiz, Story
 from llmbench_plugins.datasets._lexicon import DICTIONARY, ENTITIES, FACT_VERBS, FOREIGN, NATIVE, TOPICS
 
-GENERATOR_VERSION = 1  # raise it whenever the same arguments give other examples
+GENERATOR_VERSION = 2  # raise it whenever the same arguments give other examples
 MAX_EXAMPLES = 1_000_000
 
 STORY_PLANS: Plans = {(3, 0): 0.25, (4, 0): 0.5, (5, 0): 0.25}

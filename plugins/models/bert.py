@@ -16,6 +16,8 @@ from llmbench_plugins.models.heads import (
     check_positions,
     class_output,
     greedy,
+    layer_flops,
+    linear_flops,
     plain_linear,
     resize_vocabulary,
     span_output,
@@ -232,6 +234,38 @@ def build(request: llmbench.BuildRequest) -> Any:
     return makers[request.head](request)
 
 
+def _widths(request: llmbench.BuildRequest) -> tuple[int, int, int]:
+    """Return layers, hidden and inner width: of the size, or of the weights' configuration."""
+    if request.weights is None:
+        return request.config["layers"], request.config["hidden"], 4 * request.config["hidden"]
+    from transformers import BertConfig
+
+    config = BertConfig.from_pretrained(request.weights)
+    return config.num_hidden_layers, config.hidden_size, config.intermediate_size
+
+
+def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """Return the matmul FLOPs of a forward pass: layers, heads and output projection; see `heads.layer_flops`.
+
+    A decoder layer has a second attention: query and output per target token, key and value per source token.
+    Generated tokens run through it one by one, each seeing those before it and itself.
+    """
+    layers, hidden, inner = _widths(request)
+    rows, length = shapes["input_ids"]
+    body = layers * layer_flops(length, length, hidden, inner)
+    if request.head == "classify":
+        return rows * (body + linear_flops(1, hidden, hidden) + linear_flops(1, hidden, request.num_labels))
+    if request.head == "span":
+        return rows * (body + linear_flops(length, hidden, 2))
+    made, keys = length, 0.0
+    if request.head == "generate":
+        made = shapes.get("decoder_input_ids", shapes.get("new_ids", (0, 0)))[1]
+        keys = made if "decoder_input_ids" in shapes else (made + 1) / 2  # on average
+        cross = linear_flops(made + length, hidden, 2 * hidden) + 4 * hidden * made * length
+        body += layers * (layer_flops(made, keys, hidden, inner) + cross)
+    return rows * (body + linear_flops(made, hidden, hidden) + linear_flops(made, hidden, request.vocab_size))
+
+
 @llmbench.hookimpl
 def llmbench_models() -> list[llmbench.ModelSpec]:
     """Return the BERT family."""
@@ -246,6 +280,7 @@ def llmbench_models() -> list[llmbench.ModelSpec]:
             learning_rate={"pretrain": 1e-3, "finetune": 1e-3},
             preload=("transformers.models.bert.modeling_bert",),
             masked=True,
+            flops=flops,
             max_len=lambda size: SIZES[size]["positions"],
         )
     ]

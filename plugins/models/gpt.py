@@ -16,6 +16,8 @@ from llmbench_plugins.models.heads import (
     check_positions,
     class_output,
     greedy,
+    layer_flops,
+    linear_flops,
     next_token_labels,
     plain_linear,
     resize_vocabulary,
@@ -173,6 +175,35 @@ def build(request: llmbench.BuildRequest) -> Any:
     return makers[request.head](request)
 
 
+def _widths(request: llmbench.BuildRequest) -> tuple[int, int, int]:
+    """Return layers, hidden and inner width: of the size, or of the weights' configuration."""
+    if request.weights is None:
+        return request.config["layers"], request.config["hidden"], 4 * request.config["hidden"]
+    from transformers import GPT2Config
+
+    config = GPT2Config.from_pretrained(request.weights)
+    return config.n_layer, config.n_embd, config.n_inner or 4 * config.n_embd
+
+
+def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """Return the matmul FLOPs of a forward pass: layers and output projection; see `heads.layer_flops`.
+
+    Generated tokens but the last one run through the layers one by one, each seeing all before it.
+    """
+    layers, hidden, inner = _widths(request)
+    rows, length = shapes["input_ids"]
+    body = layers * layer_flops(length, length, hidden, inner)
+    if request.head == "classify":
+        return rows * (body + linear_flops(1, hidden, request.num_labels))
+    if request.head == "span":
+        return rows * (body + linear_flops(length, hidden, 2))
+    if "new_ids" not in shapes:
+        return rows * (body + linear_flops(length, hidden, request.vocab_size))
+    made = shapes["new_ids"][1]
+    decoded = layers * layer_flops(made - 1, length + made / 2, hidden, inner)  # on average length + made / 2 keys
+    return rows * (body + decoded + linear_flops(made, hidden, request.vocab_size))
+
+
 @llmbench.hookimpl
 def llmbench_models() -> list[llmbench.ModelSpec]:
     """Return the GPT-2 family."""
@@ -186,6 +217,7 @@ def llmbench_models() -> list[llmbench.ModelSpec]:
             reference="GPT-2 124M: Radford et al. 2019, model card openai-community/gpt2",
             learning_rate={"pretrain": 1e-3, "finetune": 1e-3},
             preload=("transformers.models.gpt2.modeling_gpt2",),
+            flops=flops,
             max_len=lambda size: SIZES[size]["positions"],
         )
     ]

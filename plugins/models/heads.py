@@ -123,3 +123,17 @@ def resize_vocabulary(model: Any, vocab_size: int) -> Any:
     if model.config.vocab_size != vocab_size:
         model.resize_token_embeddings(vocab_size, mean_resizing=False)
     return model
+
+
+def layer_flops(tokens: float, keys: float, hidden: int, inner: int) -> float:
+    """Return the matmul FLOPs, 2 per multiply-add, of a transformer layer over `tokens` that see `keys` tokens each.
+
+    Per token 8 H^2 for query, key, value and output, 4 H I for the two layers of width I (Kaplan et al. 2020, table 1),
+    and 4 H per key for scores and mixing (Chowdhery et al. 2022, appendix B: 12 L H Q T with the backward pass).
+    """
+    return tokens * (8 * hidden**2 + 4 * hidden * inner + 4 * hidden * keys)
+
+
+def linear_flops(rows: float, inputs: int, outputs: int) -> float:
+    """Return the FLOPs of a linear layer on `rows` rows."""
+    return 2 * rows * inputs * outputs

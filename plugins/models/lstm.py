@@ -19,6 +19,7 @@ from llmbench.layouts import IGNORE, CausalBlocks, EncoderDecoder, Single, TwoSe
 from llmbench_plugins.models.heads import (
     class_output,
     greedy,
+    linear_flops,
     next_token_labels,
     span_output,
     take_pretrained,
@@ -295,6 +296,41 @@ def build(request: llmbench.BuildRequest) -> Any:
     return makers[request.head](request)
 
 
+def _directions_flops(tokens: float, hidden: int, layers: int) -> float:
+    """Two directions of layers with H inputs: 4 gates of H cells, each from H inputs and H states."""
+    return 2 * layers * linear_flops(tokens, 2 * hidden, 4 * hidden)
+
+
+def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """Return the matmul FLOPs of a forward pass, 2 per multiply-add; gates as Hochreiter and Schmidhuber 1997.
+
+    Generated tokens cost what target tokens cost: the state is kept.
+    """
+    hidden, layers, vocab_size = request.config["hidden"], request.config["layers"], request.vocab_size
+    rows, length = shapes["input_ids"]
+    body = _directions_flops(length, hidden, layers)
+    if request.head == "pretrain":
+        return rows * (body + 2 * linear_flops(length, hidden, vocab_size))
+    if request.head == "classify":
+        return rows * (body + linear_flops(1, 4 * hidden, request.num_labels))
+    if request.head == "span":
+        return rows * (body + _reading_flops(length, shapes["question_ids"][1], hidden, layers))
+    made = shapes.get("decoder_input_ids", shapes.get("new_ids", (0, 0)))[1]
+    first = linear_flops(1, 2 * hidden, 2 * layers * hidden) + linear_flops(length, 2 * hidden, hidden)
+    decoder = layers * linear_flops(made, 2 * hidden, 4 * hidden) + linear_flops(made, 3 * hidden, hidden)
+    attention = linear_flops(made, 3 * hidden, length)  # scores from H, mixing of 2H
+    return rows * (body + first + decoder + attention + linear_flops(made, hidden, vocab_size))
+
+
+def _reading_flops(length: int, asked: int, hidden: int, layers: int) -> float:
+    """The question read, met by the context, the context read again, and both ends scored; for one row."""
+    met = linear_flops(length, 4 * hidden, asked) + linear_flops(length, 7 * hidden + 1, hidden)
+    read = _directions_flops(asked, hidden, layers) + _directions_flops(length, hidden, 1)
+    summary = linear_flops(asked, 2 * hidden, 1) + linear_flops(1, asked, 2 * hidden)
+    ends = linear_flops(1, 2 * hidden, 4 * hidden) + linear_flops(length, 2 * hidden, 2)
+    return met + read + summary + ends
+
+
 @llmbench.hookimpl
 def llmbench_models() -> list[llmbench.ModelSpec]:
     """Return the LSTM family."""
@@ -307,5 +343,6 @@ def llmbench_models() -> list[llmbench.ModelSpec]:
             description="forward and backward LSTMs; encoder-decoder with attention for generation",
             reference="layers as Luong et al. 2015 (arXiv 1508.04025), two directions as Peters et al. 2018 (ELMo)",
             learning_rate={"pretrain": 3e-3, "finetune": 3e-3},
+            flops=flops,
         )
     ]

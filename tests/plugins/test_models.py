@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 
 import numpy as np
@@ -231,6 +232,81 @@ def test_low_precision_has_a_finite_loss_in_float32(model, head, dtype):
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(reference, rel=0.05)
+
+
+def counted_flops(model, head, *, train, attention="sdpa", precision=None):
+    """Return (analysis, counted without recomputation) of one step through the engine."""
+    from llmbench.worker.counting import totals
+    from llmbench.worker.torch_engine import TorchEngine
+    from llmbench.worker.tracing import StepOf, count
+
+    spec = spec_of(model)
+    engine = TorchEngine(device="cpu", precision=precision or llmbench.PrecisionSpec("fp32"))
+    request = llmbench.BuildRequest(
+        head, "tiny", spec.sizes["tiny"], V, SPECIAL, SEQ, TARGET, num_labels=3, attention=attention
+    )
+    engine.build(spec, request, seed=0)
+    ctx = llmbench.CollateContext(SPECIAL, SEQ, TARGET, V, train)
+    batch = spec.layouts[head].collate(features_of(head), ctx)
+    if train:
+        engine.prepare_training(learning_rate=1e-3, steps=10, optimizer="adamw")
+    rows, shapes = count(StepOf(engine, batch, train, TARGET))
+    sums = totals(rows)
+    return spec.flops(request, shapes) * (3 if train else 1), sums["flops"] - sums["recomputed_flops"]
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    ("model", "head", "attention"),
+    [(m, h, a) for m, h in CASES for a in ("sdpa", "eager") if (m, a) != ("lstm", "eager")],
+)
+def test_flops_by_analysis_are_those_that_are_counted(model, head, attention, train):
+    analysis, counted = counted_flops(model, head, train=train, attention=attention)
+    assert analysis == pytest.approx(counted, rel=0.05 if model == "lstm" else 0.02)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_flops_do_not_depend_on_the_precision(model):
+    bf16 = llmbench.PrecisionSpec("bf16", autocast="bfloat16")
+    analysis, counted = counted_flops(model, "pretrain", train=True, precision=bf16)
+    assert analysis == pytest.approx(counted, rel=0.02)
+
+
+def request_of(model, head, size="tiny", **changes):
+    spec = spec_of(model)
+    return llmbench.BuildRequest(head, size, spec.sizes[size], V, SPECIAL, SEQ, TARGET, num_labels=3, **changes)
+
+
+def test_flops_by_hand():
+    H, B, L, T = 64, 2, 10, 4
+    layer = 2 * L * (4 * H * H + 2 * H * 4 * H) + 2 * 2 * L * L * H  # q, k, v, o; two of width 4H; scores and mixing
+    shapes = {"input_ids": (B, L)}
+    assert spec_of("gpt").flops(request_of("gpt", "classify"), shapes) == B * (2 * layer + 2 * H * 3)
+    assert spec_of("bert").flops(request_of("bert", "span"), shapes) == B * (2 * layer + 2 * L * H * 2)
+    gates = 2 * L * 4 * H * (H + H)  # four gates, from inputs and from states
+    lm = 2 * (2 * gates + 2 * L * H * V)  # both directions: two layers and the softmax
+    assert spec_of("lstm").flops(request_of("lstm", "pretrain"), shapes) == B * lm
+    one_by_one = sum(2 * (4 * H * H + 8 * H * H) + 4 * H * keys for keys in range(L + 1, L + T))
+    made = spec_of("gpt").flops(request_of("gpt", "generate"), {**shapes, "new_ids": (B, T)})
+    assert made == B * (2 * layer + 2 * one_by_one + T * 2 * H * V)
+
+
+def test_gpt2_flops_per_token_beside_the_usual_estimates():
+    """The numbers of docs/numbers.md: GPT-2 124M at 1,024 tokens."""
+    request = dataclasses.replace(request_of("gpt", "pretrain", "base"), vocab_size=50257)
+    ours = 3 * spec_of("gpt").flops(request, {"input_ids": (1, 1024)}) / 1024
+    attention = 12 * 12 * 12 * 64 * 1024
+    palm, nano = 6 * 124_439_808 + attention, 6 * (124_439_808 - 1024 * 768) + attention
+    assert (ours, palm, nano) == (854_438_400, 859_885_056, 855_166_464)
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt"])
+def test_flops_of_downloaded_weights_follow_their_configuration(model, tmp_path):
+    make(model, "pretrain", size="small")[1].body.save_pretrained(tmp_path)
+    shapes = {"input_ids": (2, 10)}
+    flops = spec_of(model).flops
+    loaded = flops(request_of(model, "pretrain", "tiny", weights=str(tmp_path)), shapes)
+    assert loaded == flops(request_of(model, "pretrain", "small"), shapes)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""Ceilings when they are needed: from the cache of this machine, checked again when old, else measured.
+
+One JSON file per machine and device under `$LLMBENCH_CACHE`, `$XDG_CACHE_HOME/llmbench` or `~/.cache/llmbench`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmbench.ceilings import (
+    CEILINGS_SCHEMA,
+    DEFAULT_SECONDS,
+    ceilings_id,
+    complete,
+    disagreements,
+    fingerprint,
+    is_stale,
+    precision_modes,
+)
+from llmbench.store import dump_json, write_atomic
+
+CALIBRATE = "llmbench.worker.calibrate:calibrate"
+RECHECK = "llmbench.worker.calibrate:recheck"
+#: A check takes this share of the time of measuring everything.
+RECHECK_SHARE = 0.2
+
+
+class Caller(Protocol):
+    """What runs a function of the worker in a process of its own, such as an executor."""
+
+    def call(self, function_name: str, *args: Any) -> Any:
+        """Return the JSON value of `module:function` called with `args`."""
+
+
+def ensure(
+    executor: Caller,
+    environment: Mapping[str, Any],
+    device: str,
+    note: Callable[[str], None],
+    *,
+    precisions: Sequence[Any] = (),
+    seconds: float = DEFAULT_SECONDS,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Return the ceilings of `device` (not `auto`) on the machine of `environment`, measured at most once.
+
+    `precisions` are the PrecisionSpecs whose names reports will ask for. `fresh` measures whatever is kept. A cache
+    that cannot be written is noted and costs the next run its time. Raises Unsupported where the device is absent.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    specs = [dict(p) if isinstance(p, Mapping) else dataclasses.asdict(p) for p in precisions]
+    device = "cuda:0" if device == "cuda" else device
+    path = cache_path(environment, device)
+    kept = None if fresh else load(path)
+    if kept is not None and is_stale(kept, now):
+        kept = _checked(kept, executor, note, seconds, now)
+    elif kept is not None:
+        note(f"ceilings of {device}: measured {kept['measured_at']} ({path})")
+        return kept | {"precisions": precision_modes(specs)}
+    if kept is None:
+        note(f"ceilings of {device}: measuring, about {seconds:.0f} s")
+        kept = complete(executor.call(CALIBRATE, device, specs, seconds, str(path.parent)), environment, device, now)
+    for warning in kept["warnings"]:
+        note(f"ceilings of {device}: {warning}")
+    try:
+        write_atomic(path, dump_json(kept, indent=1) + "\n")
+    except OSError as error:
+        note(f"{path}: cannot be written ({error.strerror}); the ceilings are measured again next time")
+    return kept | {"precisions": precision_modes(specs)}
+
+
+def cache_path(environment: Mapping[str, Any], device: str, variables: Mapping[str, str] = os.environ) -> Path:
+    """Return where the ceilings of a device of this machine are kept."""
+    name = f"{fingerprint(environment)}-{device.replace(':', '-')}.json"
+    return cache_folder(variables) / "ceilings" / name
+
+
+def cache_folder(variables: Mapping[str, str] = os.environ) -> Path:
+    """Return llmbench's cache folder; an empty variable counts as not set."""
+    if own := variables.get("LLMBENCH_CACHE"):
+        return Path(own)
+    if shared := variables.get("XDG_CACHE_HOME"):
+        return Path(shared) / "llmbench"
+    return Path.home() / ".cache" / "llmbench"
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """Return a kept document; None where there is none, or it is not whole (its content does not give its id)."""
+    try:
+        doc = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return doc if isinstance(doc, dict) and doc.get("ceilings_id") == ceilings_id(doc) else None
+
+
+def _checked(
+    kept: dict[str, Any], executor: Caller, note: Callable[[str], None], seconds: float, now: datetime.datetime
+) -> dict[str, Any] | None:
+    """Return the old document when a quick look confirms it, None when everything has to be measured again."""
+    device = kept.get("device")
+    if kept.get("schema") != CEILINGS_SCHEMA:
+        note(f"ceilings of {device}: kept by another version of llmbench")
+        return None
+    note(f"ceilings of {device}: measured {kept['measured_at']}; checking, about {RECHECK_SHARE * seconds:.0f} s")
+    again = executor.call(RECHECK, kept, RECHECK_SHARE * seconds)
+    wrong = disagreements(kept, again)
+    if not wrong and kept["warnings"] and not again["warnings"]:
+        wrong = ["the machine, which was busy and is not any more"]
+    if wrong:
+        note(f"ceilings of {device}: changed: {', '.join(wrong)}")
+        return None
+    return kept | {"checked_at": now.isoformat(timespec="seconds")}

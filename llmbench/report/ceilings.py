@@ -1,0 +1,140 @@
+"""Tables of a machine's ceilings: what was measured, how sure it is, and what the vendor prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmbench.ceilings import MODES, OPERATIONS
+from llmbench.report.tables import Column, Table
+
+MIB = 2**20
+#: What is measured once: path in the document -> (name, unit, factor from the document's unit)
+OTHERS = {
+    "host_to_device.pinned": ("host to device, pinned", "GB/s", 1e-9),
+    "host_to_device.pageable": ("host to device, pageable", "GB/s", 1e-9),
+    "device_to_host.pinned": ("device to host, pinned", "GB/s", 1e-9),
+    "device_to_host.pageable": ("device to host, pageable", "GB/s", 1e-9),
+    "launch_latency_s": ("start of an operator", "us", 1e6),
+    "round_trip_s": ("start of an operator until it is seen done", "us", 1e6),
+    "storage_read_bytes_per_s": ("storage read", "GB/s", 1e-9),
+    "allreduce_bytes_per_s": ("all-reduce", "GB/s", 1e-9),
+}
+TERA = 1e13  # FLOP/s from which tables are in TFLOP/s
+
+
+def _number(name: str, unit: str = "", digits: int = 1) -> Column:
+    return Column(name, unit, "right", digits)
+
+
+def ceilings_tables(doc: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of one document: the machine, matmuls, memory, and the rest."""
+    return [header_table(doc), matmul_table(doc), memory_table(doc), other_table(doc)]
+
+
+def header_table(doc: Mapping[str, Any]) -> Table:
+    """Return which device this is, when it was measured, and what to know about it."""
+    sheet = doc.get("datasheet")
+    rows: list[tuple[Any, ...]] = [
+        ("device", f"{doc['device']} ({doc['name'] or 'no name'})"),
+        ("ceilings", doc["ceilings_id"]),
+        ("measured", doc["measured_at"]),
+        ("threads", doc["threads"]),
+        ("datasheet", f"{sheet['name']}: {sheet['source']}" if sheet else f"none: {doc['reasons'].get('datasheet')}"),
+    ]
+    if doc.get("checked_at"):
+        rows.insert(3, ("confirmed", doc["checked_at"]))
+    rows += [("warning", warning) for warning in doc["warnings"]]
+    return Table("Ceilings", (Column("what"), Column("value")), tuple(rows))
+
+
+def matmul_table(doc: Mapping[str, Any]) -> Table:
+    """Return the matmul ceilings per mode, dense, beside the datasheet."""
+    found, sheet = doc["matmul"], (doc.get("datasheet") or {}).get("flops_per_s", {})
+    peak = max((e["value"] for e in found.values() if e), default=0.0)
+    unit, factor = ("TFLOP/s", 1e-12) if peak >= TERA else ("GFLOP/s", 1e-9)
+    columns = (
+        *(Column("mode"), Column("precisions"), *(_number(name, unit) for name in ("measured", "low", "high"))),
+        *(_number("datasheet, dense", unit), _number("of datasheet", "%"), _number("samples"), Column("how")),
+    )
+    rows = []
+    for mode in MODES:
+        names = ", ".join(name for name, of in doc["precisions"].items() if of == mode)
+        estimate, printed = found.get(mode), sheet.get(mode)
+        share = None if not printed or not estimate else 100 * estimate["value"] / printed
+        how = _how(doc, f"matmul.{mode}", estimate)
+        shown = None if printed is None else printed * factor
+        rows.append((mode, names, *_values(estimate, factor), shown, share, _samples(estimate), how))
+    notes = (f"2 m n k FLOP per matmul (int8: operations); {doc['estimator']}",)
+    return Table("Matmul", columns, tuple(rows), notes)
+
+
+def memory_table(doc: Mapping[str, Any]) -> Table:
+    """Return the bandwidth of each memory level and operation."""
+    columns = (
+        *(Column("level"), _number("capacity", "MiB", 2), _number("working set", "MiB", 2), Column("operation")),
+        *(_number(name, "GB/s") for name in ("measured", "low", "high", "datasheet")),
+        *(_number("samples"), Column("how")),
+    )
+    printed = (doc.get("datasheet") or {}).get("memory_bytes_per_s")
+    rows = []
+    for level in doc["memory_levels"]:
+        sizes = (level["capacity_bytes"] / MIB, level["working_set_bytes"] / MIB)
+        vendor = printed * 1e-9 if printed and level is doc["memory_levels"][-1] else None
+        for operation in OPERATIONS:
+            estimate = level[f"{operation}_bytes_per_s"]
+            how = _how(doc, f"{level['level']}.{operation}", estimate)
+            row = (level["level"], *sizes, operation, *_values(estimate, 1e-9), vendor, _samples(estimate), how)
+            rows.append(row)
+    notes: tuple[str, ...] = (
+        "bytes as STREAM counts them: read and written by the operation, without the line a store reads first",
+        "triad: a = b + s*c; copy: a = b; read: sum of a; float32; a level's capacity is that of all threads' caches",
+    )
+    if why := doc["reasons"].get("memory_levels"):
+        notes += (why,)
+    return Table("Memory bandwidth", columns, tuple(rows), notes)
+
+
+def other_table(doc: Mapping[str, Any]) -> Table:
+    """Return copies, start of operators, storage and all-reduce."""
+    columns = (
+        *(Column("what"), Column("unit"), *(_number(name, digits=2) for name in ("measured", "low", "high"))),
+        *(_number("samples"), Column("how")),
+    )
+    rows = []
+    for path, (name, unit, factor) in OTHERS.items():
+        outer, _, inner = path.partition(".")
+        estimate = (doc.get(outer) or {}).get(inner) if inner else doc.get(outer)
+        rows.append((name, unit, *_values(estimate, factor), _samples(estimate), _how(doc, path, estimate)))
+    return Table("Copies, operators, storage", columns, tuple(rows))
+
+
+def _values(estimate: Mapping[str, Any] | None, factor: float) -> tuple[float | None, float | None, float | None]:
+    if estimate is None:
+        return None, None, None
+    low, high = (None if estimate[end] is None else estimate[end] * factor for end in ("low", "high"))
+    return estimate["value"] * factor, low, high
+
+
+def _samples(estimate: Mapping[str, Any] | None) -> int | None:
+    return None if estimate is None else int(estimate["samples"])
+
+
+def _how(doc: Mapping[str, Any], path: str, estimate: Mapping[str, Any] | None) -> str:
+    """Return how a number was reached, or why there is none."""
+    if estimate is None:
+        return str(doc["reasons"].get(path) or "not measured")
+    parts = []
+    if "shape" in estimate:
+        parts.append("m n k = " + " ".join(str(edge) for edge in estimate["shape"]))
+    if "threads" in estimate:
+        parts.append(f"{estimate['threads']} thread{'s' if estimate['threads'] != 1 else ''}")
+    if estimate.get("sweep_ended") == "budget":
+        parts.append("larger shapes were not tried: no time left")
+    if estimate.get("sweep_ended") == "largest":
+        parts.append("still growing at the largest shape tried")
+    if estimate.get("bytes"):
+        parts.append(f"{estimate['bytes'] / MIB:.0f} MiB")
+    if estimate.get("note"):
+        parts.append(str(estimate["note"]))
+    return "; ".join(parts)

@@ -1,0 +1,52 @@
+"""How far a cell's numbers can be trusted: what phases leave over, what disturbed, what the samples look like. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmbench import stats
+
+Record = Mapping[str, Any]
+
+#: Above this the phases do not explain the step.
+RESIDUAL_LIMIT_PCT = 5.0
+FIELDS = ("phase_residual_pct", "outlier_steps", "autocorrelation", "steps_wanted", "warmup_steps")
+
+
+def trust(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> dict[str, Any]:
+    """Return the fields named in FIELDS and `unreliable`, a list of reasons (empty: none was found)."""
+    residual = residual_pct(good)
+    processes = [times for r in good if (times := r["samples"].get("step_s"))]
+    timing = [r["counts"].get("timing") or {} for r in good]
+    out: dict[str, Any] = {
+        "phase_residual_pct": residual,
+        "outlier_steps": sum(len(stats.outliers(times)) for times in processes) if processes else None,
+        "autocorrelation": max((r for r in map(stats.autocorrelation, processes) if r is not None), default=None),
+        "steps_wanted": max((t["samples_wanted"] for t in timing if t.get("samples_wanted")), default=None),
+        "warmup_steps": max((t["warmup_steps"] for t in timing if t.get("warmup_steps") is not None), default=None),
+    }
+    reasons |= {name: why or "not measured" for name in FIELDS if out[name] is None}
+    out["unreliable"] = list(stats.reliability(processes)) if processes else []
+    return out
+
+
+def residual_pct(good: Sequence[Record]) -> float | None:
+    """Return how much of a step its phases leave unexplained, in percent of it (negative: they add up to more).
+
+    The median over pairs of steps on the same batch, one clean and one in phases.
+    """
+    ratios = []
+    for record in good:
+        clean = record["samples"].get("paired_step_s") or ()
+        parts = zip(*(record.get("phases") or {}).values(), strict=False)
+        ratios += [sum(seconds) / whole for seconds, whole in zip(parts, clean, strict=False) if whole > 0]
+    return 100.0 * (1.0 - statistics.median(ratios)) if ratios else None
+
+
+def residual_warning(residual: float | None) -> list[str]:
+    """Return a line when the phases do not explain the step."""
+    if residual is None or abs(residual) <= RESIDUAL_LIMIT_PCT:
+        return []
+    return [f"the phases leave {residual:.1f} % of the step unexplained (limit {RESIDUAL_LIMIT_PCT:g} %)"]

@@ -1,0 +1,133 @@
+"""What one process's step times look like: outliers, autocorrelation, trend, modes; and why not to rely on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmbench.intervals import Processes, lag_correlation, log_samples
+
+#: Standard deviations per median absolute deviation of a normal distribution (1 / 0.6745).
+MAD_TO_SD = 1.4826
+#: Modified z score beyond which a sample is an outlier (Iglewicz & Hoaglin 1993, "How to detect and handle outliers").
+OUTLIER_Z = 3.5
+#: Differences below this share are never a finding, however quiet the rest is.
+TOLERANCE = 0.02
+#: Fewer samples, or fewer effective ones, do not describe a process.
+FEWEST_SAMPLES, FEWEST_EFFECTIVE = 10, 5
+#: Beyond this the coverage of intervals was not simulated.
+MOST_AUTOCORRELATION = 0.5
+#: A trend or a second mode is sought in this many samples at least.
+FEWEST_FOR_SHAPE = 30
+TREND_Z = 4.0
+#: Ashman's D (Ashman, Bird & Zepf 1994) of the two halves: 2.6 for a normal sample, 3.5 for a uniform one.
+MODES_D, MODE_SHARE = 4.5, 0.2
+
+
+def outliers(samples: Sequence[float]) -> list[int]:
+    """Return the indices of outliers, to be marked and never dropped.
+
+    On the log scale, further from the median than 3.5 robust standard deviations (median absolute deviation), and
+    than 2 %. Fewer than 4 samples have none. Raises ValueError for a sample that is not finite and positive.
+    """
+    if len(samples) < 4:
+        return []
+    logs = log_samples(samples)
+    away = np.abs(logs - np.median(logs))
+    limit = max(OUTLIER_Z * MAD_TO_SD * float(np.median(away)), math.log1p(TOLERANCE))
+    return [int(i) for i in np.flatnonzero(away > limit)]
+
+
+def autocorrelation(samples: Sequence[float], lag: int = 1) -> float | None:
+    """Return the correlation of log step times with those `lag` steps later; None for fewer than lag + 3 samples.
+
+    None as well for samples that are all equal. Raises ValueError for `lag` below 1 or a sample that is no time.
+    """
+    if lag < 1:
+        raise ValueError(f"lag must be at least 1, not {lag}")
+    if len(samples) < lag + 3:
+        return None
+    logs = log_samples(samples)
+    return lag_correlation(logs, lag) if float(np.ptp(logs)) > 0 else None
+
+
+def effective_samples(samples: Sequence[float]) -> float:
+    """Return how many independent samples have the same error of the mean: n / (1 + 2 sum of autocorrelations).
+
+    The sum is Geyer's (1992, "Practical Markov chain Monte Carlo") initial monotone positive sequence, up to lag
+    n / 3. From 1 to n: negative correlation is not counted as a gain. It is also safe for the median, whose error
+    grows less with correlation.
+    """
+    n = len(samples)
+    if n < 4:
+        return float(n)
+    logs = log_samples(samples)
+    if not np.ptp(logs) > 0:
+        return float(n)
+    total, last = 0.0, math.inf
+    for k in range(0, max(2, n // 3), 2):
+        pair = (lag_correlation(logs, k) if k else 1.0) + lag_correlation(logs, k + 1)
+        last = min(last, pair)
+        if last <= 0:
+            break
+        total += last
+    return n / min(max(2 * total - 1, 1.0), n)
+
+
+def reliability(processes: Processes) -> list[str]:
+    """Return why the step time of a cell should not be relied on, one sentence each; empty where nothing was found.
+
+    `processes` are the clean step times (seconds) of each process. Looks for fewer than two processes, fewer than 10
+    samples or 5 effective ones in one, autocorrelation above 0.5 (mean over processes), a trend, and two modes.
+    """
+    kept = [list(p) for p in processes if len(p)]
+    found = [] if len(kept) > 1 else [f"fewer than 2 processes ({len(kept)}): differences between them are unseen"]
+    sizes = [(len(p), effective_samples(p)) for p in kept]
+    few = [(n, worth) for n, worth in sizes if n < FEWEST_SAMPLES or worth < FEWEST_EFFECTIVE]
+    if few:
+        steps, worth = min(few)
+        found.append(f"too few samples in {len(few)} processes: {steps} steps, worth {worth:.0f} independent ones")
+    seen = [r for r in map(autocorrelation, kept) if r is not None]
+    if seen and float(np.mean(seen)) > MOST_AUTOCORRELATION:
+        found.append(f"autocorrelation {np.mean(seen):.2f} of step times is above {MOST_AUTOCORRELATION}")
+    for name, test in (("trend", _trend), ("two modes", _modes)):
+        said = [text for text in map(test, kept) if text]
+        if said:
+            found.append(f"{name} within {len(said)} of {len(kept)} processes: {said[0]}")
+    return found
+
+
+def _trend(samples: Sequence[float]) -> str | None:
+    """Return by how much the last third is slower or faster than the first; None where that may be chance."""
+    if len(samples) < FEWEST_FOR_SHAPE:
+        return None
+    logs = log_samples(samples)
+    third = len(logs) // 3
+    change = float(np.median(logs[-third:]) - np.median(logs[:third]))
+    rest = np.concatenate([part - np.median(part) for part in np.array_split(logs, 3)])
+    spread = MAD_TO_SD * float(np.median(np.abs(rest)))
+    worth = effective_samples(list(np.exp(rest))) / 3
+    error = spread * math.sqrt(math.pi / 2 * 2 / worth)
+    if abs(change) <= max(math.log1p(TOLERANCE), TREND_Z * error):
+        return None
+    return f"the last third is {100 * abs(math.expm1(change)):.1f} % {'slower' if change > 0 else 'faster'}"
+
+
+def _modes(samples: Sequence[float]) -> str | None:
+    """Return the two levels that the samples fall into, when they do; the split has the least variance within."""
+    n = len(samples)
+    if n < FEWEST_FOR_SHAPE:
+        return None
+    logs = np.sort(log_samples(samples))
+    sizes = np.arange(1, n)
+    below, squares = np.cumsum(logs)[:-1], np.cumsum(logs**2)
+    within = squares[-1] - below**2 / sizes - (logs.sum() - below) ** 2 / (n - sizes)
+    cut = int(np.argmin(within)) + 1
+    low, high = logs[:cut], logs[cut:]
+    apart = float(high.mean() - low.mean())
+    width = math.sqrt((float(low.var()) + float(high.var())) / 2)
+    if min(cut, n - cut) < MODE_SHARE * n or apart <= max(math.log1p(TOLERANCE), MODES_D * width):
+        return None
+    return f"{100 * (n - cut) / n:.0f} % of steps take {math.exp(apart):.2f} times as long as the others"

@@ -1,0 +1,135 @@
+"""How a cell is measured: warm-up, the clean pass, the phase pass and what inference adds to it.
+
+The clean pass has nothing attached and gives the step time. The phase pass takes pairs of steps on the same batch,
+one clean and one with a mark at each phase boundary, so that both see equal work and equal drift.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from llmbench import stats
+from llmbench.specs import Batch
+from llmbench.worker.engine import Engine
+from llmbench.worker.stages import Note, Step, run_steps
+from llmbench.worker.work import Work
+
+MIN_WARMUP_STEPS, MAX_WARMUP_STEPS = 3, 60
+PILOT_STEPS = 8
+MIN_SAMPLES, MAX_SAMPLES = 10, 2000
+#: The phase pass: pairs of steps, fewer where a step is slow.
+MIN_PAIRS, MAX_PAIRS, PHASE_WARMUP_STEPS = 6, 50, 2
+
+Order = list[list[int]]
+
+
+@dataclass(frozen=True)
+class PhasePass:
+    """Times of phases, and of the same batches in clean steps; index i of every list is the same batch."""
+
+    phases: dict[str, list[float]]
+    samples: dict[str, list[float]]
+
+
+class Watch(Protocol):
+    """What looks on from outside while the clean pass runs, such as a power meter."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> dict[str, Any]:
+        """Return what was seen since."""
+
+
+@dataclass(frozen=True)
+class CleanPass:
+    """The raw times and how they were taken; `seen`: what the watches saw, by name."""
+
+    samples: dict[str, list[float]]
+    how: dict[str, Any]
+    seen: dict[str, dict[str, Any]]
+
+
+def timed_pass(
+    engine: Engine,
+    batches: Iterator[Batch],
+    step: Step,
+    *,
+    seconds: float,
+    ci_pct: float,
+    note: Note | None = None,
+    watches: Mapping[str, Watch] = MappingProxyType({}),
+) -> CleanPass:
+    """Time whole steps, input wait included, with nothing attached.
+
+    Warms up until the step time is steady, estimates the spread in a pilot, fixes the number of samples from it
+    (stopping when the interval is narrow enough would spoil its coverage), and takes them.
+    Samples are those of `stages.run_steps`.
+    """
+    warmup = warm_up(engine, batches, step, limit_s=max(1.0, seconds))
+    pilot = run_steps(engine, batches, step, PILOT_STEPS)["step_s"]
+    mean = sum(pilot) / len(pilot)
+    wanted = stats.samples_for(pilot, ci_pct)
+    count = max(MIN_SAMPLES, min(wanted, int(seconds / mean), MAX_SAMPLES))
+    engine.synchronize()
+    for watch in watches.values():
+        watch.start()
+    begin = time.perf_counter()
+    samples = run_steps(engine, batches, step, count, note)
+    wall_s = time.perf_counter() - begin
+    seen = {name: watch.stop() for name, watch in watches.items()}
+    how = {"warmup_steps": warmup, "pilot_steps": PILOT_STEPS, "samples_wanted": wanted, "samples": count}
+    return CleanPass(samples, {**how, "wall_s": wall_s}, seen)
+
+
+def warm_up(engine: Engine, batches: Iterator[Batch], step: Step, *, limit_s: float) -> int:
+    """Step until the last steps show no trend any more, or the limit; return how many steps that took."""
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < MAX_WARMUP_STEPS:
+        times += run_steps(engine, batches, step, MIN_WARMUP_STEPS)["step_s"]
+        if stats.steady_from(times) + MIN_WARMUP_STEPS <= len(times) or time.perf_counter() - begin > limit_s:
+            break
+    return len(times)
+
+
+# --- the phase pass -------------------------------------------------------------------------------------
+
+
+def pairs_for(step_s: float, seconds: float) -> int:
+    """Return how many pairs of steps take about `seconds`."""
+    return max(MIN_PAIRS, min(MAX_PAIRS, int(seconds / (2 * step_s))))
+
+
+def paired_order(order: Sequence[list[int]], pairs: int) -> list[list[int]]:
+    """Return batches to warm up on, then `pairs` batches of `order` given twice in a row each."""
+    used = list(order[: PHASE_WARMUP_STEPS + pairs])
+    return [*used[:PHASE_WARMUP_STEPS], *(batch for batch in used[PHASE_WARMUP_STEPS:] for _ in range(2))]
+
+
+def phase_pass(engine: Engine, batches: Iterator[Batch], work: Work, pairs: int) -> PhasePass:
+    """Take every batch of `paired_order` once clean and once with a mark at each phase boundary, in changing order.
+
+    The clean times are `paired_step_s`; a phase pass that disturbs nothing adds up to them. Nothing waits for the
+    device until all is over.
+    """
+    for batch in itertools.islice(batches, PHASE_WARMUP_STEPS):
+        work.step(engine, batch)
+    clean: list[list[Any]] = []
+    parts: list[list[Any]] = []
+    for pair in range(pairs):
+        for half in (0, 1):
+            if half == pair % 2:
+                begin = engine.mark()
+                work.step(engine, next(batches))
+                clean.append([begin, engine.mark()])
+            else:
+                parts.append(work.marks(engine, batches))
+    split = [work.split(engine.seconds_between(marks)) for marks in parts]
+    phases = {name: [seconds[i] for seconds in split] for i, name in enumerate(work.phases)}
+    return PhasePass(phases, {"paired_step_s": [engine.seconds_between(marks)[0] for marks in clean]})

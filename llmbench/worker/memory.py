@@ -1,0 +1,59 @@
+"""What a training step's memory is for. Sizes are of storages, each counted once however many tensors share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+MIB = 2**20
+
+
+class Trained(Protocol):
+    """What is needed of the torch engine."""
+
+    module: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def forward(self, arrays: Any) -> Tensor: ...  # noqa: D102
+    def backward(self, loss: Tensor) -> None: ...  # noqa: D102
+    def update(self) -> None: ...  # noqa: D102
+
+
+def parts(engine: Trained, arrays: Any) -> dict[str, float]:
+    """Take one training step and return MiB of `weights` (buffers included), `gradients`, `optimizer`, `activations`.
+
+    Activations are what the forward pass keeps for the backward pass, beyond the weights and the batch itself.
+    """
+    module = engine.module
+    weights = storages([*module.parameters(), *module.buffers()])
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.update(storages([tensor]))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = engine.forward(arrays)
+    known = weights.keys() | storages(arrays.values()).keys()
+    activations = sum(size for key, size in kept.items() if key not in known)
+    engine.backward(loss)
+    gradients = storages(p.grad for p in module.parameters() if p.grad is not None)
+    engine.update()
+    states = storages(v for s in engine.optimizer.state.values() for v in s.values() if isinstance(v, Tensor))
+    sizes = {"weights": sum(weights.values()), "gradients": sum(gradients.values())}
+    sizes |= {"optimizer": sum(states.values()), "activations": activations}
+    return {f"{name}_mib": size / MIB for name, size in sizes.items()}
+
+
+def weights_mib(module: torch.nn.Module) -> float:
+    """Return the MiB of parameters and buffers."""
+    return sum(storages([*module.parameters(), *module.buffers()]).values()) / MIB
+
+
+def storages(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Return address -> bytes of the storages behind `tensors`."""
+    found = [tensor.untyped_storage() for tensor in tensors]
+    return {storage.data_ptr(): storage.nbytes() for storage in found if storage.nbytes()}

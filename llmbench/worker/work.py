@@ -1,0 +1,185 @@
+"""The two kinds of step that are measured, training and prediction: how one is taken, whole and in its parts."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from llmbench.specs import Batch, BuildRequest, ModelSpec
+from llmbench.worker.engine import Engine
+from llmbench.worker.stages import train_step
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+TRAIN_PHASES = ("input_s", "copy_s", "forward_s", "backward_s", "optimizer_s")
+PREDICT_PHASES = ("input_s", "copy_s", "forward_s")
+DECODE_PHASES = ("input_s", "copy_s", "prefill_s", "decode_s")
+BACKWARD_FACTOR = 3  # a training step is the forward pass, and twice its FLOPs for both gradients (PaLM, appendix B)
+GENERATED = "new_ids"  # the shape of what a generation makes, for `ModelSpec.flops`
+
+
+class Work(Protocol):
+    """A kind of step."""
+
+    @property
+    def phases(self) -> Sequence[str]:
+        """Names of the parts of a step, as records have them."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether a step has a backward pass."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """How long a generation may get."""
+
+    def step(self, engine: Engine, batch: Batch) -> Any:
+        """Take a step with nothing attached."""
+
+    def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
+        """Take a step on the next batch; return the engine's marks at the boundaries of its parts."""
+
+    def split(self, seconds: list[float]) -> list[float]:
+        """Return the seconds of each of `phases` from those between the marks."""
+
+    def note(self, batch: Batch, result: Any) -> None:
+        """Remember what a step of the clean pass was about."""
+
+    def samples(self) -> dict[str, list[float]]:
+        """Return what was noted, one number per step (of the phase pass: `paired_...`); without what is not known."""
+
+    def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
+        """Return FLOPs, bytes and kernels of the mean step, from the trace of one batch."""
+
+
+class _Noted:
+    """What both kinds remember of the clean pass."""
+
+    trains = True
+
+    def __init__(self, model: ModelSpec, request: BuildRequest) -> None:
+        self.model, self.request = model, request
+        self.max_new_tokens = request.target_len
+        self.shapes: list[dict[str, tuple[int, ...]]] = []
+        self.generated: dict[str, list[float]] = {}
+
+    def note(self, batch: Batch, result: Any) -> None:
+        """Remember the shapes, and the length of what was generated."""
+        shapes = {name: tuple(array.shape) for name, array in batch.arrays.items()}
+        if self.request.head == "generate" and not self.trains:
+            lengths = self.lengths(result)
+            shapes[GENERATED] = (len(lengths), max(lengths))
+            self.generated.setdefault("step_generated_tokens", []).append(sum(lengths))
+            self.generated.setdefault("step_decode_steps", []).append(max(lengths) - 1)
+        self.shapes.append(shapes)
+
+    def lengths(self, output: Sequence[Sequence[int]]) -> list[int]:
+        """Return how many tokens each row of a generation has; the end is one, too."""
+        return [min(len(row) + 1, self.max_new_tokens) for row in output]
+
+    def samples(self) -> dict[str, list[float]]:
+        """Return model FLOPs, and the tokens generated, of each step."""
+        flops = [self.model_flops(shapes) for shapes in self.shapes]
+        known = [value for value in flops if value is not None]
+        return {**self.generated, **({"step_model_flops": known} if len(known) == len(flops) else {})}
+
+    def model_flops(self, shapes: Shapes) -> float | None:
+        """Return the FLOPs that the model needs for a step of these shapes; None where its plugin does not say."""
+        forward = self.model.flops(self.request, shapes) if self.model.flops else None
+        return None if forward is None else forward * (BACKWARD_FACTOR if self.trains else 1)
+
+    def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
+        """Scale the traced batch to the mean one: by model FLOPs where they are known, else by the sizes of arrays."""
+        traced_shapes = {name: tuple(shape) for name, shape in trace["shapes"].items()}
+        of = self.model_flops if self.model_flops(traced_shapes) else _elements
+        traced = of(traced_shapes) or 1.0
+        factor = statistics.fmean((of(shapes) or 0.0) / traced for shapes in self.shapes)
+        totals = trace["totals"]
+        scaled = {name: totals[name] * factor for name in ("flops", "recomputed_flops", "bytes")}
+        model = self.samples().get("step_model_flops")
+        return {**scaled, "model_flops": statistics.fmean(model) if model else None, "kernels": totals["kernels"]}
+
+
+def _elements(shapes: Shapes) -> float | None:
+    total = 0
+    for shape in shapes.values():
+        size = 1
+        for length in shape:
+            size *= length
+        total += size
+    return float(total)
+
+
+class Training(_Noted):
+    """Forward, backward, update.
+
+    On a device with streams the marks of `parts` are events and nothing waits for them: `input` is then the time in
+    which the device has nothing to do because the host is still waiting for the batch.
+    """
+
+    phases, trains = TRAIN_PHASES, True
+
+    def step(self, engine: Engine, batch: Batch) -> Any:
+        """Take one training step."""
+        return train_step(engine, batch)
+
+    def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
+        """Take one training step, marked."""
+        marks = [engine.mark()]
+        batch = next(batches)
+        marks.append(engine.mark())
+        arrays = engine.copy(batch)
+        marks.append(engine.mark())
+        loss = engine.forward(arrays)
+        marks.append(engine.mark())
+        engine.backward(loss)
+        marks.append(engine.mark())
+        engine.update()
+        return [*marks, engine.mark()]
+
+    def split(self, seconds: list[float]) -> list[float]:
+        """Return the seconds as they are."""
+        return seconds
+
+
+class Prediction(_Noted):
+    """Prediction of a batch.
+
+    Of a generation the first token is timed apart: a call for one token on the same batch right before the call for
+    all of them. So time to first token is `prefill_s`, and time per output token the rest, `decode_s`, over the
+    further tokens of the longest row, for which the others wait.
+    """
+
+    trains = False
+
+    def __init__(self, model: ModelSpec, request: BuildRequest) -> None:
+        super().__init__(model, request)
+        self.decodes = request.head == "generate"
+        self.phases = DECODE_PHASES if self.decodes else PREDICT_PHASES
+
+    def step(self, engine: Engine, batch: Batch) -> Any:
+        """Predict one batch."""
+        return engine.predict(engine.copy(batch), max_new_tokens=self.max_new_tokens)
+
+    def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
+        """Predict one batch, marked."""
+        marks = [engine.mark()]
+        batch = next(batches)
+        marks.append(engine.mark())
+        arrays = engine.copy(batch)
+        marks.append(engine.mark())
+        if self.decodes:
+            engine.predict(arrays, max_new_tokens=1)
+            marks.append(engine.mark())
+        output = engine.predict(arrays, max_new_tokens=self.max_new_tokens)
+        if self.decodes:
+            self.generated.setdefault("paired_decode_steps", []).append(max(self.lengths(output)) - 1)
+        return [*marks, engine.mark()]
+
+    def split(self, seconds: list[float]) -> list[float]:
+        """Take the first token out of a generation."""
+        if not self.decodes:
+            return seconds
+        input_s, copy_s, prefill_s, whole_s = seconds
+        return [input_s, copy_s, min(prefill_s, whole_s), max(0.0, whole_s - prefill_s)]

@@ -1,0 +1,143 @@
+"""What a report derives from traces, ceilings, phases and meters, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+from records import record
+
+from llmbench.report import speed, trust
+from llmbench.report.cells import Run, summarise
+from llmbench.report.tables import hardware_table, inference_table, limits_table
+
+PEAK, BANDWIDTH = 1e9, 1e8
+
+
+def estimate(value):
+    return {"value": value, "low": 0.9 * value, "high": 1.1 * value, "samples": 5}
+
+
+def ceilings(sheet=None):
+    levels = [{"level": "dram", "capacity_bytes": 1 << 40, "triad_bytes_per_s": estimate(BANDWIDTH)}]
+    return {
+        "c1": {
+            "device": "cpu",
+            "matmul": {"fp32": estimate(PEAK), "bf16": None},
+            "memory_levels": levels,
+            "precisions": {"fp32": "fp32"},
+            "datasheet": sheet,
+            "reasons": {"datasheet": "none is printed"},
+        }
+    }
+
+
+def row(phase, kind, flops, moved, name="op"):
+    same = {"name": name, "dtype": "float32", "calls": 1, "recomputed_flops": 0}
+    return {"phase": phase, "operator_class": kind, "flops": flops, "bytes": moved, **same}
+
+
+def traced(**fields):
+    """A step of 0.1 s: the traced batch has 2e7 FLOPs and 1e6 bytes, the mean one half as much again."""
+    rows = [row("forward", "matmul", 2e7, 6e5), row("backward", "elementwise", 0, 4e5)]
+    times = [
+        {"phase": "forward", "operator_class": "matmul", "name": "op", "seconds": 0.03},
+        {"phase": "forward", "operator_class": "host", "name": "host", "seconds": 0.01},
+        {"phase": "backward", "operator_class": "elementwise", "name": "op", "seconds": 0.02},
+    ]
+    operators = {
+        **{"rows": rows, "times": times, "phases_s": {"forward": 0.04, "backward": 0.02}, "shapes": {}, "notes": []},
+        "totals": {"flops": 2e7, "recomputed_flops": 0, "bytes": 1e6, "kernels": 2},
+    }
+    counts = {"tokens": 50.0, "padding_tokens": 0.0, "flops": 3e7, "model_flops": 2.4e7, "bytes": 1.5e6, "kernels": 2}
+    made = record(operators=operators, counts=counts, **fields)
+    return {**made, "ceilings_id": "c1"}
+
+
+def test_utilisation_is_the_mean_steps_flops_over_its_seconds_over_the_measured_peak():
+    (cell,) = summarise([traced()], ceilings=ceilings())
+    assert cell["ceiling_pct"] == pytest.approx(100 * 3e7 / 0.1 / PEAK)
+    low, high = cell["ceiling_pct_range"]
+    assert low == pytest.approx(cell["ceiling_pct"] / 1.1) and high == pytest.approx(cell["ceiling_pct"] / 0.9)
+    assert cell["bandwidth_pct"] == pytest.approx(100 * 1.5e6 / 0.1 / BANDWIDTH)
+    assert cell["flops_per_step"] == 3e7 and cell["arithmetic_intensity"] == pytest.approx(20.0)
+    assert cell["roofline_bound"] == "compute"
+
+
+def test_mfu_is_null_with_the_reason_where_no_datasheet_is_known():
+    (cell,) = summarise([traced()], ceilings=ceilings())
+    assert cell["mfu_pct"] is None and cell["reasons"]["mfu_pct"] == "none is printed"
+    sheet = {"name": "G", "flops_per_s": {"fp32": 2 * PEAK}, "source": "s"}
+    (cell,) = summarise([traced()], ceilings=ceilings(sheet))
+    assert cell["mfu_pct"] == pytest.approx(100 * 2.4e7 / 0.1 / (2 * PEAK))
+    assert cell["hfu_pct"] == pytest.approx(100 * 3e7 / 0.1 / (2 * PEAK))
+
+
+def test_without_ceilings_counts_stay_and_utilisation_is_null():
+    (cell,) = summarise([traced()])
+    assert cell["ceiling_pct"] is None and "not measured" in cell["reasons"]["ceiling_pct"]
+    assert cell["flops_per_step"] == 3e7
+
+
+def test_a_repeat_that_was_not_traced_counts_into_the_seconds():
+    slow = {**record(repeat=1, step_s=(0.3,) * 4), "ceilings_id": "c1"}
+    (cell,) = summarise([traced(), slow], ceilings=ceilings())
+    assert cell["ceiling_pct"] == pytest.approx(100 * 3e7 / 0.2 / PEAK)
+
+
+def test_operator_classes_share_phases_as_profiled_and_the_step_as_the_phase_pass_did():
+    found = speed.operator_shares(traced(), [traced()])  # phases: input 0.06, forward 0.02, backward 0.02
+    assert found == pytest.approx({"input": 0.6, "elementwise": 0.2, "matmul": 0.15, "host": 0.05})
+    positions = {
+        (p["phase"], p["operator_class"]): p for p in speed.operator_positions(traced(), [traced()], ceilings()["c1"])
+    }
+    assert positions[("forward", "matmul")]["seconds"] == pytest.approx(0.015)
+
+
+@pytest.mark.parametrize("parts, residual", [((0.06, 0.03), 10.0), ((0.06, 0.04), 0.0), ((0.1, 0.02), -20.0)])
+def test_the_residual_is_what_phases_leave_of_the_clean_step_on_the_same_batch(parts, residual):
+    phases = {"input_s": [parts[0]] * 3, "forward_s": [parts[1]] * 3}
+    made = record(phases=phases)
+    made["samples"]["paired_step_s"] = [0.1, 0.1, 0.1]
+    (cell,) = summarise([made])
+    assert cell["phase_residual_pct"] == pytest.approx(residual, abs=1e-9)
+    assert any("unexplained" in w for w in cell["warnings"]) == (abs(residual) > trust.RESIDUAL_LIMIT_PCT)
+
+
+def test_the_first_token_and_the_others():
+    made = record(stage="eval", phases={"input_s": [0.0] * 2, "prefill_s": [0.02, 0.04], "decode_s": [0.1, 0.2]})
+    made["samples"] |= {"paired_decode_steps": [5, 10], "step_generated_tokens": [40] * 4}
+    (cell,) = summarise([made])
+    assert cell["ttft_ms"] == pytest.approx(30.0) and cell["tpot_ms"] == pytest.approx(20.0)
+    assert cell["generated_tokens_per_s"] == pytest.approx(400.0)
+    assert inference_table([cell]).rows[0][-3:] == (cell["ttft_ms"], cell["tpot_ms"], cell["generated_tokens_per_s"])
+    (other,) = summarise([record()])
+    assert other["ttft_ms"] is None and other["reasons"]["ttft_ms"] and inference_table([other]).rows == ()
+
+
+def test_energy_is_of_the_clean_pass_and_null_says_why():
+    metered = record(energy={"joules": 8.0, "seconds": 0.4, "source": "RAPL", "reason": None})
+    (cell,) = summarise([metered])
+    assert cell["energy_j_per_step"] == 2.0 and cell["tokens_per_joule"] == 200 / 8 and cell["energy_source"] == "RAPL"
+    (cell,) = summarise([record(energy={"joules": None, "source": None, "reason": "no counter"})])
+    assert cell["energy_j_per_step"] is None and cell["reasons"]["energy_j_per_step"] == "no counter"
+
+
+def test_compiling_pays_off_against_the_same_cell_not_compiled():
+    eager, made = record(), record(step_s=(0.05,) * 4, compilation={"compile_s": 10.0})
+    made = {**made, "cell": {**made["cell"], "compile": True}, "cell_id": "compiled"}
+    cells = summarise([eager, made])
+    assert cells[1]["compile_pays_off_steps"] == pytest.approx(200.0)
+    assert cells[0]["compile_pays_off_steps"] is None and cells[0]["reasons"]["compilation"]
+    (alone,) = summarise([made])
+    assert "not in this run" in alone["reasons"]["compile_pays_off_steps"]
+
+
+def test_the_tables_show_them():
+    run = Run("demo", [traced()], {}, ceilings())
+    cells = summarise(run.records, None, run.ceilings)
+    table = hardware_table(cells)
+    values = dict(zip([c.name for c in table.columns], table.rows[0], strict=True))
+    assert values["of peak"] == pytest.approx(30.0) and values["MFU"] is None
+    assert values["time by operator class"].startswith("input 60, elementwise 20")
+    limits = limits_table(run).rows
+    assert limits[0] == ("cpu", "matmul fp32", pytest.approx(1.0), pytest.approx(10.0), "GFLOP/s", None)
+    assert [r[1] for r in limits] == ["matmul fp32", "memory, dram"]
