@@ -39,8 +39,22 @@ def steady_from(samples: Sequence[float]) -> int:
 
 
 def is_steady(samples: Sequence[float]) -> bool:
-    """Return whether at least the second half of `samples` (at least 6 of them) is on one level."""
-    return len(samples) >= 6 and _settled(samples) <= len(samples) // 2
+    """Return whether at least the second half of `samples` (at least 6 of them) is on one level, without a trend."""
+    n = len(samples)
+    if n < 6 or _settled(samples) > n // 2:
+        return False
+    return not _trending(log_samples(samples)[n // 2 if n >= 12 else 0 :])
+
+
+def _trending(logs: np.ndarray) -> bool:
+    """Return whether values rise or fall all along: by more than 2 %, and beyond chance (Mann 1945, at 1 %).
+
+    A ramp has no changepoint that stands out while it is short.
+    """
+    n, third = len(logs), len(logs) // 3
+    moved = abs(float(np.median(logs[-third:]) - np.median(logs[:third])))
+    order = sum(float(np.sign(logs[i + 1 :] - logs[i]).sum()) for i in range(n - 1))
+    return moved > math.log1p(TOLERANCE) and abs(order) > 2.576 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
 
 
 def changepoints(samples: Sequence[float]) -> list[int]:

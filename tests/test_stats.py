@@ -189,7 +189,7 @@ def test_a_prior_of_cells_that_differ_says_less():
     alike = fit_prior([noisy(rng, 3, 0.05) for _ in range(40)])
     differ = fit_prior([noisy(rng, 3, sd) for sd in np.geomspace(0.005, 0.5, 40)])
     assert differ.dof < 2 < alike.dof
-    # eight cells that look exactly alike are no proof that they are
+    # nine cells that look exactly alike are no proof that they are
     looks = fit_prior(
         [[[math.exp(x)] for x in (0.0, 0.1, -0.1)[i % 3 :] + (0.0, 0.1, -0.1)[: i % 3]] for i in range(9)]
     )
@@ -337,3 +337,10 @@ def test_reliability_says_why():
     (modes,) = reliability([process(extra=0.3 * (rng.random(200) < 0.4)) for _ in range(2)])
     assert "two modes within 2 of 2" in modes and "1.3" in modes
     assert reliability([]) != []
+
+
+@pytest.mark.parametrize("n", [6, 9, 12, 18, 27, 40])
+def test_a_ramp_is_not_steady_however_short(n):
+    assert not is_steady([1.0 + 0.05 * (n - i) for i in range(n)])
+    assert not is_steady([1.2**i for i in range(n)])
+    assert is_steady([1.0 + 1e-4 * i for i in range(n)])  # a drift that no table would show

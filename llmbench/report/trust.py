@@ -29,6 +29,8 @@ def trust(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> d
     }
     reasons |= {name: why or "not measured" for name in FIELDS if out[name] is None}
     out["unreliable"] = list(stats.reliability(processes)) if processes else []
+    if any(t.get("steady") is False for t in timing):
+        out["unreliable"].append("the step time was still changing when warm-up ended")
     return out
 
 

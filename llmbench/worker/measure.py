@@ -7,6 +7,7 @@ one clean and one with a mark at each phase boundary, so that both see equal wor
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from llmbench.worker.engine import Engine
 from llmbench.worker.stages import Note, Step, run_steps
 from llmbench.worker.work import Work
 
-MIN_WARMUP_STEPS, MAX_WARMUP_STEPS = 3, 60
-PILOT_STEPS = 8
+MIN_WARMUP_STEPS, MAX_WARMUP_STEPS = 6, 60
+#: The pilot sees how steps follow each other only when it is long; it may take this share of the time.
+MIN_PILOT_STEPS, MAX_PILOT_STEPS, PILOT_SHARE = 8, 30, 0.3
 MIN_SAMPLES, MAX_SAMPLES = 10, 2000
 #: The phase pass: pairs of steps, fewer where a step is slow.
 MIN_PAIRS, MAX_PAIRS, PHASE_WARMUP_STEPS = 6, 50, 2
@@ -71,31 +73,41 @@ def timed_pass(
     (stopping when the interval is narrow enough would spoil its coverage), and takes them.
     Samples are those of `stages.run_steps`.
     """
-    warmup = warm_up(engine, batches, step, limit_s=max(1.0, seconds))
-    pilot = run_steps(engine, batches, step, PILOT_STEPS)["step_s"]
-    mean = sum(pilot) / len(pilot)
+    warmup, steady = warm_up(engine, batches, step, limit_s=max(1.0, seconds))
+    pilot = run_steps(engine, batches, step, MIN_PILOT_STEPS)["step_s"]
+    affordable = int(PILOT_SHARE * seconds / statistics.fmean(pilot))
+    more = min(MAX_PILOT_STEPS, affordable) - len(pilot)
+    if more > 0:
+        pilot += run_steps(engine, batches, step, more)["step_s"]
     wanted = stats.samples_for(pilot, ci_pct)
-    count = max(MIN_SAMPLES, min(wanted, int(seconds / mean), MAX_SAMPLES))
+    count = max(MIN_SAMPLES, min(wanted, int(seconds / statistics.fmean(pilot)), MAX_SAMPLES))
+    results: list[tuple[Batch, Any]] = []
     engine.synchronize()
     for watch in watches.values():
         watch.start()
     begin = time.perf_counter()
-    samples = run_steps(engine, batches, step, count, note)
+    samples = run_steps(engine, batches, step, count, (lambda *pair: results.append(pair)) if note else None)
     wall_s = time.perf_counter() - begin
     seen = {name: watch.stop() for name, watch in watches.items()}
-    how = {"warmup_steps": warmup, "pilot_steps": PILOT_STEPS, "samples_wanted": wanted, "samples": count}
-    return CleanPass(samples, {**how, "wall_s": wall_s}, seen)
+    for batch, result in results if note else ():
+        note(batch, result)  # type: ignore[misc]
+    how = {"warmup_steps": warmup, "steady": steady, "pilot_steps": len(pilot), "samples_wanted": wanted}
+    return CleanPass(samples, {**how, "samples": count, "wall_s": wall_s}, seen)
 
 
-def warm_up(engine: Engine, batches: Iterator[Batch], step: Step, *, limit_s: float) -> int:
-    """Step until the last steps show no trend any more, or the limit; return how many steps that took."""
+def warm_up(engine: Engine, batches: Iterator[Batch], step: Step, *, limit_s: float) -> tuple[int, bool]:
+    """Step until the step time is on one level; return how many steps that took, and whether it was reached in time.
+
+    Looked at after 6 steps and then after half as many again, up to 60 steps or `limit_s` seconds.
+    """
     times: list[float] = []
     begin = time.perf_counter()
-    while len(times) < MAX_WARMUP_STEPS:
-        times += run_steps(engine, batches, step, MIN_WARMUP_STEPS)["step_s"]
-        if stats.steady_from(times) + MIN_WARMUP_STEPS <= len(times) or time.perf_counter() - begin > limit_s:
-            break
-    return len(times)
+    while True:
+        times += run_steps(engine, batches, step, max(MIN_WARMUP_STEPS, len(times) // 2))["step_s"]
+        if stats.is_steady(times):
+            return len(times), True
+        if len(times) >= MAX_WARMUP_STEPS or time.perf_counter() - begin > limit_s:
+            return len(times), False
 
 
 # --- the phase pass -------------------------------------------------------------------------------------

@@ -89,6 +89,27 @@ def test_tokens_over_the_sum_of_steps_is_tokens_over_wall_time():
     assert len(clean.samples["step_s"]) == clean.how["samples"] >= measure.MIN_SAMPLES
 
 
+def test_warm_up_goes_on_while_steps_get_faster():
+    class Warming(Clock):
+        def spend(self, what):
+            self.now += COSTS[what] * (1 + 5 * max(0, 20 - len(self.taken)))
+
+    engine, cold = Clock(), Warming()
+    assert measure.warm_up(engine, engine.batches(itertools.repeat(1)), stages.train_step, limit_s=9) == (6, True)
+    steps, steady = measure.warm_up(cold, cold.batches(itertools.repeat(1)), stages.train_step, limit_s=9)
+    assert steady and 20 < steps <= 2 * measure.MAX_WARMUP_STEPS
+
+
+def test_warm_up_that_never_ends_is_said_to():
+    class Worse(Clock):
+        def spend(self, what):
+            self.now += COSTS[what] * 1.2 ** len(self.taken)
+
+    engine = Worse()
+    steps, steady = measure.warm_up(engine, engine.batches(itertools.repeat(1)), stages.train_step, limit_s=9)
+    assert not steady and steps >= measure.MAX_WARMUP_STEPS
+
+
 def test_watches_see_the_clean_pass_and_nothing_else():
     class Look:
         def start(self):

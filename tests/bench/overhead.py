@@ -1,0 +1,320 @@
+"""What llmbench's clean pass costs beside a bare PyTorch loop. `python tests/bench/overhead.py --rounds 12`.
+
+A round is one fresh process per setting, settings in random order. A process holds both arms, each with a module, an
+optimizer and a schedule of its own (which is built first is random), and takes blocks of steps in turns, A B A B, from
+a random start; both blocks of a pair get the same batches. A block is timed from outside, in the same way for both:
+wall time of the block over its steps. Processes are the units of the interval of ours / bare.
+
+Both arms read the same features in the same order through torch's DataLoader, without loader processes, and collate
+with the same layout (`--data loader`); with `--data ready` the batches are collated before the clock starts.
+Ours is what `llmbench.worker.measure.timed_pass` does: `stages.run_steps` with `Training.step` and `Training.note`,
+`Monitor` and `EnergyMeter` around it. The bare loop is `bare_steps`. Training starts over with each process, and the
+schedule is as long as the process trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from workload import (
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    MODELS,
+    PRECISIONS,
+    Setting,
+    Workload,
+    load,
+    parameter_groups,
+    rate_factor,
+)
+
+LIMIT = 1.02  # upper end of the interval of ours / bare
+WARMUP_BLOCKS, PILOT_STEPS, LEAST_BLOCK_STEPS = 2, 8, 3
+ARMS = ("ours", "bare")
+
+Block = Callable[[Sequence[list[int]]], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a process measures."""
+
+    pairs: int
+    block_s: float
+    data: str
+    start: int  # 0: the first block of the first pair is ours
+    build: int  # 0: our module is built first
+
+
+# --- the bare loop --------------------------------------------------------------------------------------
+
+
+def bare_steps(model: Any, optimizer: Any, schedule: Any, batches: Iterator[dict[str, Any]], autocast: Any) -> None:
+    """Train on `batches`."""
+    import torch
+
+    for batch in batches:
+        with autocast():
+            loss = model(**batch)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def bare_arm(work: Workload, setting: Setting, options: Options) -> Block:
+    """Return a function that times a block of the bare loop."""
+    import torch
+
+    device = torch.device(setting.device)
+    model = work.build().to(device).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=LEARNING_RATE, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, setting.steps))
+
+    def autocast() -> Any:
+        if setting.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+
+    def batches(order: Sequence[list[int]]) -> Iterator[dict[str, Any]]:
+        loader: Any = torch.utils.data.DataLoader(
+            work.features,  # type: ignore[arg-type]
+            batch_sampler=order,
+            collate_fn=work.collate,
+            pin_memory=device.type == "cuda",
+        )
+        return iter(list(loader)) if options.data == "ready" else iter(loader)
+
+    def moved(found: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for batch in found:
+            yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+    def block(order: Sequence[list[int]]) -> dict[str, float]:
+        found = batches(order)
+        given = found if device.type == "cpu" else moved(found)
+        synchronize(device)
+        begin = time.perf_counter()
+        bare_steps(model, optimizer, schedule, given, autocast)
+        synchronize(device)
+        return {"wall_s": time.perf_counter() - begin}
+
+    return block
+
+
+def synchronize(device: Any) -> None:
+    """Wait for a CUDA device."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# --- ours -----------------------------------------------------------------------------------------------
+
+
+def our_arm(work: Workload, setting: Setting, options: Options) -> Block:
+    """Return a function that times a block of the clean pass; `printed_s` are the seconds that its steps record."""
+    from llmbench.worker import stages
+    from llmbench.worker.energy import EnergyMeter
+    from llmbench.worker.main import build_request, collate_context, start
+    from llmbench.worker.monitor import Monitor
+    from llmbench.worker.work import Training
+
+    cell = work.job.cell
+    engine, _ = start(work.job, work.registry, work.spec, work.data)
+    engine.prepare_training(learning_rate=LEARNING_RATE, steps=setting.steps, optimizer=cell.optimizer)
+    feed = stages.Feed(engine, work.features, work.layout, collate_context(cell, work.data, True), cell.workers)
+    training = Training(work.spec, build_request(cell, work.spec, work.data))
+    watches = (Monitor(cell.device), EnergyMeter(cell.device))
+
+    def block(order: Sequence[list[int]]) -> dict[str, float]:
+        batches = feed(order)
+        if options.data == "ready":
+            batches = iter(list(batches))
+        engine.synchronize()
+        for watch in watches:
+            watch.start()
+        begin = time.perf_counter()
+        samples = stages.run_steps(engine, batches, training.step, len(order), training.note)
+        wall_s = time.perf_counter() - begin
+        for watch in watches:
+            watch.stop()
+        return {"wall_s": wall_s, "printed_s": sum(samples["step_s"]), "tokens": sum(samples["step_tokens"])}
+
+    return block
+
+
+# --- one process ----------------------------------------------------------------------------------------
+
+
+def measure(setting: Setting, options: Options, folder: Path) -> dict[str, Any]:
+    """Return the seconds per step of each block of both arms, and what our steps say they took."""
+    work = load(setting, folder)
+    makers = {"ours": our_arm, "bare": bare_arm}
+    names = ARMS if options.build == 0 else ARMS[::-1]
+    arms = {name: makers[name](work, setting, options) for name in names}
+    order = iter(work.order(setting.steps))
+    for arm in arms.values():
+        arm(take(order, PILOT_STEPS))
+    pilot_s = arms["bare"](take(order, PILOT_STEPS))["wall_s"] / PILOT_STEPS
+    room = (setting.steps - 3 * PILOT_STEPS) // (options.pairs + WARMUP_BLOCKS)
+    steps = min(room, max(LEAST_BLOCK_STEPS, round(options.block_s / pilot_s)))
+    blocks: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    for pair in range(-WARMUP_BLOCKS, options.pairs):
+        indices = take(order, steps)
+        for half in (0, 1):
+            name = ARMS[(options.start + pair + half) % 2]
+            found = arms[name](indices)
+            if pair >= 0:
+                blocks[name].append(found)
+    return {
+        "setting": dataclasses.asdict(setting),
+        "block_steps": steps,
+        "step_s": {name: [block["wall_s"] / steps for block in blocks[name]] for name in ARMS},
+        "printed_s": [block["printed_s"] for block in blocks["ours"]],
+        "outside_s": [block["wall_s"] for block in blocks["ours"]],
+        "tokens": [block["tokens"] for block in blocks["ours"]],
+    }
+
+
+def take(order: Iterator[list[int]], count: int) -> list[list[int]]:
+    """Return the next `count` batches."""
+    return [next(order) for _ in range(count)]
+
+
+def child(request: dict[str, Any]) -> dict[str, Any]:
+    """Do what the parent asks of a process."""
+    if request["do"] == "environment":
+        from llmbench.worker.environment import capture
+
+        return capture()
+    setting, options = Setting(**request["setting"]), Options(**request["options"])
+    return measure(setting, options, Path(request["folder"]))
+
+
+def in_a_process(request: dict[str, Any]) -> dict[str, Any]:
+    """Return what `child` returns for `request`, in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, __file__, "--child", json.dumps(request), "--answer", str(answer)]
+        environment = {"TOKENIZERS_PARALLELISM": "false", **os.environ}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            raise SystemExit(f"{request.get('setting')}: the process failed\n{done.stderr}")
+        return json.loads(answer.read_text(encoding="utf-8"))
+
+
+# --- all of it ------------------------------------------------------------------------------------------
+
+
+def run(settings: Sequence[Setting], rounds: int, options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Measure every setting in `rounds` processes and return the document."""
+    rng = random.Random(seed)
+    found: dict[str, list[dict[str, Any]]] = {setting.label: [] for setting in settings}
+    environment = in_a_process({"do": "environment"})
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            for setting in rng.sample(settings, len(settings)):
+                drawn = {**options, "start": rng.randrange(2), "build": rng.randrange(2)}
+                request = {"setting": dataclasses.asdict(setting), "options": drawn, "folder": folder}
+                found[setting.label].append({**in_a_process({"do": "measure", **request}), **drawn})
+                print(f"round {number + 1} of {rounds}: {setting.label}", file=sys.stderr, flush=True)
+    rows = [summary(label, processes) for label, processes in found.items()]
+    return {"environment": environment, "limit": LIMIT, "rounds": rounds, "seed": seed, "rows": rows, "raw": found}
+
+
+def summary(label: str, processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return ours / bare with its interval, and our printed tokens/s over those seen from outside."""
+    from llmbench import stats
+
+    ours, bare = ([process["step_s"][name] for process in processes] for name in ARMS)
+    ratio = stats.ratio_interval(ours, bare, paired=True)
+    tokens = [sum(process["tokens"]) for process in processes]
+    printed, outside = (sum(sum(process[name]) for process in processes) for name in ("printed_s", "outside_s"))
+    return {
+        "setting": label,
+        "ours_ms": 1e3 * stats.pooled_interval(ours).value,
+        "bare_ms": 1e3 * stats.pooled_interval(bare).value,
+        "ratio": ratio.value,
+        "ratio_ci": [ratio.low, ratio.high],
+        "method": ratio.method,
+        "processes": len(processes),
+        "pairs": sum(map(len, ours)),
+        "holds": ratio.high is not None and ratio.high <= LIMIT,
+        "printed_tokens_per_s": sum(tokens) / printed,
+        "outside_tokens_per_s": sum(tokens) / outside,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as Markdown."""
+    head = "| setting | ours ms | bare ms | ours / bare | 95 % interval | processes x pairs | at most 1.02 |"
+    lines = [f"{head} printed / outside |", "|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        low, high = row["ratio_ci"]
+        interval = "-" if low is None else f"{low:.4f} - {high:.4f}"
+        shape = f"{row['processes']} x {row['pairs'] // row['processes']}"
+        share = row["printed_tokens_per_s"] / row["outside_tokens_per_s"]
+        lines.append(
+            f"| {row['setting']} | {row['ours_ms']:.2f} | {row['bare_ms']:.2f} | {row['ratio']:.4f} | {interval} "
+            f"| {shape} | {'yes' if row['holds'] else 'no'} | {share:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=12, help="fresh processes per setting")
+    parser.add_argument("--pairs", type=int, default=16, help="pairs of blocks per process")
+    parser.add_argument("--block-s", type=float, default=0.25, help="seconds per block, about")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--sizes", nargs="+", default=["tiny"], help="tiny, small, base")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--seq-len", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--data", choices=("loader", "ready"), default="loader")
+    parser.add_argument("--most-steps", type=int, default=4000, help="steps per arm and process, at most")
+    parser.add_argument("--seed", type=int, default=0, help="of the orders and starts")
+    parser.add_argument("-o", "--output", type=Path, help="write the JSON document there")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run as parent, or as the process of one measurement."""
+    args = arguments()
+    if args.child:
+        args.answer.write_text(json.dumps(child(json.loads(args.child))), encoding="utf-8")
+        return
+    shape = {"device": args.device, "batch_size": args.batch_size, "seq_len": args.seq_len, "steps": args.most_steps}
+    settings = [
+        Setting(model=model, size=size, precision=precision, **shape)
+        for size in args.sizes
+        for model in args.models
+        for precision in args.precisions
+    ]
+    options = {"pairs": args.pairs, "block_s": args.block_s, "data": args.data}
+    document = run(settings, args.rounds, options, args.seed)
+    if args.output:
+        args.output.write_text(json.dumps({**document, "options": options}, indent=1) + "\n", encoding="utf-8")
+    print(table(document["rows"]))
+
+
+if __name__ == "__main__":
+    main()

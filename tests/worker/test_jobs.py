@@ -1,0 +1,124 @@
+"""Whole jobs, in this process: what a record of each stage holds, and that its numbers hang together."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+
+import pytest
+import torch
+
+from llmbench.plan import plan_cells
+from llmbench.plugins import discover
+from llmbench.report.trust import residual_pct
+from llmbench.schema import Job
+from llmbench.store import dump_json
+from llmbench.suite import load_suite
+from llmbench.worker.main import run_job
+
+SUITE = """name: small
+matrix: {model: MODEL, size: tiny, task: TASK, stage: [pretrain, finetune, eval], dataset: synthetic}
+defaults: {batch_size: 4, seq_len: 32, target_len: 8, vocab_size: 400, train_examples: 60, test_examples: 12, steps: 3}
+repeats: 1
+budget: {seconds: 0.2}
+verify: none
+"""
+
+
+@pytest.fixture(scope="module", params=["lstm-translation", "bert-qa", "gpt-summarization", "gpt-classification"])
+def records(request, tmp_path_factory):
+    """The records of the three stages of one model on one task."""
+    model, task = request.param.split("-")
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "small.yaml").write_text(SUITE.replace("MODEL", model).replace("TASK", task))
+    suite = load_suite(str(folder / "small.yaml"))
+    plan = plan_cells(suite, discover())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = {}
+    for planned in plan.cells:
+        job = Job(planned.cell, 0, 0, 1, suite.budget, str(folder), dict(plan.sources), plan.corpora)
+        found[planned.cell.stage] = json.loads(dump_json(run_job(job, lambda event: None)))
+    torch.set_num_threads(threads)
+    return found
+
+
+def test_every_stage_is_ok_and_measured(records):
+    for stage, record in records.items():
+        assert record["status"] == "ok", (stage, record["error"])
+        steps = len(record["samples"]["step_s"])
+        assert steps >= 10
+        for name, values in record["samples"].items():
+            assert name.startswith("paired_") or len(values) == steps, name
+        assert all(value > 0 for value in record["samples"]["step_s"])
+
+
+def test_the_clean_pass_is_all_of_its_wall_time(records):
+    for record in records.values():
+        wall_s = record["counts"]["timing"]["wall_s"]
+        assert sum(record["samples"]["step_s"]) == pytest.approx(wall_s, rel=0.02, abs=0.005)
+
+
+def test_phases_are_of_the_same_batches_as_their_clean_steps(records):
+    for stage, record in records.items():
+        pairs = len(record["samples"]["paired_step_s"])
+        assert {len(seconds) for seconds in record["phases"].values()} == {pairs}
+        assert ("backward_s" in record["phases"]) == (stage != "eval")
+        assert residual_pct([record]) is not None
+
+
+def test_making_a_batch_is_part_of_the_wait_for_it(records):
+    for record in records.values():
+        made = [
+            a + b for a, b in zip(record["samples"]["step_fetch_s"], record["samples"]["step_collate_s"], strict=True)
+        ]
+        assert 0 < statistics.median(made) < statistics.median(record["samples"]["step_s"])
+
+
+def test_counts_agree_with_the_models_own_formula(records):
+    for record in records.values():
+        counts = record["counts"]
+        assert counts["flops"] - counts["recomputed_flops"] == pytest.approx(counts["model_flops"], rel=0.05)
+        assert counts["bytes"] > 0 and counts["kernels"] > 0
+        assert statistics.fmean(record["samples"]["step_model_flops"]) == pytest.approx(counts["model_flops"])
+
+
+def test_memory_has_its_parts(records):
+    for stage, record in records.items():
+        memory = record["memory"]
+        assert memory["weights_mib"] == pytest.approx(
+            record["counts"]["parameters"] * 4 / 2**20, rel=0.05
+        )  # and buffers
+        if stage != "eval":
+            assert memory["gradients_mib"] == pytest.approx(record["counts"]["parameters"] * 4 / 2**20, rel=0.01)
+            assert memory["optimizer_mib"] == pytest.approx(2 * memory["gradients_mib"], rel=0.01)
+            assert memory["activations_mib"] > 0
+
+
+def test_generation_tells_the_first_token_from_the_others(records):
+    record = records["eval"]
+    if "decode_s" not in record["phases"]:
+        pytest.skip("a task that does not generate")
+    assert all(seconds > 0 for seconds in record["phases"]["prefill_s"])
+    assert len(record["samples"]["paired_decode_steps"]) == len(record["phases"]["decode_s"])
+    rows = record["cell"]["batch_size"]
+    assert all(rows <= n <= rows * record["cell"]["target_len"] for n in record["samples"]["step_generated_tokens"])
+
+
+def test_what_was_scored_stands_beside_oracle_and_baselines(records):
+    for stage in ("pretrain", "eval"):
+        record = records[stage]
+        primary = record["quality"]["primary"]
+        assert record["baselines"] and record["oracle"]["kind"] == "exact"
+        values = record["quality"]["values"]
+        assert primary in values or "masked_perplexity" in values
+        assert all(math.isfinite(value) for value in values.values())
+    assert records["finetune"]["quality"] == {}
+
+
+def test_health_and_energy_say_what_is_not_known(records):
+    for record in records.values():
+        assert record["health"]["wall_s"] > 0
+        assert record["energy"]["joules"] is not None or record["energy"]["reason"]
+        assert set(record["spent"]) >= {"measure_s"} and sum(record["spent"].values()) > 0
