@@ -143,14 +143,12 @@ def _run_one(plan: Plan, folder: Path, registry: Registry, options: dict[str, An
 def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str, Any]) -> bool:
     """Run the cells with progress on standard error; return whether one failed."""
     from llmbench.executors.local import LocalExecutor
-    from llmbench.executors.runner import run_plan
+    from llmbench.executors.runner import pairs_left, run_plan
     from llmbench.progress import Progress
 
-    settled = run_dir.settled(options["retry_failed"])
-    repeats = plan.suite.repeats
-    wanted = {(c.cell.cell_id, r) for c in plan.cells for r in range(1 if c.blocked else repeats)}
+    left = pairs_left(plan, run_dir, options["retry_failed"])
     quiet = options["quiet"] or options["as_json"]
-    with Progress(len(wanted - settled), quiet=quiet) as progress:
+    with Progress(len(left), quiet=quiet) as progress:
         executor = LocalExecutor(
             log_dir=run_dir.path / "logs",
             start_method=options["start_method"],
@@ -163,7 +161,7 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str,
             identity = environment["environment_id"]
             known = _read_json(run_dir.path / "environment.json")
             run_dir.write_json("environment.json", {**known, identity: environment})
-            ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment) if wanted - settled else {}
+            ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment) if left else {}
             outcome = run_plan(
                 plan,
                 run_dir,
@@ -175,6 +173,7 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str,
                 ceilings_ids=ceilings_ids,
                 on_record=progress.record,
                 on_start=progress.start,
+                on_left=progress.left,
             )
     return outcome.failed
 

@@ -14,7 +14,15 @@ Anything else that escapes is a bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+#: How torch, numpy, libgomp and the C++ runtime say that memory ran out.
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|out of memory|bad_alloc|not enough memory|unable to allocate|"
+    r"can't start new thread|thread creation failed",
+    re.IGNORECASE,
+)
 
 
 class LlmbenchError(Exception):
@@ -56,3 +64,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if close:
         return f" (did you mean '{close[0]}'?)"
     return f" (known: {', '.join(names)})" if names else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether `error`, or what it was raised from, means that memory ran out, on the host or on a device."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(cause, RuntimeError | OSError) and OUT_OF_MEMORY.search(str(cause)):
+            return True
+        cause = cause.__cause__
+    return False

@@ -60,8 +60,14 @@ class Progress:
 
     def start(self, job: Any) -> None:
         """Note that `job` (`llmbench.schema.Job`) begins."""
-        self._label, self._detail = f"{job.cell.label} repeat {job.repeat + 1}/{job.repeats}", ""
+        self._label, self._detail = f"{job.cell.label} repeat {job.repeat + 1}/{job.processes or job.repeats}", ""
         self._show(now=True)
+
+    def left(self, count: int) -> None:
+        """Note that `count` jobs are left, whatever was expected before."""
+        self.total = self.done + count
+        if self._bar is not None:
+            self._bar.update(self._task, total=self.total, left=self.time_left())
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Note what a worker says: `event` (setup, measure, train, score) and perhaps `step`, `steps`, `loss`."""

@@ -20,6 +20,8 @@ SETTLED = frozenset({"ok", "unsupported", "oom", "timeout", "crashed", "error"})
 FAILED = frozenset({"oom", "timeout", "crashed", "error"})
 #: Phases of a step; for a stage without a backward pass the last ones are simply absent.
 PHASES = ("input", "copy", "forward", "backward", "optimizer", "comm", "idle")
+#: Event of a worker whose `record` counts should the process die from here on; the executor keeps it.
+KEEP = "keep"
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,19 @@ SETTABLE_FIELDS = tuple(name for name in CELL_FIELDS if name not in DERIVED_FIEL
 class Budget:
     """How long a cell is measured; not part of the cell's identity.
 
-    `seconds`: clean timing per cell, shared by its repeats. `ci_pct`: target half-width of the interval of
-    the step time. `memory_mib`: limit of the cell's process (host memory on `cpu`, device memory elsewhere).
+    `seconds`: clean timing per cell, shared by its first repeats. `ci_pct`: target half-width of the interval of
+    the step time. `max_repeats`: up to so many processes per cell, where the first ones show that `ci_pct` needs
+    them; None: no more than the first ones. `memory_mib`: limit of the cell's process (host memory on `cpu`, device
+    memory elsewhere). `largest_batch`: search the largest batch that fits. `price_per_hour`: of the machine, in any
+    currency.
     """
 
     seconds: float = 10.0
     ci_pct: float = 2.0
     memory_mib: float | None = None
+    max_repeats: int | None = None
+    largest_batch: bool = False
+    price_per_hour: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,10 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker process is asked to do: one repeat of one cell."""
+    """What a worker process is asked to do: one repeat of one cell.
+
+    `repeats` are the first ones, which share the budget; `processes` is how many there will be, None: `repeats`.
+    """
 
     cell: Cell
     repeat: int
@@ -124,6 +135,7 @@ class Job:
     cwd_plugins: str | None = None
     environment_id: str | None = None
     ceilings_id: str | None = None
+    processes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as a JSON-able dict."""
@@ -159,6 +171,8 @@ def new_record(job: Job, status: str, **fields: Any) -> dict[str, Any]:
         "cell_id": job.cell.cell_id,
         "cell": job.cell.to_json(),
         "repeat": job.repeat,
+        "repeats": job.repeats,
+        "budget": dataclasses.asdict(job.budget),
         "attempt": job.attempt,
         "status": status,
         "started_at": None,

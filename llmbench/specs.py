@@ -17,6 +17,7 @@ heads it can be built, so that neither names the other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -141,6 +142,10 @@ class ModelSpec:
     multiply-add, padding included, attention in full (not halved for causality), elementwise work left out. A training
     step is 3 times that. For a generation, `shapes` hold the prompt's arrays and `new_ids` (B, T), the tokens made one
     at a time with states kept. It may return None where it does not know (`request.weights`, say).
+
+    `cache_bytes(request, shapes, element_bytes)` returns the bytes of what generating `new_ids` of these shapes keeps
+    from token to token (keys and values, states; not weights, and not what one pass frees), at its largest, padding
+    included; an element has `element_bytes`, by the precision. None where it does not know, and without `new_ids`.
     """
 
     name: str
@@ -155,6 +160,7 @@ class ModelSpec:
     masked: bool = False  # pretraining predicts masked tokens, not every next token
     max_len: Callable[[str], int | None] = lambda size: None  # longest input of a size, None: any
     flops: Callable[[BuildRequest, Mapping[str, tuple[int, ...]]], float | None] | None = None  # see above
+    cache_bytes: Callable[[BuildRequest, Mapping[str, tuple[int, ...]], int], float | None] | None = None  # see above
 
 
 # --- data -----------------------------------------------------------------------------------------------
@@ -279,3 +285,9 @@ class PrecisionSpec:
     matmul: str = "ieee"  # "ieee" or "tf32", for float32 matmuls
     devices: tuple[str, ...] = ("cpu", "cuda", "mps")
     description: str = ""
+
+    @property
+    def element_bytes(self) -> int:
+        """Return the bytes of an element that a layer computes: the autocast type's, else the parameters'."""
+        bits = re.search(r"\d+", self.autocast or self.parameters)
+        return int(bits.group()) // 8 if bits else 4

@@ -10,7 +10,7 @@ import copy
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ from llmbench.errors import SuiteError, did_you_mean
 from llmbench.schema import SETTABLE_FIELDS, STAGES, Budget
 
 TOP_KEYS = ("name", "extends", "matrix", "include", "exclude", "defaults", "repeats", "budget", "verify")
-BUDGET_KEYS = ("steps", "seconds", "ci_pct", "memory_mib")
+BUDGET_KEYS = ("steps", *(f.name for f in fields(Budget)))
 VERIFY = ("none", "verdict", "all")
 #: Smallest integer of a field. `seq_len`: a question, a context and their marks; `vocab_size`: 256 bytes and 6 marks.
 INTEGERS = {
     **{"batch_size": 1, "seq_len": 8, "target_len": 1, "steps": 0, "seed": 0, "workers": 0, "world_size": 1},
-    **{"train_examples": 1, "test_examples": 1, "vocab_size": 262, "repeats": 1},
+    **{"train_examples": 1, "test_examples": 1, "vocab_size": 262, "repeats": 1, "max_repeats": 2},
 }
-FLOATS = ("learning_rate", "seconds", "ci_pct", "memory_mib")
-BOOLEANS = ("bucketing", "compile")
+FLOATS = ("learning_rate", "seconds", "ci_pct", "memory_mib", "price_per_hour")
+BOOLEANS = ("bucketing", "compile", "largest_batch")
 NULLABLE = frozenset(
-    {"target_len", "learning_rate", "train_examples", "test_examples", "pretrain_dataset", "weights", "memory_mib"}
+    {
+        *("target_len", "learning_rate", "train_examples", "test_examples", "pretrain_dataset", "weights"),
+        *("memory_mib", "max_repeats", "price_per_hour"),
+    }
 )
 CHOICES = {"stage": STAGES, "verify": VERIFY}
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -81,6 +84,7 @@ def load_suite(name_or_path: str, settings: Sequence[str] = ()) -> Suite:
         _apply(doc, setting, used, variables)
     data = {key: doc.data.get(key, default) for key, default in _empty().items()}
     data["budget"] = {**asdict(Budget()), **data["budget"]}
+    _check_repeats(doc, data["repeats"], data["budget"]["max_repeats"])
     positions = {tuple(_fill(p, variables) for p in path): where for path, where in doc.where.items()}
     filled = {key: _substitute(doc, data[key], (key,), variables) for key in ("matrix", "defaults")}
     entries = {key: _substitute(doc, data[key], (key,), variables) for key in ("include", "exclude")}
@@ -269,6 +273,15 @@ def _check_budget(doc: _Doc) -> None:
         steps = budget.pop("steps")
         if "steps" not in doc.data.get("matrix", {}) and "steps" not in doc.data.get("defaults", {}):
             _put(doc, "defaults", ("steps",), steps, _take(doc.where, ("budget", "steps")))
+
+
+def _check_repeats(doc: _Doc, repeats: int, most: int | None) -> None:
+    if most is None:
+        return
+    if repeats < 2:
+        raise doc.fail(("budget", "max_repeats"), "max_repeats needs repeats of at least 2: it plans from their spread")
+    if most < repeats:
+        raise doc.fail(("budget", "max_repeats"), f"max_repeats must be at least repeats ({repeats}), not {most}")
 
 
 def _fields(doc: _Doc, values: Any, path: Key, section: str = "") -> dict[str, Any]:

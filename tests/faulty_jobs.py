@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from llmbench.errors import Unsupported
-from llmbench.schema import new_record
+from llmbench.schema import KEEP, new_record
 
 
 def ok(job, emit):
@@ -27,6 +27,32 @@ def by_model(job, emit):
     if job.repeat == 0:
         Path(job.run_dir, "checkpoints", job.cell.cell_id).mkdir(parents=True, exist_ok=True)
     return new_record(job, "ok")
+
+
+def jittery(job, emit):
+    """Time a cell whose processes differ as its model's name says: `noisy` ones by 8 %, others by 0.1 %."""
+    spread = 0.08 if job.cell.model.startswith("noisy") else 0.001
+    level = 0.1 * (1 + spread * (0, 1, -0.5, 0.3, -0.8, 0.6, -0.2, 0.9)[job.repeat])
+    if job.cell.model == "noisy-fails-later" and job.repeat > 2:
+        raise ValueError("no good")
+    return new_record(job, "ok", samples={"step_s": [level] * 12})
+
+
+def keeps_then(end):
+    """Return a job that hands its record over, with what it is about to try, and then ends badly."""
+
+    def job_of(job, emit):
+        emit({"event": KEEP, "record": new_record(job, "ok", samples={"step_s": [0.1]}, warnings=["was trying"])})
+        end()
+        return new_record(job, "ok", warnings=["survived"])
+
+    return job_of
+
+
+keeps_then_segfaults = keeps_then(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+keeps_then_is_killed = keeps_then(lambda: os.kill(os.getpid(), signal.SIGKILL))
+keeps_then_hangs = keeps_then(lambda: time.sleep(60))
+keeps_then_survives = keeps_then(lambda: None)
 
 
 def raises(job, emit):

@@ -19,7 +19,7 @@ LAYERS = {
     **dict.fromkeys(("hookspecs", "plugins", "suite", "stats", "roofline", "layouts", "environments", "costs"), 1),
     **dict.fromkeys(("ceilings",), 1),
     **dict.fromkeys(("distributions", "intervals", "ratios", "samples", "steady", "stopping"), 1),  # behind `stats`
-    **dict.fromkeys(("plan", "keep", "points", "store", "calibration", "attribution", "compare"), 2),
+    **dict.fromkeys(("plan", "keep", "points", "store", "calibration", "attribution", "compare", "processes"), 2),
     **dict.fromkeys(("executors", "report"), 3),
     **dict.fromkeys(("cli", "__main__", "progress"), 4),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -131,6 +132,17 @@ def test_progress_is_plain_lines_without_a_terminal():
         progress.event({"event": "train", "step": 1, "steps": 9, "loss": None})
         progress.record(new_record(job(), "oom", wall_s=1.5, error={"type": "E", "message": "too\nbig"}))
     assert out.getvalue().startswith("[1/2] eval/m/tiny/t/fp32/cpu repeat 1: oom in 1.5 s: too big, ~0:00 left\n")
+
+
+def test_progress_counts_what_was_decided_on_the_way():
+    out = io.StringIO()
+    with Progress(2, stream=out) as progress:
+        progress.record(new_record(job(), "ok"))
+        progress.left(3)
+        progress.start(dataclasses.replace(job(), repeat=2, processes=5))
+        progress.record(new_record(dataclasses.replace(job(), repeat=2), "ok"))
+        assert progress._label.endswith("repeat 3/5")
+    assert "[1/2]" in out.getvalue() and "[2/4]" in out.getvalue()
 
 
 def test_progress_is_silent_when_quiet_and_plain_in_ci(monkeypatch):

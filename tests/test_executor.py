@@ -15,7 +15,7 @@ import pytest
 
 from llmbench.errors import DataError
 from llmbench.executors.local import LocalExecutor
-from llmbench.executors.runner import run_plan
+from llmbench.executors.runner import pairs_left, run_plan
 from llmbench.schema import Budget, Cell, Job
 from llmbench.store import RunDir
 
@@ -88,6 +88,19 @@ def test_a_fault_becomes_a_record(tmp_path, fault, status, kind, says):
     assert (record["status"], record["error"]["type"]) == (status, kind)
     assert says in record["error"]["message"]
     json.dumps(record, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "how, says", [("segfaults", "was trying"), ("is_killed", "was trying"), ("hangs", "was trying")]
+)
+def test_what_a_worker_handed_over_outlives_it(tmp_path, how, says):
+    record = run(tmp_path, f"keeps_then_{how}", timeout_s=1.0 if how == "hangs" else 30.0)
+    assert (record["status"], record["warnings"]) == ("ok", [says]) and record["samples"] == {"step_s": [0.1]}
+    assert record["wall_s"] > 0 and record["started_at"]
+
+
+def test_what_a_worker_returns_counts_more_than_what_it_handed_over(tmp_path):
+    assert run(tmp_path, "keeps_then_survives")["warnings"] == ["survived"]
 
 
 def test_the_log_of_a_crash_is_its_traceback(tmp_path):
@@ -224,16 +237,16 @@ def test_kill_9_of_the_run_leaves_no_orphan(tmp_path, method, whole_group):
 # --- plans ----------------------------------------------------------------------------------------------
 
 
-def plan_of(*cells, repeats=1, blocked=()):
+def plan_of(*cells, repeats=1, blocked=(), **budget):
     planned = tuple(SimpleNamespace(cell=c, blocked="no such device" if c.model in blocked else None) for c in cells)
-    suite = SimpleNamespace(repeats=repeats, budget=Budget())
+    suite = SimpleNamespace(repeats=repeats, budget=Budget(**budget))
     return SimpleNamespace(cells=planned, sources={}, corpora=(), suite=suite)
 
 
-def execute(tmp_path, plan, on_event=None, **options):
+def execute(tmp_path, plan, on_event=None, target="by_model", **options):
     """Run `plan` in tmp_path; return the outcome and what was recorded by it: (model, repeat, attempt, status)."""
     records = []
-    executor = LocalExecutor(tmp_path / "logs", target=f"{FAULTS}:by_model", on_event=on_event)
+    executor = LocalExecutor(tmp_path / "logs", target=f"{FAULTS}:{target}", on_event=on_event)
     with RunDir.open(tmp_path, write=True) as run_dir, executor:
         outcome = run_plan(plan, run_dir, executor, on_record=records.append, **options)
     return outcome, [(r["cell"]["model"], r["repeat"], r["attempt"], r["status"]) for r in records]
@@ -252,6 +265,57 @@ def test_repeats_are_interleaved_and_a_resumed_run_has_nothing_to_do(tmp_path):
     assert outcome.counts == {"ok": 4, "unsupported": 1} and outcome.ran == 4 and not outcome.failed
     again, seen = execute(tmp_path, plan)
     assert seen == [] and again.counts == outcome.counts and again.ran == 0
+
+
+def noisy_plan(**changes):
+    cells = [make_cell(name) for name in ("calm", "noisy", "noisy-fails-later")]
+    return plan_of(*cells, **{"repeats": 3, "max_repeats": 6, "ci_pct": 5.0, **changes})
+
+
+FIRST = [(name, repeat, 0, "ok") for repeat in range(3) for name in ("calm", "noisy", "noisy-fails-later")]
+FURTHER = [(name, r, 0, s) for r in (3, 4, 5) for name, s in (("noisy", "ok"), ("noisy-fails-later", "error"))]
+
+
+def test_what_the_first_processes_ask_for_is_run_in_rounds_behind_them(tmp_path):
+    left, jobs = [], []
+    outcome, seen = execute(tmp_path, noisy_plan(), target="jittery", on_left=left.append, on_start=jobs.append)
+    assert seen == FIRST + FURTHER and left == [6]
+    assert outcome.ran == 15 and outcome.counts == {"ok": 12, "error": 3}
+    assert {job.processes for job in jobs[:9]} == {3} and {job.processes for job in jobs[9:]} == {6}
+    assert {job.repeats for job in jobs} == {3}  # all processes are timed equally long
+    assert execute(tmp_path, noisy_plan(), target="jittery", on_left=left.append)[1] == [] and left == [6, 0]
+    assert execute(tmp_path / "fixed", noisy_plan(max_repeats=None), target="jittery")[1] == FIRST
+
+
+@pytest.mark.parametrize("cut", range(1, 15, 3))
+def test_a_resumed_run_decides_as_the_whole_one_did(tmp_path, cut):
+    class Stop(Exception):
+        pass
+
+    started = []
+
+    def stop(job):
+        started.append(job)
+        if len(started) > cut:
+            raise Stop
+
+    with pytest.raises(Stop):
+        execute(tmp_path, noisy_plan(), target="jittery", on_start=stop)
+    with RunDir.open(tmp_path, write=True) as run_dir:
+        left = pairs_left(noisy_plan(), run_dir)
+    assert len(left) == (9 if cut < 9 else 15) - cut  # what is known before: the first ones, else the further
+    _, seen = execute(tmp_path, noisy_plan(), target="jittery")
+    assert seen == (FIRST + FURTHER)[cut:]
+
+
+def test_a_cell_that_failed_is_not_left(tmp_path):
+    plan = plan_of(make_cell("fails"), make_cell("other"), make_cell("c"), repeats=2, blocked=["c"])
+    with RunDir.open(tmp_path, write=True) as run_dir:
+        assert len(pairs_left(plan, run_dir)) == 5
+    execute(tmp_path, plan)
+    with RunDir.open(tmp_path, write=True) as run_dir:
+        assert pairs_left(plan, run_dir) == set()
+        assert len(pairs_left(plan, run_dir, retry_failed=True)) == 2
 
 
 def test_a_failure_skips_its_descendants_and_its_repeats_and_can_be_retried(tmp_path):

@@ -23,7 +23,9 @@ CONTRACT = set(
     """cell_id model size task dataset stage device precision status step_ms step_ms_ci steps tokens_per_s
     samples_per_s shares mfu_pct ceiling_pct bandwidth_pct padding_pct peak_memory_mib energy_j_per_step verdict
     verdict_class verdict_where verdict_why repeats headroom_predicted_x headroom_measured_x headroom_ci quality
-    oracle oracle_kind baseline reproduce batch_size seq_len seed seconds""".split()  # noqa: SIM905
+    oracle oracle_kind baseline reproduce batch_size seq_len seed seconds
+    repeats_wanted ci_pct_wanted ci_pct_reached largest_batch largest_batch_tried kv_cache_mib price_per_hour
+    cost_per_million_tokens cost_per_million_generated_tokens cost_of_training""".split()  # noqa: SIM905
 )
 
 
@@ -116,7 +118,7 @@ def test_tables():
     row = dict(zip([c.name for c in bottleneck_table(cells).columns], bottleneck_table(cells).rows[0], strict=True))
     assert row["input"] == pytest.approx(60.0) and row["copy"] is None and row["suspect"] == "input"
     (first, second) = quality_table(cells).rows
-    assert first[6:] == ("acc", 0.6, 0.8, pytest.approx(75.0), 0.5, 30) and second[6] == "ppl"
+    assert first[7:] == ("acc", 0.6, 0.8, pytest.approx(75.0), 0.5, 30) and second[7] == "ppl"
     with pytest.raises(ValueError):
         Table("t", (Column("a"),), ((1, 2),))
 

@@ -7,7 +7,7 @@ from records import record
 
 from llmbench.report import speed, trust
 from llmbench.report.cells import Run, summarise
-from llmbench.report.tables import hardware_table, inference_table, limits_table
+from llmbench.report.tables import capacity_table, hardware_table, inference_table, limits_table
 
 PEAK, BANDWIDTH = 1e9, 1e8
 
@@ -111,6 +111,53 @@ def test_the_first_token_and_the_others():
     assert inference_table([cell]).rows[0][-3:] == (cell["ttft_ms"], cell["tpot_ms"], cell["generated_tokens_per_s"])
     (other,) = summarise([record()])
     assert other["ttft_ms"] is None and other["reasons"]["ttft_ms"] and inference_table([other]).rows == ()
+
+
+def test_the_cache_of_a_generation_is_shown_or_says_why_not():
+    def eval_record(**memory):
+        phases = {"input_s": [0.0], "prefill_s": [0.02], "decode_s": [0.1]}
+        return record(stage="eval", phases=phases, memory={"peak_mib": 1.0, **memory})
+
+    cells = summarise([eval_record(kv_cache_mib=3.0), eval_record(kv_cache_mib=3.0) | {"repeat": 1}])
+    table = inference_table(cells)
+    assert dict(zip([c.name for c in table.columns], table.rows[0], strict=True))["KV cache"] == 3.0
+    (cell,) = summarise([eval_record(kv_cache_mib=None)])
+    assert cell["kv_cache_mib"] is None and "does not say" in cell["reasons"]["kv_cache_mib"]
+    (cell,) = summarise([record()])
+    assert cell["kv_cache_mib"] is None and cell["reasons"]["kv_cache_mib"] == "not a cell that generates"
+
+
+def test_what_tokens_and_training_cost():
+    training = {"steps": 10, "seconds": 1800.0, "tokens": 5, "loss": []}
+    made = record(training=training) | {"budget": {"ci_pct": 2.0, "price_per_hour": 3.6}}
+    (cell,) = summarise([made])
+    assert cell["tokens_per_s"] == pytest.approx(500.0)
+    assert cell["cost_per_million_tokens"] == pytest.approx(1e6 / 500 / 3600 * 3.6)
+    assert cell["cost_of_training"] == pytest.approx(1.8) and cell["price_per_hour"] == 3.6
+    assert cell["reasons"]["cost_per_million_generated_tokens"] == "not a cell that generates"
+    row = capacity_table([cell]).rows[0]
+    assert row[-4:-1] == (3.6, cell["cost_per_million_tokens"], cell["cost_of_training"])
+    (cell,) = summarise([record(stage="eval") | {"budget": made["budget"]}])
+    assert cell["cost_of_training"] is None and cell["reasons"]["cost_of_training"] == "the cell does not train"
+
+
+def test_without_a_price_nothing_costs_anything_known():
+    (cell,) = summarise([record(training={"seconds": 9.0})])
+    for name in ("price_per_hour", "cost_per_million_tokens", "cost_of_training"):
+        assert cell[name] is None and "price_per_hour" in cell["reasons"][name]
+    assert capacity_table([cell]).rows == ()
+
+
+def test_the_largest_batch_and_why_it_is_not_known():
+    found = {"largest_batch": 12, "largest_batch_tried": [[8, True], [16, False], [12, True]]}
+    (cell,) = summarise([record(memory=found), record(repeat=1)])
+    assert cell["largest_batch"] == 12 and cell["largest_batch_tried"][1] == [16, False]
+    assert capacity_table([cell]).rows[0][-6:-4] == (16, 12)
+    stopped = {"largest_batch": None, "largest_batch_tried": [[8, True]], "largest_batch_reason": "stopped"}
+    (cell,) = summarise([record(memory=stopped)])
+    assert cell["reasons"]["largest_batch"] == "stopped" and capacity_table([cell]).rows[0][-1] == "stopped"
+    (cell,) = summarise([record()])
+    assert "not searched" in cell["reasons"]["largest_batch"] and "largest_batch_tried" in cell["reasons"]
 
 
 def test_energy_is_of_the_clean_pass_and_null_says_why():

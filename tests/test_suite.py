@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmbench.errors import SuiteError
+from llmbench.schema import Budget
 from llmbench.suite import Suite, load_suite, shipped_suites
 
 GOOD = "matrix: {model: [a, b], size: tiny, task: t, stage: [finetune]}\n"
@@ -48,6 +49,13 @@ BAD = [
     ("budget:\n  ci_pct: -2\n", ":2: ci_pct must be a number above 0, not -2"),
     ("budget:\n  second: 1\n", ":2: unknown key 'second' in budget (did you mean 'seconds'?)"),
     ("budget: 3\n", "budget must be a mapping"),
+    ("budget:\n  larges_batch: true\n", ":2: unknown key 'larges_batch' in budget (did you mean 'largest_batch'?)"),
+    ("budget:\n  largest_batch: 64\n", ":2: largest_batch must be true or false, not 64"),
+    ("budget:\n  price_hour: 2\n", ":2: unknown key 'price_hour' in budget (did you mean 'price_per_hour'?)"),
+    ("budget:\n  price_per_hour: 0\n", ":2: price_per_hour must be a number above 0, not 0"),
+    ("budget:\n  max_repeats: 1\n", ":2: max_repeats must be an integer of at least 2, not 1"),
+    ("repeats: 4\nbudget:\n  max_repeats: 3\n", ":3: max_repeats must be at least repeats (4), not 3"),
+    ("repeats: 1\nbudget: {max_repeats: 3}\n", ":2: max_repeats needs repeats of at least 2"),
     ("include: {model: a}\n", "include must be a list"),
     ("exclude:\n  - {}\n", ":2: exclude must be a mapping"),
     ("exclude:\n  - model: {a: b}\n", ":2: exclude takes a value or a list"),
@@ -113,6 +121,9 @@ def test_settings(tmp_path: Path) -> None:
     assert suite.include == ({},)
     assert (suite.budget.seconds, suite.budget.ci_pct, suite.repeats, suite.verify) == (2.0, 3.0, 1, "all")
     assert suite.where("matrix", "model", 1) == "--set model=c,d"
+    more = load(tmp_path, text, "largest_batch=true", "price_per_hour=2.5", "budget.max_repeats=8").budget
+    assert (more.largest_batch, more.price_per_hour, more.max_repeats) == (True, 2.5, 8)
+    assert load(tmp_path, text, "max_repeats=null", "memory_mib=null").budget == Budget()
     assert load(tmp_path, text, "steps=20").defaults["steps"] == 20
     assert load(tmp_path, text, "budget.steps=20").defaults["steps"] == 20
     assert load(tmp_path, text, "steps={a: 1, default: 2}").defaults["steps"] == {"a": 1, "default": 2}
@@ -124,6 +135,9 @@ BAD_SETTINGS = [
     ("batch_size=1,-4", "batch_size must be an integer of at least 1, not -4"),
     ("steps=-1", "steps must be an integer of at least 0"),
     ("budget.seconds=-1", "seconds must be a number above 0, not -1"),
+    ("max_repeats=2", "max_repeats must be at least repeats (3), not 2"),
+    ("largest_batch=2", "largest_batch must be true or false, not 2"),
+    ("price_per_hou=2", "unknown key 'price_per_hou' (did you mean 'price_per_hour'?)"),
     ("repeats=0", "repeats must be an integer of at least 1"),
     ("batchsize=4", "unknown key 'batchsize' (did you mean 'batch_size'?)"),
     ("budget.second=4", "unknown key 'budget.second' (did you mean 'seconds'?)"),

@@ -20,20 +20,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from llmbench.errors import Unsupported
-from llmbench.schema import Job, new_record
+from llmbench.errors import Unsupported, is_out_of_memory
+from llmbench.schema import KEEP, Job, new_record
 from llmbench.store import dump_json, write_atomic
 
 MIB = 2**20
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 #: Event with which a child says that its fork server runs threads; the child then ends without working.
 UNSAFE_SERVER = "unsafe_fork_server"
-#: How torch, numpy, libgomp and the C++ runtime say that memory ran out.
-OUT_OF_MEMORY = re.compile(
-    r"can't allocate memory|cannot allocate memory|out of memory|bad_alloc|not enough memory|unable to allocate|"
-    r"can't start new thread|thread creation failed",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -192,6 +186,9 @@ def _run_job(task: Task, events: Connection) -> dict[str, Any]:
     lock = threading.Lock()
 
     def emit(event: dict[str, Any]) -> None:
+        if event.get("event") == KEEP:
+            write_atomic(Path(task.result_path), dump_json(event["record"]))
+            return
         with lock, contextlib.suppress(BrokenPipeError):
             events.send_bytes(dump_json(event).encode())
 
@@ -219,14 +216,7 @@ def classify(error: BaseException) -> str:
     """Return the status that `error` gives a cell: unsupported, oom or error."""
     if isinstance(error, Unsupported):
         return "unsupported"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
-            return "oom"
-        if isinstance(cause, (RuntimeError, OSError)) and OUT_OF_MEMORY.search(str(cause)):
-            return "oom"
-        cause = cause.__cause__
-    return "error"
+    return "oom" if is_out_of_memory(error) else "error"
 
 
 def describe(error: BaseException) -> dict[str, Any]:

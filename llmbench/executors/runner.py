@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llmbench import processes
 from llmbench.schema import FAILED, Cell, Job, new_record
 from llmbench.store import RunDir
 
@@ -52,10 +53,14 @@ def run_plan(
     ceilings_ids: Mapping[str, str] | None = None,
     on_start: Callable[[Job], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
+    on_left: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Run what `plan` still needs and append every record to `run_dir`.
 
-    `on_start` is called before each process and `on_record` after each record, also of cells that did not run.
+    Every cell gets its first repeats, cell by cell in rounds; then it is decided once, from what these recorded, which
+    cells get more (see `llmbench.processes`), and those follow in rounds, too.
+    `on_start` is called before each process and `on_record` after each record, also of cells that did not run;
+    `on_left` with the number of processes that the decision left to run.
     `ceilings_ids`: device -> id of its measured ceilings, to be noted in the records.
     Ctrl-C and SIGTERM stop the cell, record it as `interrupted` and raise KeyboardInterrupt.
     """
@@ -75,11 +80,45 @@ def run_plan(
     settled = run_dir.settled(retry_failed)
     with run.interrupts.installed():
         for repeat in range(plan.suite.repeats):
-            for planned in plan.cells:
-                run.interrupts.check()
-                if (planned.cell.cell_id, repeat) not in settled:
-                    run.visit(planned, repeat)
+            run.round(plan.cells, repeat, settled)
+        run.decide(plan)
+        if on_left is not None:
+            on_left(len(_further(plan, run_dir, run.counts) - settled))
+        for repeat in range(plan.suite.repeats, max(run.counts.values(), default=0)):
+            run.round([one for one in plan.cells if run.counts[one.cell.cell_id] > repeat], repeat, settled)
     return run.outcome()
+
+
+def pairs_left(plan: Plan, run_dir: RunDir, retry_failed: bool = False) -> set[tuple[str, int]]:
+    """Return the (cell id, repeat) that are known to be left to run: the first ones; when these are done, the further.
+
+    Repeats of a cell whose first one failed are not left: they do not run.
+    """
+    settled = run_dir.settled(retry_failed)
+    left = set()
+    for one in plan.cells:
+        name = one.cell.cell_id
+        failed = (name, 0) in settled and run_dir.status(name, 0) != "ok"
+        repeats = 0 if failed else 1 if one.blocked else plan.suite.repeats
+        left |= {(name, repeat) for repeat in range(repeats)} - settled
+    return left or _further(plan, run_dir, decided(plan, run_dir)) - settled
+
+
+def decided(plan: Plan, run_dir: RunDir) -> dict[str, int]:
+    """Return cell id -> how many processes the recorded first ones ask for; all of the plan's cells are in it."""
+    suite = plan.suite
+    counts = {one.cell.cell_id: suite.repeats for one in plan.cells}
+    if suite.budget.max_repeats is None:
+        return counts
+    found = processes.decide(
+        run_dir.records(), repeats=suite.repeats, max_repeats=suite.budget.max_repeats, ci_pct=suite.budget.ci_pct
+    )
+    return counts | {name: count for name, count in found.items() if name in counts}
+
+
+def _further(plan: Plan, run_dir: RunDir, counts: Mapping[str, int]) -> set[tuple[str, int]]:
+    runs = {name: count for name, count in counts.items() if run_dir.status(name, 0) == "ok"}
+    return {(name, repeat) for name, count in runs.items() for repeat in range(plan.suite.repeats, count)}
 
 
 class _Run:
@@ -103,8 +142,20 @@ class _Run:
         self.ceilings_ids = ceilings_ids
         self.on_start = on_start
         self.on_record = on_record
+        self.counts: dict[str, int] = dict.fromkeys(self.planned, common["repeats"])
         self.interrupts = _Interrupts()
         self.ran = 0
+
+    def round(self, cells: Sequence[PlannedCell], repeat: int, settled: set[tuple[str, int]]) -> None:
+        """Run one repeat of every one of `cells` that needs it."""
+        for one in cells:
+            self.interrupts.check()
+            if (one.cell.cell_id, repeat) not in settled:
+                self.visit(one, repeat)
+
+    def decide(self, plan: Plan) -> None:
+        """Fix how many processes each cell gets."""
+        self.counts = decided(plan, self.run_dir)
 
     def visit(self, planned: PlannedCell, repeat: int) -> None:
         """Run one repeat of one cell, or record why it is not run."""
@@ -169,7 +220,8 @@ class _Run:
     def _job(self, cell: Cell, repeat: int) -> Job:
         attempt = self.run_dir.next_attempt(cell.cell_id, repeat)
         ceilings_id = self.ceilings_ids.get(cell.device)
-        return Job(cell=cell, repeat=repeat, attempt=attempt, ceilings_id=ceilings_id, **self.common)
+        count = self.counts.get(cell.cell_id)
+        return Job(cell=cell, repeat=repeat, attempt=attempt, ceilings_id=ceilings_id, processes=count, **self.common)
 
     def _record_unrun(self, cell: Cell, repeat: int, status: str, kind: str, reason: str) -> None:
         if self.run_dir.status(cell.cell_id, repeat) == status:
@@ -184,7 +236,7 @@ class _Run:
 
     def outcome(self) -> Outcome:
         """Return the latest status of every repeat of the plan's cells, counted."""
-        found = [self.run_dir.status(cell_id, r) for cell_id in self.planned for r in range(self.common["repeats"])]
+        found = [self.run_dir.status(name, repeat) for name, count in self.counts.items() for repeat in range(count)]
         return Outcome(dict(Counter(status for status in found if status is not None)), self.ran)
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbench import costs, stats
-from llmbench.report import compiled, inference, speed, trust
+from llmbench import costs, processes, stats
+from llmbench.report import capacity, compiled, inference, speed, trust, variants
 from llmbench.schema import FAILED, PHASES
 
 Record = Mapping[str, Any]
@@ -65,44 +65,31 @@ def summarise(
     repeat, the latest attempt that is ok counts, else the latest. The status of the cell is that of repeat 0, where
     the cell also trains and is scored.
     """
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record["cell_id"], []).append(record)
-    prior = stats.fit_prior([_step_times(_good(counted(group))) for group in groups.values()])
+    groups = processes.by_cell(records)
+    prior = processes.fit_prior(processes.good(processes.counted(group)) for group in groups.values())
     cells = [_summary(group, (commands or {}).get(name), prior, ceilings or {}) for name, group in groups.items()]
+    for cell, variant in zip(cells, variants.variants([g[0]["cell"] for g in groups.values()]), strict=True):
+        cell["variant"] = variant
     return compiled.with_pay_off(cells)
-
-
-def _good(by_repeat: Mapping[int, Record]) -> list[Record]:
-    return [record for record in by_repeat.values() if record["status"] == "ok"]
-
-
-def _step_times(good: Sequence[Record]) -> list[list[float]]:
-    """Return the clean step times (s) of each repeat, in their order."""
-    return [record["samples"].get("step_s") or [] for record in good]
-
-
-def counted(records: Sequence[Record]) -> dict[int, Record]:
-    """Return repeat -> the record that counts, of one cell: the latest ok attempt, else the latest."""
-    best: dict[int, Record] = {}
-    for record in sorted(records, key=lambda r: (r["repeat"], r["status"] == "ok", r["attempt"])):
-        best[record["repeat"]] = record
-    return best
 
 
 def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Return what went wrong and was not made good: every counted record that is not ok, with its error."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record["cell_id"], []).append(record)
     found = []
+    groups = processes.by_cell(records)
+    names = dict(zip(groups, variants.variants([group[0]["cell"] for group in groups.values()]), strict=True))
     for group in groups.values():
-        for repeat, record in counted(group).items():
+        for repeat, record in processes.counted(group).items():
             if record["status"] != "ok":
                 error = record.get("error") or {}
                 what = ": ".join(str(error[k]) for k in ("type", "message") if error.get(k))
                 found.append(
-                    {"cell": record["cell"], "cell_id": record["cell_id"], "repeat": repeat}
+                    {
+                        "cell": record["cell"],
+                        "variant": names[record["cell_id"]],
+                        "cell_id": record["cell_id"],
+                        "repeat": repeat,
+                    }
                     | {"status": record["status"], "error": " ".join(what.split()) or None}
                 )
     return found
@@ -114,10 +101,10 @@ def _summary(
     prior: stats.Prior | None,
     ceilings: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    by_repeat = counted(group)
+    by_repeat = processes.counted(group)
     first = by_repeat[min(by_repeat)]
     latest = max((r for r in group if r["repeat"] == min(by_repeat)), key=lambda r: r["attempt"])
-    good = _good(by_repeat)
+    good = processes.good(by_repeat)
     reasons: dict[str, str] = {}
     out: dict[str, Any] = {"cell_id": first["cell_id"], **{k: first["cell"].get(k) for k in _COPIED}}
     out |= {
@@ -132,6 +119,7 @@ def _summary(
     out |= _memory(good, reasons, why)
     out |= speed.utilisation(good, ceilings, reasons, why)
     out |= inference.speeds(good, reasons, why)
+    out |= capacity.largest_batch(by_repeat.get(0), reasons, why)
     out |= dict.fromkeys(_VERDICT_FIELDS)
     reasons |= dict.fromkeys(_VERDICT_FIELDS, NOT_VERIFIED)
     out |= trust.trust(good, reasons, why)
@@ -141,6 +129,7 @@ def _summary(
     if training is None:
         reasons["training"] = "the cell does not train" if first["cell"]["stage"] == "eval" else missing
     out["training"] = training
+    out |= capacity.price(out, [r.get("budget") or {} for r in by_repeat.values()], reasons)
     walls = [r["wall_s"] for r in by_repeat.values() if r.get("wall_s") is not None]
     out["seconds"] = sum(walls) if walls else None
     if not walls:
@@ -172,18 +161,20 @@ def _timing(
     """Return step time, interval and throughput of the clean timed passes; tokens are counted without padding."""
     names = ("step_ms", "step_ms_ci", "step_ms_ci_kind", "steps", "tokens_per_s", "samples_per_s")
     out: dict[str, Any] = dict.fromkeys(names)
-    processes = _step_times(good)
-    if not any(processes):
+    times = processes.step_times(good)
+    if not any(times):
         reasons |= dict.fromkeys(names, why or "no step was timed")
-        return out
-    estimate = stats.pooled_interval(processes, prior=prior)
+        return out | trust.precision(good, None, None, reasons, why)
+    reached = processes.reached(good, prior)
+    estimate = reached.estimate if reached else stats.pooled_interval(times, prior=prior)
+    out |= trust.precision(good, reached, estimate, reasons, why)
     out["step_ms"] = estimate.value * 1e3
-    out["steps"] = sum(map(len, processes))
+    out["steps"] = sum(map(len, times))
     if estimate.low is None or estimate.high is None:
         reasons["step_ms_ci"] = reasons["step_ms_ci_kind"] = "too few steps or processes for an interval"
     else:
         out["step_ms_ci"] = [estimate.low * 1e3, estimate.high * 1e3]
-        out["step_ms_ci_kind"] = estimate.method
+        out["step_ms_ci_kind"] = "stein" if reached else estimate.method
     for name, samples in (("tokens_per_s", "step_tokens"), ("samples_per_s", "step_examples")):
         out[name] = _rate(good, samples)
         if out[name] is None:

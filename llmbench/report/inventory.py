@@ -34,6 +34,8 @@ def plan_table(plan: Plan) -> Table:
         rows.append((number, planned.cell.cell_id, *fields, planned.cell.parent or "", planned.blocked or ""))
     suite = plan.suite
     limit = f"{suite.repeats} repeats of each cell; at most {suite.budget.seconds:g} s of timing per cell"
+    if suite.budget.max_repeats is not None:
+        limit += f"; then up to {suite.budget.max_repeats} repeats, at the same pace, where they are asked for"
     notes = (limit, f"time and memory are not predicted: {NOT_PREDICTED}")
     return Table(f"Plan of {suite.name}: {len(rows)} cells", columns, tuple(rows), notes)
 
@@ -45,7 +47,8 @@ def plan_document(plans: Sequence[Plan]) -> dict[str, Any]:
 
 def _plan(plan: Plan) -> dict[str, Any]:
     cells = [_planned(planned) for planned in plan.cells]
-    return {"suite": plan.suite.name, "repeats": plan.suite.repeats, "cells": cells}
+    repeats = {"repeats": plan.suite.repeats, "max_repeats": plan.suite.budget.max_repeats}
+    return {"suite": plan.suite.name, **repeats, "cells": cells}
 
 
 def _planned(planned: PlannedCell) -> dict[str, Any]:

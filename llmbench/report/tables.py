@@ -59,7 +59,8 @@ def run_tables(run: Run) -> list[Table]:
     """Return the tables of one run, from what the hardware allows to what failed; empty ones are left out."""
     cells = summarise(run.records, run.commands, run.ceilings)
     tables = [header_table(run, cells), limits_table(run), bottleneck_table(cells), hardware_table(cells)]
-    tables += [inference_table(cells), quality_table(cells), warning_table(cells), failure_table(run)]
+    tables += [inference_table(cells), compilation_table(cells), capacity_table(cells), quality_table(cells)]
+    tables += [warning_table(cells), failure_table(run)]
     return [table for table in tables if table.rows]
 
 
@@ -101,7 +102,10 @@ def _facts(environment: Mapping[str, Any], prefix: str = "") -> list[tuple[str, 
     return facts
 
 
-_CELL = (Column("stage"), Column("model"), Column("size"), Column("task"), Column("device"), Column("precision"))
+_CELL = (
+    *(Column("stage"), Column("model"), Column("size"), Column("task")),
+    *(Column("device"), Column("precision"), Column("variant")),
+)
 
 
 def _cell_values(cell: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -159,6 +163,8 @@ def bottleneck_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     kinds = {cell["step_ms_ci_kind"] for cell in cells}
     if "moderated" in kinds:
         notes += ("±: between processes; few per cell, so what all cells show of that spread is counted in",)
+    if "stein" in kinds:
+        notes += ("±: as many processes as the first ones of each cell asked for, with the spread of the first ones",)
     if "within" in kinds:
         notes += ("±: from one process only where a cell has one repeat; another process may differ by more",)
     return Table("Where the time goes", columns, tuple(rows), notes)
@@ -192,17 +198,54 @@ def _classes(shares: Mapping[str, float] | None) -> str | None:
 
 def inference_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     """Return first token and further tokens of the cells that generate."""
-    columns: tuple[Column, ...] = (*_CELL, _number("batch"), _number("TTFT", "ms"), _number("TPOT", "ms"))
+    columns: tuple[Column, ...] = (*_CELL, _number("batch"), _number("KV cache", "MiB"))
+    columns += (_number("TTFT", "ms"), _number("TPOT", "ms"))
     columns += (_number("generated", "tokens/s", 0),)
+    names = ("ttft_ms", "tpot_ms", "generated_tokens_per_s")
     rows = [
-        (*_cell_values(cell), cell["batch_size"], cell["ttft_ms"], cell["tpot_ms"], cell["generated_tokens_per_s"])
+        (*_cell_values(cell), *(cell[name] for name in ("batch_size", "kv_cache_mib", *names)))
         for cell in cells
         if cell["ttft_ms"] is not None
     ]
     notes = (
         "of a batch: TTFT to its first token, TPOT per further token of its longest row; throughput over all rows",
+        "KV cache: what the mean batch keeps from token to token (recurrent: its state and what it attends to)",
     )
     return Table("Inference", columns, tuple(rows), notes)
+
+
+def compilation_table(cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what `torch.compile` cost the cells that were compiled, and after how many steps it has paid."""
+    counts = ("graphs", "recompilations")
+    columns: tuple[Column, ...] = (*_CELL, _number("compiling", "s", 1), *(_number(name) for name in counts))
+    columns += (_number("graph breaks"), _number("pays off after", "steps", 0), Column("because"))
+    rows = []
+    for cell in cells:
+        found = cell["compilation"]
+        if found is not None:
+            numbers = (found["compile_s"], *(found[name] for name in counts), len(found["graph_breaks"]))
+            reason = cell["reasons"].get("compile_pays_off_steps")
+            rows.append((*_cell_values(cell), *numbers, cell["compile_pays_off_steps"], reason or ""))
+    notes = ("pays off: when the steps have saved what compiling took, against the same cell without compile",)
+    return Table("Compilation", columns, tuple(rows), notes)
+
+
+def capacity_table(cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the largest batch of the cells that searched it, and what the cells cost that have a price."""
+    names = ("batch_size", "largest_batch", "price_per_hour", "cost_per_million_tokens", "cost_of_training")
+    columns: tuple[Column, ...] = (*_CELL, _number("batch"), _number("largest"), _number("per hour", digits=2))
+    columns += (_number("1M tokens", digits=6), _number("training", digits=6), Column("not known because"))
+    rows = []
+    for cell in cells:
+        asked = cell["largest_batch_tried"] is not None or cell["largest_batch"] is not None
+        if asked or cell["price_per_hour"] is not None:
+            why = cell["reasons"].get("largest_batch") if asked else None
+            rows.append((*_cell_values(cell), *(cell[name] for name in names), why))
+    notes = (
+        "largest: batch of the longest sequences that fits, found within 5 % below the limit",
+        "costs: in the currency of the price, of a million tokens without padding, and of the cell's own training",
+    )
+    return Table("Capacity and cost", columns, tuple(rows), notes)
 
 
 def warning_table(cells: Sequence[Mapping[str, Any]]) -> Table:
@@ -226,7 +269,7 @@ def _half_width_pct(cell: Mapping[str, Any]) -> float | str | None:
 
 def quality_table(cells: Sequence[Mapping[str, Any]]) -> Table:
     """Return what each scored cell reaches, next to the oracle and the best trivial baseline."""
-    columns: tuple[Column, ...] = (*_CELL[:4], Column("dataset"), Column("precision"), Column("metric"))
+    columns: tuple[Column, ...] = (*_CELL[:4], Column("dataset"), *_CELL[5:], Column("metric"))
     columns += (
         _number("value", digits=4),
         _number("oracle", digits=4),
@@ -241,7 +284,8 @@ def quality_table(cells: Sequence[Mapping[str, Any]]) -> Table:
         direction = cell["quality_direction"] or {}
         for metric, value in sorted((cell["quality"] or {}).items(), key=lambda kv: (kv[0] != primary, kv[0])):
             best = oracle.get(metric)
-            where = (*_cell_values(cell)[:4], cell["dataset"], cell["precision"], metric, value, best)
+            values = _cell_values(cell)
+            where = (*values[:4], cell["dataset"], *values[5:], metric, value, best)
             reached = oracle_pct(value, best, direction.get(metric))
             rows.append((*where, reached, baseline.get(metric), cell["quality_examples"]))
     kinds = sorted({cell["oracle_kind"] for cell in cells if cell["oracle_kind"]})
@@ -255,7 +299,8 @@ def failure_table(run: Run) -> Table:
     """Return every repeat that is not ok, and why."""
     columns = (*_CELL, _number("repeat"), Column("status"), Column("why"), Column("cell"))
     rows = [
-        (*_cell_values(f["cell"]), f["repeat"], f["status"], f["error"], f["cell_id"]) for f in failures(run.records)
+        (*_cell_values({**f["cell"], "variant": f["variant"]}), f["repeat"], f["status"], f["error"], f["cell_id"])
+        for f in failures(run.records)
     ]
     return Table("Not measured", columns, tuple(rows))
 

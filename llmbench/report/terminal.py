@@ -52,7 +52,7 @@ def _split_constant(table: Table) -> tuple[Table, list[str]]:
         if column.align == "left" and isinstance(table.rows[0][i], str) and len({row[i] for row in table.rows}) == 1
     ]
     keep = [i for i in range(len(table.columns)) if i not in constant]
-    note = ", ".join(f"{table.columns[i].name} {table.rows[0][i]}" for i in constant)
+    note = ", ".join(f"{table.columns[i].name} {table.rows[0][i]}" for i in constant if table.rows[0][i])
     columns = tuple(table.columns[i] for i in keep)
     rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
     return Table(table.title, columns, rows, table.notes), [f"all: {note}"] if note else []

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench import stats
+from llmbench import processes, stats
 
 Record = Mapping[str, Any]
 
@@ -18,19 +18,46 @@ FIELDS = ("phase_residual_pct", "outlier_steps", "autocorrelation", "steps_wante
 def trust(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> dict[str, Any]:
     """Return the fields named in FIELDS and `unreliable`, a list of reasons (empty: none was found)."""
     residual = residual_pct(good)
-    processes = [times for r in good if (times := r["samples"].get("step_s"))]
+    samples = [times for r in good if (times := r["samples"].get("step_s"))]
     timing = [r["counts"].get("timing") or {} for r in good]
     out: dict[str, Any] = {
         "phase_residual_pct": residual,
-        "outlier_steps": sum(len(stats.outliers(times)) for times in processes) if processes else None,
-        "autocorrelation": max((r for r in map(stats.autocorrelation, processes) if r is not None), default=None),
+        "outlier_steps": sum(len(stats.outliers(times)) for times in samples) if samples else None,
+        "autocorrelation": max((r for r in map(stats.autocorrelation, samples) if r is not None), default=None),
         "steps_wanted": max((t["samples_wanted"] for t in timing if t.get("samples_wanted")), default=None),
         "warmup_steps": max((t["warmup_steps"] for t in timing if t.get("warmup_steps") is not None), default=None),
     }
     reasons |= {name: why or "not measured" for name in FIELDS if out[name] is None}
-    out["unreliable"] = list(stats.reliability(processes)) if processes else []
+    out["unreliable"] = list(stats.reliability(samples)) if samples else []
     if any(t.get("steady") is False for t in timing):
         out["unreliable"].append("the step time was still changing when warm-up ended")
+    return out
+
+
+def precision(
+    good: Sequence[Record],
+    reached: stats.Reached | None,
+    estimate: stats.Estimate | None,
+    reasons: dict[str, str],
+    why: str | None,
+) -> dict[str, Any]:
+    """Return the half-width of the step time's interval that was wanted and the one that was reached, in percent.
+
+    `repeats_wanted` is how many processes the first ones asked for, where the number was left to them.
+    """
+    given = [budget["ci_pct"] for record in good if (budget := record.get("budget"))]
+    out: dict[str, Any] = {
+        "ci_pct_wanted": given[-1] if given else None,
+        "ci_pct_reached": estimate.half_width_pct if estimate else None,
+        "repeats_wanted": reached.processes_wanted if reached else None,
+    }
+    planned = processes.planned(good)
+    unknown = {
+        "ci_pct_wanted": "the records do not say",
+        "ci_pct_reached": "too few steps or processes for an interval" if estimate else "no step was timed",
+        "repeats_wanted": "the first processes have no spread to plan from" if planned else "no max_repeats was given",
+    }
+    reasons |= {name: why or text for name, text in unknown.items() if out[name] is None}
     return out
 
 

@@ -61,6 +61,12 @@ class Engine(Protocol):
     def capacity_mib(self) -> float:
         """Return the memory that the device has."""
 
+    def limit_memory(self, memory_mib: float) -> None:
+        """Let the device give this process so much at most; the host's memory is limited by the executor."""
+
+    def free_memory(self) -> None:
+        """Drop gradients and give cached memory back, also behind a step that failed."""
+
     def parameters(self) -> int:
         """Return the number of trained parameters, each counted once."""
 

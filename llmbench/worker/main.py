@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmbench.errors import PluginError, Unsupported, UserError
+from llmbench.errors import PluginError, Unsupported, UserError, is_out_of_memory
 from llmbench.plugins import Registry, discover
 from llmbench.schema import Cell, Job, new_record
 from llmbench.specs import Batch, BuildRequest, CollateContext, ModelSpec
@@ -21,6 +22,14 @@ from llmbench.worker.compilation import CompileWatch
 from llmbench.worker.data import CellData, load_cell_data, scoring_order, training_order
 from llmbench.worker.energy import EnergyMeter
 from llmbench.worker.engine import Engine, make_engine
+from llmbench.worker.largest import (
+    PREDICT_STEPS,
+    TRAIN_STEPS,
+    Rehearsal,
+    add_largest_batch,
+    longest,
+    unending,
+)
 from llmbench.worker.measure import Watch, paired_order, pairs_for, phase_pass, timed_pass
 from llmbench.worker.monitor import Monitor
 from llmbench.worker.quality import Scorer
@@ -45,9 +54,13 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
     data = load_cell_data(job, registry)
     if data.task.head not in model.layouts:
         raise Unsupported(f"model {model.name!r} has no {data.task.head!r} head")
-    if job.cell.stage == "eval":
-        return evaluate(job, registry, model, data, emit)
-    return learn(job, registry, model, data, emit)
+    run = evaluate if job.cell.stage == "eval" else learn
+    record = run(job, registry, model, data, emit)
+    if job.repeat == 0 and job.budget.largest_batch:
+        limited = job.cell.device != "cpu" or job.budget.memory_mib is not None
+        rehearsal = functools.partial(rehearse, job, registry, model, data)
+        add_largest_batch(record, rehearsal, job.cell.batch_size, emit, limited=limited)
+    return record
 
 
 def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: Emit) -> dict[str, Any]:
@@ -92,7 +105,8 @@ def evaluate(job: Job, registry: Registry, model: ModelSpec, data: CellData, emi
     emit({"event": "measure"})
     spent = Spent()
     with spent("measure_s"):
-        fields = measure(job, engine, feed, Prediction(model, build_request(cell, model, data)))
+        element_bytes = registry.get("precision", cell.precision).element_bytes
+        fields = measure(job, engine, feed, Prediction(model, build_request(cell, model, data), element_bytes))
     fields |= {"checkpoint": loaded, "spent": spent.seconds}
     if job.repeat == 0:
         with spent("score_s"):
@@ -122,7 +136,8 @@ def measure(job: Job, engine: Engine, feed: stages.Feed, work: Work) -> dict[str
     clean = timed_pass(
         engine, feed(order), work.step, seconds=seconds, ci_pct=job.budget.ci_pct, note=work.note, watches=watches
     )
-    memory = {"peak_mib": engine.peak_memory_mib(), "capacity_mib": engine.capacity_mib()}
+    memory: dict[str, Any] = {"peak_mib": engine.peak_memory_mib(), "capacity_mib": engine.capacity_mib()}
+    memory |= work.kept()
     pairs = pairs_for(statistics.median(clean.samples["step_s"]), seconds)
     parts = phase_pass(engine, feed(paired_order(order[::-1], pairs)), work, pairs)
     fields: dict[str, Any] = {
@@ -181,11 +196,9 @@ def score(job: Job, registry: Registry, model: ModelSpec, data: CellData, engine
 def start(job: Job, registry: Registry, model: ModelSpec, data: CellData) -> tuple[Engine, dict[str, Any]]:
     """Build the model and load the checkpoint it descends from; return the engine and what was loaded."""
     cell = job.cell
-    precision = registry.get("precision", cell.precision)
-    engine = make_engine(model.engine, device=cell.device, precision=precision, compiled=cell.compile)
     if cell.size not in model.sizes:
         raise PluginError(f"model {model.name!r} has no size {cell.size!r} (known: {', '.join(model.sizes)})")
-    engine.build(model, build_request(cell, model, data), seed=cell.seed)
+    engine = build(job, registry, model, build_request(cell, model, data))
     if cell.parent is None:
         return engine, {"from": cell.weights, "tensors": None}
     path = Path(job.run_dir) / "checkpoints" / cell.parent / "model.safetensors"
@@ -195,6 +208,31 @@ def start(job: Job, registry: Registry, model: ModelSpec, data: CellData) -> tup
     if not names:
         raise PluginError(f"model {model.name!r} took no tensor from its pretraining checkpoint; see `load_pretrained`")
     return engine, {"from": cell.parent, "tensors": len(names)}
+
+
+def build(job: Job, registry: Registry, model: ModelSpec, request: BuildRequest) -> Engine:
+    """Return an engine with the model in it, within the budget's memory."""
+    cell = job.cell
+    precision = registry.get("precision", cell.precision)
+    engine = make_engine(model.engine, device=cell.device, precision=precision, compiled=cell.compile)
+    if job.budget.memory_mib is not None:
+        engine.limit_memory(job.budget.memory_mib)
+    engine.build(model, request, seed=cell.seed)
+    return engine
+
+
+def rehearse(job: Job, registry: Registry, model: ModelSpec, data: CellData) -> Rehearsal:
+    """Return what the largest batch is searched with: a fresh model, and the longest sequences."""
+    cell, train = job.cell, job.cell.stage != "eval"
+    request = build_request(cell, model, data)
+    layout, ctx = model.layouts[data.task.head], collate_context(cell, data, train)
+    engine = build(job, registry, model, request if train else unending(request))
+    feature = longest(data.train if train else data.test, layout, ctx)
+    if train:
+        prepare = functools.partial(prepare_training, engine, model, cell)
+        return Rehearsal(engine, feature, layout, ctx, Training(model, request).step, TRAIN_STEPS, prepare)
+    step = Prediction(model, request).step
+    return Rehearsal(engine, feature, layout, ctx, step, PREDICT_STEPS, engine.synchronize)
 
 
 def build_request(cell: Cell, model: ModelSpec, data: CellData) -> BuildRequest:
@@ -257,17 +295,6 @@ def first_step(
         raise Unsupported(
             f"{model.name} does not run in {job.cell.precision} on {job.cell.device}: {type(error).__name__}: {reason}"
         ) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an exception means that memory ran out."""
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )
 
 
 def save_checkpoint(job: Job, engine: Engine, training: dict[str, Any]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import math
 import resource
 import sys
@@ -182,6 +185,23 @@ class TorchEngine:
         if self.device.type == "cuda":
             return torch.cuda.get_device_properties(self.device).total_memory / 2**20
         return memory_mib()
+
+    def limit_memory(self, memory_mib: float) -> None:
+        """Limit the allocator on CUDA."""
+        if self.device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(min(1.0, memory_mib / self.capacity_mib()), self.device)
+
+    def free_memory(self) -> None:
+        """Empty torch's cache on a device; on the CPU let the C library give back what is free (glibc)."""
+        self.module.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+        elif sys.platform == "linux":
+            with contextlib.suppress(AttributeError, OSError):
+                ctypes.CDLL(None).malloc_trim(0)
 
     def parameters(self) -> int:
         """Return the number of parameters; tied ones count once."""

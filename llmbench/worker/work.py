@@ -16,6 +16,7 @@ TRAIN_PHASES = ("input_s", "copy_s", "forward_s", "backward_s", "optimizer_s")
 PREDICT_PHASES = ("input_s", "copy_s", "forward_s")
 DECODE_PHASES = ("input_s", "copy_s", "prefill_s", "decode_s")
 BACKWARD_FACTOR = 3  # a training step is the forward pass, and twice its FLOPs for both gradients (PaLM, appendix B)
+MIB = 2**20
 GENERATED = "new_ids"  # the shape of what a generation makes, for `ModelSpec.flops`
 
 
@@ -49,6 +50,9 @@ class Work(Protocol):
     def samples(self) -> dict[str, list[float]]:
         """Return what was noted, one number per step (of the phase pass: `paired_...`); without what is not known."""
 
+    def kept(self) -> dict[str, float | None]:
+        """Return the MiB of what the mean step of the clean pass kept from token to token, where it generates."""
+
     def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
         """Return FLOPs, bytes and kernels of the mean step, from the trace of one batch."""
 
@@ -58,8 +62,8 @@ class _Noted:
 
     trains = True
 
-    def __init__(self, model: ModelSpec, request: BuildRequest) -> None:
-        self.model, self.request = model, request
+    def __init__(self, model: ModelSpec, request: BuildRequest, element_bytes: int = 4) -> None:
+        self.model, self.request, self.element_bytes = model, request, element_bytes
         self.max_new_tokens = request.target_len
         self.shapes: list[dict[str, tuple[int, ...]]] = []
         self.generated: dict[str, list[float]] = {}
@@ -88,6 +92,16 @@ class _Noted:
         """Return the FLOPs that the model needs for a step of these shapes; None where its plugin does not say."""
         forward = self.model.flops(self.request, shapes) if self.model.flops else None
         return None if forward is None else forward * (BACKWARD_FACTOR if self.trains else 1)
+
+    def kept(self) -> dict[str, float | None]:
+        """Return `kv_cache_mib`, None where the model's plugin does not say; nothing where nothing is generated."""
+        shapes = [shape for shape in self.shapes if GENERATED in shape]
+        if not shapes:
+            return {}
+        cache_bytes = self.model.cache_bytes
+        sizes = [cache_bytes(self.request, shape, self.element_bytes) for shape in shapes] if cache_bytes else [None]
+        known = [size / MIB for size in sizes if size is not None]
+        return {"kv_cache_mib": statistics.fmean(known) if len(known) == len(sizes) else None}
 
     def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
         """Scale the traced batch to the mean one: by model FLOPs where they are known, else by the sizes of arrays."""
@@ -153,8 +167,8 @@ class Prediction(_Noted):
 
     trains = False
 
-    def __init__(self, model: ModelSpec, request: BuildRequest) -> None:
-        super().__init__(model, request)
+    def __init__(self, model: ModelSpec, request: BuildRequest, element_bytes: int = 4) -> None:
+        super().__init__(model, request, element_bytes)
         self.decodes = request.head == "generate"
         self.phases = DECODE_PHASES if self.decodes else PREDICT_PHASES
 

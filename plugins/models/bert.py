@@ -13,6 +13,7 @@ from typing import Any
 import llmbench
 from llmbench.layouts import EncoderDecoder, MaskedBlocks, Pair, Single
 from llmbench_plugins.models.heads import (
+    attention_cache_elements,
     check_positions,
     class_output,
     greedy,
@@ -266,6 +267,18 @@ def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]])
     return rows * (body + linear_flops(made, hidden, hidden) + linear_flops(made, hidden, request.vocab_size))
 
 
+def cache_bytes(
+    request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]], element_bytes: int
+) -> float | None:
+    """Return the bytes of the decoder's keys and values: of the target (`bos` and all tokens but the last) and, for its
+    second attention, of the source."""
+    if "new_ids" not in shapes:
+        return None
+    layers, hidden, _ = _widths(request)
+    rows, length = shapes["input_ids"]
+    return rows * attention_cache_elements(shapes["new_ids"][1] + length, layers, hidden) * element_bytes
+
+
 @llmbench.hookimpl
 def llmbench_models() -> list[llmbench.ModelSpec]:
     """Return the BERT family."""
@@ -281,6 +294,7 @@ def llmbench_models() -> list[llmbench.ModelSpec]:
             preload=("transformers.models.bert.modeling_bert",),
             masked=True,
             flops=flops,
+            cache_bytes=cache_bytes,
             max_len=lambda size: SIZES[size]["positions"],
         )
     ]

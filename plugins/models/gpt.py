@@ -13,6 +13,7 @@ from typing import Any
 import llmbench
 from llmbench.layouts import CausalBlocks, Pair, PromptCompletion, Single
 from llmbench_plugins.models.heads import (
+    attention_cache_elements,
     check_positions,
     class_output,
     greedy,
@@ -204,6 +205,17 @@ def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]])
     return rows * (body + decoded + linear_flops(made, hidden, request.vocab_size))
 
 
+def cache_bytes(
+    request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]], element_bytes: int
+) -> float | None:
+    """Return the bytes of keys and values: of the prompt and of all new tokens but the last, which nobody reads."""
+    if "new_ids" not in shapes:
+        return None
+    layers, hidden, _ = _widths(request)
+    rows, length = shapes["input_ids"]
+    return rows * attention_cache_elements(length + shapes["new_ids"][1] - 1, layers, hidden) * element_bytes
+
+
 @llmbench.hookimpl
 def llmbench_models() -> list[llmbench.ModelSpec]:
     """Return the GPT-2 family."""
@@ -218,6 +230,7 @@ def llmbench_models() -> list[llmbench.ModelSpec]:
             learning_rate={"pretrain": 1e-3, "finetune": 1e-3},
             preload=("transformers.models.gpt2.modeling_gpt2",),
             flops=flops,
+            cache_bytes=cache_bytes,
             max_len=lambda size: SIZES[size]["positions"],
         )
     ]

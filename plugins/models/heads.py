@@ -134,6 +134,11 @@ def layer_flops(tokens: float, keys: float, hidden: int, inner: int) -> float:
     return tokens * (8 * hidden**2 + 4 * hidden * inner + 4 * hidden * keys)
 
 
+def attention_cache_elements(tokens: float, layers: int, hidden: int) -> float:
+    """Return the elements of the keys and values of `tokens` tokens in all layers, for one row."""
+    return 2 * tokens * layers * hidden
+
+
 def linear_flops(rows: float, inputs: int, outputs: int) -> float:
     """Return the FLOPs of a linear layer on `rows` rows."""
     return 2 * rows * inputs * outputs

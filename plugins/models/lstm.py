@@ -331,6 +331,17 @@ def _reading_flops(length: int, asked: int, hidden: int, layers: int) -> float:
     return met + read + summary + ends
 
 
+def cache_bytes(
+    request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]], element_bytes: int
+) -> float | None:
+    """Return the bytes of the decoder's state (H and C of each layer), whatever the output's length, and of what it
+    attends to: keys (H) and values (2H) of each source token."""
+    if "new_ids" not in shapes:
+        return None
+    hidden, (rows, length) = request.config["hidden"], shapes["input_ids"]
+    return rows * (2 * request.config["layers"] * hidden + 3 * length * hidden) * element_bytes
+
+
 @llmbench.hookimpl
 def llmbench_models() -> list[llmbench.ModelSpec]:
     """Return the LSTM family."""
@@ -344,5 +355,6 @@ def llmbench_models() -> list[llmbench.ModelSpec]:
             reference="layers as Luong et al. 2015 (arXiv 1508.04025), two directions as Peters et al. 2018 (ELMo)",
             learning_rate={"pretrain": 3e-3, "finetune": 3e-3},
             flops=flops,
+            cache_bytes=cache_bytes,
         )
     ]

@@ -291,6 +291,62 @@ def test_flops_by_hand():
     assert made == B * (2 * layer + 2 * one_by_one + T * 2 * H * V)
 
 
+def kept_by(model, module):
+    """Run `module.generate` calls from here on so that the list returned holds the last tensors kept between tokens."""
+    kept = []
+    if model == "lstm":
+        decode = module.decode
+
+        def remember(ids, memory, state):
+            logits, state = decode(ids, memory, state)
+            kept[:] = [*memory[:2], *state]  # the third of the memory is the batch's own mask
+            return logits, state
+
+        module.decode = remember
+        return kept
+
+    def after(_module, _args, output):
+        cache = output.past_key_values
+        parts = [cache] if model == "gpt" else [cache.self_attention_cache, cache.cross_attention_cache]
+        kept[:] = [t for part in parts for layer in part.layers for t in (layer.keys, layer.values)]
+
+    (module.body if model == "gpt" else module.decoder).register_forward_hook(after)
+    return kept
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-pure"])
+@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("model", MODELS)
+def test_cache_bytes_are_those_of_the_real_cache(model, size, precision):
+    from llmbench_plugins.precisions.builtin import PRECISIONS
+
+    setting = next(p for p in PRECISIONS if p.name == precision)
+    special = dataclasses.replace(SPECIAL, eos=-1)  # never ends
+    request = dataclasses.replace(request_of(model, "generate", size), special=special)
+    spec = spec_of(model)
+    module = spec.build(request).eval().to(getattr(torch, setting.parameters))
+    kept = kept_by(model, module)
+    arrays = arrays_of(spec, "generate", features_of("generate"), train=False)
+    with torch.autocast("cpu", torch.bfloat16, enabled=setting.autocast is not None):
+        ids = module.generate(arrays, TARGET)
+    assert ids.shape == (4, TARGET)
+    shapes = {**{name: tuple(t.shape) for name, t in arrays.items()}, "new_ids": tuple(ids.shape)}
+    real = sum(t.numel() * t.element_size() for t in kept)
+    assert spec.cache_bytes(request, shapes, setting.element_bytes) == real > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_without_a_generation_there_is_no_cache(model):
+    assert spec_of(model).cache_bytes(request_of(model, "classify"), {"input_ids": (2, 9)}, 4) is None
+
+
+def test_gpt2s_cache_per_token():
+    """36 KiB per token in half precision: 2 (key and value) x 12 layers x 768 x 2 bytes."""
+    spec, request = spec_of("gpt"), request_of("gpt", "generate", "base")
+    sizes = [spec.cache_bytes(request, {"input_ids": (1, n), "new_ids": (1, 1)}, 2) for n in (10, 11)]
+    assert sizes[1] - sizes[0] == 36 * 1024
+
+
 def test_gpt2_flops_per_token_beside_the_usual_estimates():
     """The numbers of docs/numbers.md: GPT-2 124M at 1,024 tokens."""
     request = dataclasses.replace(request_of("gpt", "pretrain", "base"), vocab_size=50257)

@@ -66,6 +66,7 @@ class Clock:
 
 class Model:
     flops = None
+    cache_bytes = None
 
 
 def request(head="classify", target_len=5):
@@ -204,3 +205,19 @@ def test_without_a_formula_counts_are_scaled_by_size_and_model_flops_stay_unknow
     totals = {"flops": 100.0, "recomputed_flops": 0.0, "bytes": 10.0, "kernels": None}
     counts = work.counts({"shapes": {"input_ids": [2, 2]}, "totals": totals})
     assert counts["flops"] == 150.0 and counts["model_flops"] is None and work.samples() == {}
+
+
+def test_the_cache_is_that_of_the_mean_batch_of_the_clean_pass():
+    class Keeps(Model):
+        def cache_bytes(self, request, shapes, element_bytes):
+            (rows, tokens), (_, made) = shapes["input_ids"], shapes["new_ids"]
+            return rows * (tokens + made) * element_bytes * 2**20
+
+    engine = Clock(generated=(2, 4))
+    for model, mean in ((Keeps(), 2 * (statistics.fmean([3, 5]) + 5) * 2), (Model(), None)):
+        work = Prediction(model, request("generate", target_len=9), 2)
+        stages.run_steps(engine, engine.batches([3, 5]), work.step, 2, work.note)
+        assert work.kept() == {"kv_cache_mib": mean}
+    for work in (Prediction(Keeps(), request()), Training(Keeps(), request("generate"))):
+        stages.run_steps(engine, engine.batches([3]), work.step, 1, work.note)
+        assert work.kept() == {}
