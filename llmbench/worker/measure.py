@@ -81,7 +81,7 @@ def timed_pass(
         pilot += run_steps(engine, batches, step, more)["step_s"]
     wanted = stats.samples_for(pilot, ci_pct)
     count = max(MIN_SAMPLES, min(wanted, int(seconds / statistics.fmean(pilot)), MAX_SAMPLES))
-    results: list[tuple[Batch, Any]] = []
+    results: list[tuple[Any, Any]] = []
     engine.synchronize()
     for watch in watches.values():
         watch.start()
@@ -89,8 +89,8 @@ def timed_pass(
     samples = run_steps(engine, batches, step, count, (lambda *pair: results.append(pair)) if note else None)
     wall_s = time.perf_counter() - begin
     seen = {name: watch.stop() for name, watch in watches.items()}
-    for batch, result in results if note else ():
-        note(batch, result)  # type: ignore[misc]
+    for shapes, result in results if note else ():
+        note(shapes, result)  # type: ignore[misc]
     how = {"warmup_steps": warmup, "steady": steady, "pilot_steps": len(pilot), "samples_wanted": wanted}
     return CleanPass(samples, {**how, "samples": count, "wall_s": wall_s}, seen)
 

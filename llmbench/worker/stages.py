@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from llmbench.worker.engine import Engine
 
 Emit = Callable[[dict[str, Any]], None]
 Step = Callable[[Engine, Batch], Any]
-Note = Callable[[Batch, Any], None]  # a batch, and what its step returned
+Shapes = Mapping[str, Sequence[int]]
+Note = Callable[[Shapes, Any], None]  # the shapes of a batch's arrays, and what its step returned
 
 EVENT_SECONDS = 0.5  # between two progress events
 
@@ -69,28 +70,23 @@ def run_steps(
     """Take `count` steps and return their times and what was in them. `note` is told of each when all are over.
 
     `step_s` are whole steps, the wait for the batch included. `step_fetch_s` and `step_collate_s` are what making
-    the batch took, wherever that was done: with loader processes a step does not wait for it.
+    the batch took, wherever that was done: with loader processes a step does not wait for it. Nothing large is kept
+    from step to step: a live batch or loss would cost the later steps memory, and so time.
     """
-    seen: list[Batch] = []
-    results: list[Any] = []
+    seen: list[tuple[float, ...]] = []
+    noted: list[tuple[Shapes, Any]] = []
     marks = [engine.mark()]
     for batch in itertools.islice(batches, count):
         result = step(engine, batch)
         marks.append(engine.mark())
-        seen.append(batch)
-        results.append(result if note else None)
+        seen.append((batch.tokens, batch.padding_tokens, batch.examples, batch.fetch_s, batch.collate_s))
+        if note:
+            noted.append(({name: array.shape for name, array in batch.arrays.items()}, result))
     step_s = engine.seconds_between(marks)
-    if note:
-        for batch, result in zip(seen, results, strict=True):
-            note(batch, result)
-    return {
-        "step_s": step_s,
-        "step_tokens": [b.tokens for b in seen],
-        "step_padding_tokens": [b.padding_tokens for b in seen],
-        "step_examples": [b.examples for b in seen],
-        "step_fetch_s": [b.fetch_s for b in seen],
-        "step_collate_s": [b.collate_s for b in seen],
-    }
+    for shapes, result in noted if note else ():
+        note(shapes, result)  # type: ignore[misc]
+    names = ("step_tokens", "step_padding_tokens", "step_examples", "step_fetch_s", "step_collate_s")
+    return {"step_s": step_s, **{name: [row[i] for row in seen] for i, name in enumerate(names)}}
 
 
 def predict_all(

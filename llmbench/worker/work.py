@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from llmbench.specs import Batch, BuildRequest, ModelSpec
+from llmbench.worker import stages
 from llmbench.worker.engine import Engine
 from llmbench.worker.stages import train_step
 
@@ -44,8 +45,8 @@ class Work(Protocol):
     def split(self, seconds: list[float]) -> list[float]:
         """Return the seconds of each of `phases` from those between the marks."""
 
-    def note(self, batch: Batch, result: Any) -> None:
-        """Remember what a step of the clean pass was about."""
+    def note(self, shapes: stages.Shapes, result: Any) -> None:
+        """Remember what a step of the clean pass was about: its arrays' shapes, and what it returned."""
 
     def samples(self) -> dict[str, list[float]]:
         """Return what was noted, one number per step (of the phase pass: `paired_...`); without what is not known."""
@@ -68,15 +69,15 @@ class _Noted:
         self.shapes: list[dict[str, tuple[int, ...]]] = []
         self.generated: dict[str, list[float]] = {}
 
-    def note(self, batch: Batch, result: Any) -> None:
+    def note(self, shapes: stages.Shapes, result: Any) -> None:
         """Remember the shapes, and the length of what was generated."""
-        shapes = {name: tuple(array.shape) for name, array in batch.arrays.items()}
+        own = {name: tuple(shape) for name, shape in shapes.items()}
         if self.request.head == "generate" and not self.trains:
             lengths = self.lengths(result)
-            shapes[GENERATED] = (len(lengths), max(lengths))
+            own[GENERATED] = (len(lengths), max(lengths))
             self.generated.setdefault("step_generated_tokens", []).append(sum(lengths))
             self.generated.setdefault("step_decode_steps", []).append(max(lengths) - 1)
-        self.shapes.append(shapes)
+        self.shapes.append(own)
 
     def lengths(self, output: Sequence[Sequence[int]]) -> list[int]:
         """Return how many tokens each row of a generation has; the end is one, too."""
@@ -135,8 +136,8 @@ class Training(_Noted):
     phases, trains = TRAIN_PHASES, True
 
     def step(self, engine: Engine, batch: Batch) -> Any:
-        """Take one training step."""
-        return train_step(engine, batch)
+        """Take one training step. Its loss is not handed on: kept, it would hold on to the step's memory."""
+        train_step(engine, batch)
 
     def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
         """Take one training step, marked."""

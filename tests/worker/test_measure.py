@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import weakref
 
 import numpy as np
 import pytest
@@ -111,6 +112,28 @@ def test_warm_up_that_never_ends_is_said_to():
     assert not steady and steps >= measure.MAX_WARMUP_STEPS
 
 
+def test_no_batch_and_no_loss_is_kept_from_step_to_step():
+    """They would hold on to memory, and slow the later steps down."""
+    alive = []
+
+    class Loss:
+        pass
+
+    class Watching(Clock):
+        def forward(self, arrays):
+            loss = Loss()
+            alive.append(weakref.ref(loss))
+            return loss
+
+        def mark(self):
+            assert sum(ref() is not None for ref in alive) <= 1
+            return super().mark()
+
+    engine, work = Watching(), Training(Model(), request())
+    stages.run_steps(engine, engine.batches([1] * 9), work.step, 9, work.note)
+    assert len(alive) == 9 and len(work.shapes) == 9
+
+
 def test_watches_see_the_clean_pass_and_nothing_else():
     class Look:
         def start(self):
@@ -177,7 +200,7 @@ def test_of_a_generation_the_first_token_is_told_from_the_others():
 
 def test_a_generation_counts_the_end_as_a_token_and_no_more_than_was_allowed():
     work = Prediction(Model(), request("generate", target_len=4))
-    work.note(Batch({"input_ids": np.zeros((3, 8))}, 3, 24, 0), [[1, 2], [], [1, 2, 3, 4]])
+    work.note({"input_ids": (3, 8)}, [[1, 2], [], [1, 2, 3, 4]])
     assert work.samples() == {"step_generated_tokens": [3 + 1 + 4], "step_decode_steps": [3]}
 
 
@@ -189,7 +212,7 @@ def test_counts_of_one_traced_batch_are_scaled_to_the_mean_batch_by_model_flops(
 
     work = Training(Square(), request())
     for length in (2, 4):
-        work.note(Batch({"input_ids": np.zeros((2, length))}, 2, 2 * length, 0), None)
+        work.note({"input_ids": (2, length)}, None)
     totals = {"flops": 400.0, "recomputed_flops": 0.0, "bytes": 1000.0, "kernels": 7}
     counts = work.counts({"shapes": {"input_ids": [2, 2]}, "totals": totals})
     assert work.samples() == {"step_model_flops": [12.0, 48.0]}  # three forward passes' worth
@@ -201,7 +224,7 @@ def test_counts_of_one_traced_batch_are_scaled_to_the_mean_batch_by_model_flops(
 def test_without_a_formula_counts_are_scaled_by_size_and_model_flops_stay_unknown():
     work = Training(Model(), request())
     for length in (2, 4):
-        work.note(Batch({"input_ids": np.zeros((2, length))}, 2, 2 * length, 0), None)
+        work.note({"input_ids": (2, length)}, None)
     totals = {"flops": 100.0, "recomputed_flops": 0.0, "bytes": 10.0, "kernels": None}
     counts = work.counts({"shapes": {"input_ids": [2, 2]}, "totals": totals})
     assert counts["flops"] == 150.0 and counts["model_flops"] is None and work.samples() == {}
