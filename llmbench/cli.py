@@ -161,7 +161,7 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str,
             identity = environment["environment_id"]
             known = _read_json(run_dir.path / "environment.json")
             run_dir.write_json("environment.json", {**known, identity: environment})
-            ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment) if left else {}
+            ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment, quiet=quiet) if left else {}
             outcome = run_plan(
                 plan,
                 run_dir,
@@ -179,17 +179,27 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str,
 
 
 def _ceilings(
-    plan: Plan, run_dir: RunDir, registry: Registry, executor: LocalExecutor, environment: dict[str, Any]
+    plan: Plan,
+    run_dir: RunDir,
+    registry: Registry,
+    executor: LocalExecutor,
+    environment: dict[str, Any],
+    *,
+    quiet: bool,
 ) -> dict[str, str]:
     """Return device -> id of its ceilings, measured where this machine is new; the run directory keeps a copy."""
     from llmbench.calibration import ensure
     from llmbench.errors import Unsupported
 
+    def note(text: str) -> None:
+        if not quiet:
+            click.echo(text, err=True)
+
     precisions = [provided.spec for provided in registry.by_kind["precision"].values()]
     found: dict[str, str] = {}
     for device in sorted({one.cell.device for one in plan.cells if one.blocked is None}):
         try:
-            doc = ensure(executor, environment, device, lambda text: click.echo(text, err=True), precisions=precisions)
+            doc = ensure(executor, environment, device, note, precisions=precisions)
         except Unsupported:
             continue  # its cells say so
         except RuntimeError as error:

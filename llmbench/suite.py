@@ -173,6 +173,8 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SuiteError(f"no such suite file: {path}{_close_shipped(path)}") from None
+    except IsADirectoryError:
+        raise SuiteError(f"{path}: is a folder; give a .yaml file in it") from None
     except UnicodeDecodeError as error:
         raise SuiteError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:

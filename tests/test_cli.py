@@ -115,6 +115,7 @@ def test_a_run_from_end_to_end(tmp_path: Path):
     before = (folder / "records.jsonl").read_bytes()
     again = llmbench("run", "small.yaml", "--quiet", "--start-method", "spawn", cwd=tmp_path, NO_COLOR="1")
     assert again.returncode == 0 and (folder / "records.jsonl").read_bytes() == before
+    assert again.stderr.strip() == "results/local/small: records.jsonl, report.md"
     assert "Where the time goes" in again.stdout and "\x1b" not in again.stdout and str(tmp_path) not in again.stdout
     cell_id = found["cells"][1]["cell_id"]
     assert found["cells"][1]["reproduce"].startswith(f"llmbench run small.yaml -k {cell_id} ")
