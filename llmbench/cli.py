@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -156,12 +157,14 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str,
             timeout_s=options["timeout_s"],
             on_event=progress.event,
         )
-        with executor:
-            environment = dict(executor.call("llmbench.worker.environment:capture"))
-            identity = environment["environment_id"]
-            known = _read_json(run_dir.path / "environment.json")
-            run_dir.write_json("environment.json", {**known, identity: environment})
-            ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment, quiet=quiet) if left else {}
+        identity, ceilings_ids = None, {}
+        with executor if left else contextlib.nullcontext():  # nothing left: nothing of torch is needed
+            if left:
+                environment = dict(executor.call("llmbench.worker.environment:capture"))
+                identity = environment["environment_id"]
+                known = _read_json(run_dir.path / "environment.json")
+                run_dir.write_json("environment.json", {**known, identity: environment})
+                ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment, quiet=quiet)
             outcome = run_plan(
                 plan,
                 run_dir,
