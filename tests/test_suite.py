@@ -95,7 +95,7 @@ def test_cycles_missing_files_and_unknown_suites(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(b"name: \xff\n")
     with pytest.raises(SuiteError, match="not UTF-8"):
         load_suite(str(tmp_path / "c.yaml"))
-    with pytest.raises(SuiteError, match="is a folder; give a .yaml file"):
+    with pytest.raises(SuiteError, match=r"is a folder; give a \.yaml file"):
         load_suite(f"{tmp_path}/")
 
 
