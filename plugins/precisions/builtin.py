@@ -19,7 +19,6 @@ PRECISIONS = (
         name="fp16",
         autocast="float16",
         grad_scaling=True,
-        devices=("cuda", "mps"),  # the CPU's LSTM has no float16 kernel on most machines
         description="mixed: float32 parameters, float16 autocast, scaled loss",
     ),
     llmbench.PrecisionSpec(

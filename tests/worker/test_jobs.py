@@ -122,3 +122,34 @@ def test_health_and_energy_say_what_is_not_known(records):
         assert record["health"]["wall_s"] > 0
         assert record["energy"]["joules"] is not None or record["energy"]["reason"]
         assert set(record["spent"]) >= {"measure_s"} and sum(record["spent"].values()) > 0
+
+
+def test_a_precision_is_found_unsupported_by_trying_it_and_only_where_fp32_runs(tmp_path, monkeypatch):
+    """The step is made to fail as a missing kernel does; what fails in fp32 too stays an error."""
+    from llmbench import Unsupported
+    from llmbench.worker import stages
+
+    text = (
+        SUITE.replace("MODEL", "gpt")
+        .replace("TASK", "classification")
+        .replace("[pretrain, finetune, eval]", "finetune")
+    )
+    (tmp_path / "small.yaml").write_text(text)
+    suite = load_suite(str(tmp_path / "small.yaml"), ["precision=fp16"])
+    plan = plan_cells(suite, discover())
+    assert plan.cells[0].blocked is None  # nobody says beforehand that a CPU has no float16
+    job = Job(plan.cells[0].cell, 0, 0, 1, suite.budget, str(tmp_path), dict(plan.sources), plan.corpora)
+    real = stages.train_step
+
+    def no_kernel(engine, batch):
+        if engine.precision.name in failing:
+            raise RuntimeError("could not create a primitive descriptor")
+        return real(engine, batch)
+
+    monkeypatch.setattr(stages, "train_step", no_kernel)
+    failing = {"fp16"}
+    with pytest.raises(Unsupported, match="gpt does not run in fp16 on cpu: RuntimeError: could not create"):
+        run_job(job, lambda event: None)
+    failing = {"fp16", "fp32"}
+    with pytest.raises(RuntimeError, match="primitive"):
+        run_job(job, lambda event: None)
