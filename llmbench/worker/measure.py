@@ -27,8 +27,6 @@ MIN_SAMPLES, MAX_SAMPLES = 10, 2000
 #: The phase pass: pairs of steps, fewer where a step is slow.
 MIN_PAIRS, MAX_PAIRS, PHASE_WARMUP_STEPS = 6, 50, 2
 
-Order = list[list[int]]
-
 
 @dataclass(frozen=True)
 class PhasePass:

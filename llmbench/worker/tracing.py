@@ -17,8 +17,7 @@ from llmbench.specs import Batch
 from llmbench.worker import profiling
 from llmbench.worker.counting import OperatorCounter, OperatorRow, difference, totals
 from llmbench.worker.profiling import Enter
-
-GENERATED = "new_ids"  # among the shapes: what decoding made, (B, T)
+from llmbench.worker.work import GENERATED
 
 
 class Traced(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from llmbench.worker.sampling import Candidate, Clock, Meter, estimate
-from llmbench.worker.timing import SAMPLE_S, timer, wait
+from llmbench.worker.timing import SAMPLE_S, timer, wait, wall_timer
 
 COPY_BYTES = 64 << 20
 FILE_BYTES = 64 << 20
@@ -60,12 +60,7 @@ def launch(device: torch.device, for_s: float, clock: Clock) -> tuple[dict[str, 
     def op() -> None:
         torch.add(a, b, out=out)
 
-    def many(calls: int) -> float:
-        start_s = time.perf_counter()
-        for _ in range(calls):
-            op()
-        wait(device)
-        return time.perf_counter() - start_s
+    many = wall_timer(op, device)
 
     def alone(calls: int) -> float:
         start_s = time.perf_counter()

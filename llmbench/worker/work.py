@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -107,29 +108,34 @@ class _Noted:
     def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
         """Scale the traced batch to the mean one: by model FLOPs where they are known, else by the sizes of arrays."""
         traced_shapes = {name: tuple(shape) for name, shape in trace["shapes"].items()}
-        of = self.model_flops if self.model_flops(traced_shapes) else _elements
-        traced = of(traced_shapes) or 1.0
-        factor = statistics.fmean((of(shapes) or 0.0) / traced for shapes in self.shapes)
+        known, traced_flops = self.samples().get("step_model_flops"), self.model_flops(traced_shapes)
+        model_flops = statistics.fmean(known) if known else None
+        if model_flops is not None and traced_flops:
+            factor = model_flops / traced_flops
+        else:
+            factor = statistics.fmean(map(_elements, self.shapes)) / (_elements(traced_shapes) or 1.0)
         totals = trace["totals"]
         scaled = {name: totals[name] * factor for name in ("flops", "recomputed_flops", "bytes")}
-        model = self.samples().get("step_model_flops")
-        return {**scaled, "model_flops": statistics.fmean(model) if model else None, "kernels": totals["kernels"]}
+        return {**scaled, "model_flops": model_flops, "kernels": totals["kernels"]}
 
 
-def _elements(shapes: Shapes) -> float | None:
-    total = 0
-    for shape in shapes.values():
-        size = 1
-        for length in shape:
-            size *= length
-        total += size
-    return float(total)
+def _elements(shapes: Shapes) -> float:
+    return float(sum(map(math.prod, shapes.values())))
+
+
+def _fetched(engine: Engine, batches: Iterator[Batch]) -> tuple[list[Any], Any]:
+    """Return the marks around the wait for the next batch and its copy, and what is then on the device."""
+    marks = [engine.mark()]
+    batch = next(batches)
+    marks.append(engine.mark())
+    arrays = engine.copy(batch)
+    return [*marks, engine.mark()], arrays
 
 
 class Training(_Noted):
     """Forward, backward, update.
 
-    On a device with streams the marks of `parts` are events and nothing waits for them: `input` is then the time in
+    On a device with streams the marks are events and nothing waits for them: `input` is then the time in
     which the device has nothing to do because the host is still waiting for the batch.
     """
 
@@ -141,11 +147,7 @@ class Training(_Noted):
 
     def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
         """Take one training step, marked."""
-        marks = [engine.mark()]
-        batch = next(batches)
-        marks.append(engine.mark())
-        arrays = engine.copy(batch)
-        marks.append(engine.mark())
+        marks, arrays = _fetched(engine, batches)
         loss = engine.forward(arrays)
         marks.append(engine.mark())
         engine.backward(loss)
@@ -179,11 +181,7 @@ class Prediction(_Noted):
 
     def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
         """Predict one batch, marked."""
-        marks = [engine.mark()]
-        batch = next(batches)
-        marks.append(engine.mark())
-        arrays = engine.copy(batch)
-        marks.append(engine.mark())
+        marks, arrays = _fetched(engine, batches)
         if self.decodes:
             engine.predict(arrays, max_new_tokens=1)
             marks.append(engine.mark())
