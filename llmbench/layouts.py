@@ -39,7 +39,7 @@ def _batch(arrays: dict[str, np.ndarray], *masks: np.ndarray) -> Batch:
     return Batch(arrays, len(next(iter(arrays.values()))), tokens, positions - tokens)
 
 
-def _rng(ctx: CollateContext, rows: Sequence[Sequence[int]]) -> np.random.Generator:
+def content_rng(ctx: CollateContext, rows: Sequence[Sequence[int]]) -> np.random.Generator:
     """Return a generator that depends on the seed and the content only: the same batch is drawn alike everywhere."""
     digest = 0
     for row in rows:
@@ -262,7 +262,7 @@ class MaskedBlocks:
     def collate(self, features: Sequence[Feature], ctx: CollateContext) -> Batch:
         """Draw the masks from the seed and the content of the batch, and pad on the right."""
         rows = [list(f["ids"][: ctx.seq_len]) for f in features]
-        rng = _rng(ctx, rows)
+        rng = content_rng(ctx, rows)
         mask = mask_of(rows)
         ids = pad_rows(rows, ctx.special.pad)
         special = np.isin(ids, [ctx.special.pad, ctx.special.bos, ctx.special.eos, ctx.special.sep])
@@ -272,7 +272,8 @@ class MaskedBlocks:
         labels = np.where(chosen, ids, IGNORE)
         action = rng.random(ids.shape)
         first_word = max(ctx.special.mask, ctx.special.sep) + 1
-        random_ids = rng.integers(min(first_word, ctx.vocab_size - 1), ctx.vocab_size, ids.shape)
+        lowest = first_word if first_word < ctx.vocab_size else 0  # some tokenizers have the marks at the end
+        random_ids = rng.integers(lowest, ctx.vocab_size, ids.shape)
         ids = np.where(chosen & (action < 0.8), ctx.special.mask, ids)
         ids = np.where(chosen & (action >= 0.9), random_ids, ids)
         return _batch({"input_ids": ids, "attention_mask": mask, "labels": labels}, mask)

@@ -18,12 +18,15 @@ from llmbench_plugins.models.heads import (
     class_output,
     greedy,
     layer_flops,
+    layer_parameters,
     linear_flops,
+    linear_parameters,
     plain_linear,
+    projected_losses,
     resize_vocabulary,
     span_output,
     take_pretrained,
-    token_losses,
+    wider,
 )
 
 SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -96,10 +99,11 @@ def _language_model(request: llmbench.BuildRequest) -> Any:
             self.body, self.lm_head = _masked_lm(request)
 
         def forward(self, input_ids: Any, attention_mask: Any, labels: Any = None) -> dict[str, Any]:
-            logits_BLV = self.lm_head(self.body(input_ids, attention_mask).last_hidden_state)
+            hidden_BLH = self.body(input_ids, attention_mask).last_hidden_state
             if labels is None:
-                return {"logits": logits_BLV}
-            loss, nll_B, tokens_B = token_losses(logits_BLV, labels)
+                return {"logits": self.lm_head(hidden_BLH)}
+            labelled = request.labelled_logits
+            loss, nll_B, tokens_B, logits_BLV = projected_losses(self.lm_head, hidden_BLH, labels, labelled)
             return {"loss": loss, "logits": logits_BLV, "nll": nll_B, "tokens": tokens_B}
 
     return BertLanguageModel()
@@ -192,25 +196,27 @@ def _generator(request: llmbench.BuildRequest) -> Any:
                 encoder_attention_mask=attention_mask,
                 use_cache=False,
             ).last_hidden_state
-            logits_BTV = self.lm_head(hidden_BTH)
             if labels is None:
-                return {"logits": logits_BTV}
-            return {"loss": token_losses(logits_BTV, labels)[0], "logits": logits_BTV}
+                return {"logits": self.lm_head(hidden_BTH)}
+            loss, _, _, logits_BTV = projected_losses(self.lm_head, hidden_BTH, labels, request.labelled_logits)
+            return {"loss": loss, "logits": logits_BTV}
 
         @torch.no_grad()
         def generate(self, arrays: dict[str, Any], max_new_tokens: int) -> Any:
-            """Return greedy ids (B, T); keys and values of earlier tokens and of the source are kept."""
+            """Return greedy ids (B, T); `kv_cache` keeps keys and values of earlier tokens and of the source."""
             ids_BL, mask_BL = arrays["input_ids"], arrays["attention_mask"]
             memory_BLH, cache = self.body(ids_BL, mask_BL).last_hidden_state, None
+            seen_BT = ids_BL[:, :0]
 
             def step(token_B: Any) -> Any:
-                nonlocal cache
+                nonlocal cache, seen_BT
+                seen_BT = token_B[:, None] if request.kv_cache else torch.cat([seen_BT, token_B[:, None]], 1)
                 out = self.decoder(
-                    token_B[:, None],
+                    seen_BT,
                     encoder_hidden_states=memory_BLH,
                     encoder_attention_mask=mask_BL,
                     past_key_values=cache,
-                    use_cache=True,
+                    use_cache=request.kv_cache,
                 )
                 cache = out.past_key_values
                 return self.lm_head(out.last_hidden_state[:, -1])
@@ -245,11 +251,13 @@ def _widths(request: llmbench.BuildRequest) -> tuple[int, int, int]:
     return config.num_hidden_layers, config.hidden_size, config.intermediate_size
 
 
-def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]]) -> float:
+def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]]) -> float | None:
     """Return the matmul FLOPs of a forward pass: layers, heads and output projection; see `heads.layer_flops`.
 
     A decoder layer has a second attention: query and output per target token, key and value per source token.
-    Generated tokens run through it one by one, each seeing those before it and itself.
+    Generated tokens run through it one by one, each seeing those before it and itself. Where only labels are projected,
+    their number is what masking chooses on average. None where shapes do not tell: generation without a cache, and
+    targets of which only labels are projected.
     """
     layers, hidden, inner = _widths(request)
     rows, length = shapes["input_ids"]
@@ -259,12 +267,36 @@ def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]])
     if request.head == "span":
         return rows * (body + linear_flops(length, hidden, 2))
     made, keys = length, 0.0
+    if request.head == "pretrain" and request.labelled_logits:
+        made = length * LAYOUTS["pretrain"].rate
     if request.head == "generate":
+        if (not request.kv_cache and "new_ids" in shapes) or (request.labelled_logits and "new_ids" not in shapes):
+            return None
         made = shapes.get("decoder_input_ids", shapes.get("new_ids", (0, 0)))[1]
         keys = made if "decoder_input_ids" in shapes else (made + 1) / 2  # on average
         cross = linear_flops(made + length, hidden, 2 * hidden) + 4 * hidden * made * length
         body += layers * (layer_flops(made, keys, hidden, inner) + cross)
     return rows * (body + linear_flops(made, hidden, hidden) + linear_flops(made, hidden, request.vocab_size))
+
+
+def parameters(request: llmbench.BuildRequest) -> int | None:
+    """Return the number of parameters; word embeddings are shared with output and decoder. None for downloaded weights.
+
+    Embeddings are those of words, positions, two kinds of segment and their normalization; a decoder layer has a second
+    attention with its normalization.
+    """
+    if request.weights is not None:
+        return None
+    layers, hidden, inner = _widths(request)
+    embeddings, stack = (request.config["positions"] + 4) * hidden, layers * layer_parameters(hidden, inner)
+    body = request.vocab_size * hidden + embeddings + stack
+    if request.head == "classify":
+        return body + linear_parameters(hidden, hidden) + linear_parameters(hidden, request.num_labels)
+    if request.head == "span":
+        return body + linear_parameters(hidden, 2)
+    output = linear_parameters(hidden, hidden) + 2 * hidden + request.vocab_size
+    second = layers * (4 * linear_parameters(hidden, hidden) + 2 * hidden)
+    return body + output + (embeddings + stack + second if request.head == "generate" else 0)
 
 
 def cache_bytes(
@@ -274,6 +306,8 @@ def cache_bytes(
     second attention, of the source."""
     if "new_ids" not in shapes:
         return None
+    if not request.kv_cache:
+        return 0.0
     layers, hidden, _ = _widths(request)
     rows, length = shapes["input_ids"]
     return rows * attention_cache_elements(shapes["new_ids"][1] + length, layers, hidden) * element_bytes
@@ -285,6 +319,7 @@ def llmbench_models() -> list[llmbench.ModelSpec]:
     return [
         llmbench.ModelSpec(
             name="bert",
+            options=("labelled_logits", "kv_cache"),
             sizes=SIZES,
             layouts=LAYOUTS,
             build=build,
@@ -295,6 +330,8 @@ def llmbench_models() -> list[llmbench.ModelSpec]:
             masked=True,
             flops=flops,
             cache_bytes=cache_bytes,
+            parameters=parameters,
+            wider=wider,
             max_len=lambda size: SIZES[size]["positions"],
         )
     ]

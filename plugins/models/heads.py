@@ -5,11 +5,14 @@ Shapes: `B` batch, `L` tokens, `H` hidden, `V` vocabulary. torch is imported ins
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import llmbench
 from llmbench.layouts import IGNORE
+
+ADAPTED = ".base_layer."  # what peft puts into the names of weights that have an adapter
 
 
 def token_losses(logits_BLV: Any, labels_BL: Any) -> tuple[Any, Any, Any]:
@@ -25,6 +28,26 @@ def token_losses(logits_BLV: Any, labels_BL: Any) -> tuple[Any, Any, Any]:
     ).view(labels_BL.shape)
     nll_B, tokens_B = losses.sum(1), (labels_BL != IGNORE).sum(1)
     return nll_B.sum() / tokens_B.sum().clamp(min=1), nll_B, tokens_B
+
+
+def projected_losses(head: Any, hidden_BLH: Any, labels_BL: Any, labelled: bool) -> tuple[Any, Any, Any, Any]:
+    """Return what `token_losses` does, and the logits of `head`: (B, L, V), or None where only labels are projected.
+
+    With `labelled` the head sees the N positions that have a label, and no others: the same loss and gradients up to
+    rounding, since what has no label has no gradient.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    if not labelled:
+        logits_BLV = head(hidden_BLH)
+        return *token_losses(logits_BLV, labels_BL), logits_BLV
+    rows_N, places_N = torch.nonzero(labels_BL != IGNORE, as_tuple=True)
+    logits_NV = head(hidden_BLH[rows_N, places_N])
+    losses_N = cross_entropy(logits_NV.float(), labels_BL[rows_N, places_N], reduction="none")
+    nll_B = losses_N.new_zeros(len(labels_BL)).index_add(0, rows_N, losses_N)
+    tokens_B = (labels_BL != IGNORE).sum(1)
+    return losses_N.sum() / max(1, len(losses_N)), nll_B, tokens_B, None
 
 
 def next_token_labels(labels_BL: Any) -> Any:
@@ -84,7 +107,8 @@ def take_pretrained(module: Any, state: Mapping[str, Any], copies: Mapping[str, 
     """
     import torch
 
-    own, taken = module.state_dict(), []
+    own = {name.replace(ADAPTED, "."): tensor for name, tensor in module.state_dict().items()}
+    taken = []
     for name, tensor in state.items():
         targets = [name]
         for prefix, others in copies.items():
@@ -97,6 +121,38 @@ def take_pretrained(module: Any, state: Mapping[str, Any], copies: Mapping[str, 
         if fitting:
             taken.append(name)
     return taken
+
+
+def with_lora(module: Any, request: llmbench.BuildRequest) -> Any:
+    """Return `module` with low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the transformer's linear layers.
+
+    Where `request.lora` asks for none it is unchanged. Else only adapters and the layers of the head outside of the
+    transformer are trained; alpha is twice the rank.
+    """
+    if request.lora is None:
+        return module
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise llmbench.Unsupported("low-rank adapters need the package peft: pip install 'llmbench[lora]'") from None
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    inside = ("body.", "encoder.")
+    heads = [p for name, p in module.named_parameters() if not name.startswith(inside)]
+    tied = {id(p) for name, p in module.named_parameters(remove_duplicate=False) if name.startswith(inside)}
+    linear = [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D) and name.startswith(inside) and "lm_head" not in name
+    ]
+    inject_adapter_in_model(LoraConfig(r=request.lora, lora_alpha=2 * request.lora, target_modules=linear), module)
+    for parameter in heads:
+        if id(parameter) not in tied:
+            parameter.requires_grad_(True)
+    if not hasattr(module, "load_pretrained"):
+        module.load_pretrained = functools.partial(take_pretrained, module, copies={})
+    return module
 
 
 def plain_linear(inputs: int, outputs: int) -> Any:
@@ -125,6 +181,16 @@ def resize_vocabulary(model: Any, vocab_size: int) -> Any:
     return model
 
 
+def layer_parameters(hidden: int, inner: int) -> int:
+    """Return the parameters of a transformer layer: attention, two linear layers, two normalizations, all biases."""
+    return 4 * (hidden + 1) * hidden + linear_parameters(hidden, inner) + linear_parameters(inner, hidden) + 4 * hidden
+
+
+def linear_parameters(inputs: int, outputs: int) -> int:
+    """Return the parameters of a linear layer with bias."""
+    return (inputs + 1) * outputs
+
+
 def layer_flops(tokens: float, keys: float, hidden: int, inner: int) -> float:
     """Return the matmul FLOPs, 2 per multiply-add, of a transformer layer over `tokens` that see `keys` tokens each.
 
@@ -137,6 +203,24 @@ def layer_flops(tokens: float, keys: float, hidden: int, inner: int) -> float:
 def attention_cache_elements(tokens: float, layers: int, hidden: int) -> float:
     """Return the elements of the keys and values of `tokens` tokens in all layers, for one row."""
     return 2 * tokens * layers * hidden
+
+
+def wider(config: Mapping[str, Any], x: float, per_head: int = 1) -> dict[str, Any]:
+    """Return the configuration with widths (`hidden`, and `inner` and `embedded` where it has them) times `x`.
+
+    The elements of a head are a multiple of `per_head`; a width that is too small for all heads has one.
+    """
+    heads = config.get("heads", 1)
+    out = dict(config)
+    if x * config["hidden"] < heads * per_head:
+        out |= {name: 1 for name in ("heads", "kv_heads") if name in config}
+        heads = 1
+    step = heads * per_head
+    out["hidden"] = step * max(1, round(x * config["hidden"] / step))
+    for name in ("inner", "embedded"):
+        if name in config:
+            out[name] = max(1, round(config[name] * out["hidden"] / config["hidden"]))
+    return out
 
 
 def linear_flops(rows: float, inputs: int, outputs: int) -> float:
