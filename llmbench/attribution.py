@@ -1,0 +1,194 @@
+"""From trials of causes to verdicts: what bounds a cell, predicted and measured. Pure functions of records.
+
+A *headroom* is the step time over the step time with a cause removed. Causes are tried on two axes, *where* (a
+component) and *why* (a resource), which cut the same time twice: they are never compared with each other.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llmbench import stats
+
+Record = Mapping[str, Any]
+Row = dict[str, Any]
+
+THRESHOLD = 1.10  # a headroom up to this is not worth a change: the materiality threshold
+LEVEL = 0.95
+AXES = ("where", "why")
+LEAST_REST = 1e-3  # of the step: what removing a cause leaves at least, so that a ratio stays finite
+
+#: Verdicts that name no cause.
+BALANCED, UNDECIDED, UNISOLATED = "balanced", "undecided", "unisolated"
+
+
+NOT_SETTLED = "its lower bound is not above the threshold"
+
+
+def bottlenecks(records: Iterable[Record]) -> list[Row]:
+    """Return one row per cause of a cell, the measured ones first, by headroom; `records` are its good repeats.
+
+    `measured_x` and `ci` come from all pairs; `low` is the bound that holds for all measured causes of the axis
+    together (Bonferroni), `material` whether the cause exceeds the threshold by Holm's decision. `headroom_x` and
+    `headroom_ci` are estimated on every second pair, and `rank_x` on the others: see `verdict`.
+    """
+    trials: dict[str, list[Mapping[str, Any]]] = {}
+    cell_id = None
+    for record in records:
+        cell_id = record["cell_id"]
+        for cause, trial in (record.get("interventions") or {}).items():
+            trials.setdefault(cause, []).append(trial)
+    rows = [_row(cell_id, cause, found) for cause, found in trials.items()]
+    for axis in AXES:
+        measured = [row for row in rows if row["axis"] == axis and row["measured_x"] is not None]
+        pairs = [_sides(trials[row["cause"]]) for row in measured]
+        bounds = stats.simultaneous(pairs, LEVEL, threshold=THRESHOLD, paired=True) if pairs else []
+        for row, bound in zip(measured, bounds, strict=True):
+            row["low"], row["material"] = bound.low, bound.exceeds
+    return sorted(rows, key=lambda row: (row["measured_x"] is None, -(row["measured_x"] or row["predicted_x"] or 0.0)))
+
+
+def _row(cell_id: str | None, cause: str, trials: Sequence[Mapping[str, Any]]) -> Row:
+    first = next((t for t in trials if t["outcome"] == "measured"), trials[0])
+    predictions = [t["predicted_x"] for t in trials if t.get("predicted_x") is not None]
+    row: Row = {"cell_id": cell_id, "cause": cause, "class": first["class"], "axis": first["axis"]}
+    row |= {"outcome": first["outcome"], "reason": first.get("reason"), "advice": first.get("advice")}
+    row |= {"predicted_x": statistics.median(predictions) if predictions else None}
+    row |= dict.fromkeys(("measured_x", "ci", "ci_kind", "low", "rank_x", "headroom_x", "headroom_ci"))
+    row |= {"material": False, "pairs": 0}
+    clean, removed = _sides(trials)
+    if not clean:
+        return row
+    whole = stats.ratio_interval(clean, removed, LEVEL, paired=True)
+    row |= {"measured_x": whole.value, "ci": _ends(whole), "ci_kind": whole.method, "pairs": sum(map(len, clean))}
+    ranked = stats.ratio_interval(_every_second(clean, 0), _every_second(removed, 0), LEVEL, paired=True)
+    row["rank_x"] = ranked.value
+    halves = _every_second(clean, 1), _every_second(removed, 1)
+    if all(map(len, halves[0])):
+        estimate = stats.ratio_interval(*halves, LEVEL, paired=True)
+        row |= {"headroom_x": estimate.value, "headroom_ci": _ends(estimate)}
+    return row
+
+
+def _ends(estimate: stats.Estimate) -> list[float] | None:
+    return None if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
+
+
+def _every_second(side: Sequence[Sequence[float]], start: int) -> list[Sequence[float]]:
+    return [process[start::2] for process in side]
+
+
+def _sides(trials: Sequence[Mapping[str, Any]]) -> tuple[list[list[float]], list[list[float]]]:
+    """Return, per process, the seconds of the unchanged blocks and of those without the cause.
+
+    An intervention may remove only a share of its cause; what it left is taken off by proportion, pair by pair.
+    """
+    clean, removed = [], []
+    for trial in trials:
+        if trial["outcome"] != "measured" or not trial["clean_s"]:
+            continue
+        share = trial.get("share") or 1.0
+        rest = [c - (c - t) / share for c, t in zip(trial["clean_s"], trial["treated_s"], strict=True)]
+        clean.append(list(trial["clean_s"]))
+        removed.append([max(r, LEAST_REST * c) for r, c in zip(rest, clean[-1], strict=True)])
+    return clean, removed
+
+
+def verdict(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the fields of the verdict: where, why, headline, its class, and the headroom of what it names.
+
+    Per axis, of the causes that exceed the threshold (Holm's decision over all that were measured on it), the largest
+    by one half of the pairs; its headroom is estimated on the other half, so that the winner's luck is not in it. None
+    exceeds it: `undecided` where a cause that may be material was not settled, `unisolated` where the only such cause
+    has no clean intervention, else `balanced`. The headline is `where`, if it names a cause, else `why`; where neither
+    does, the headroom is that of the largest cause that was measured, which `leading` names. Empty without trials.
+    """
+    if not rows:
+        return {}
+    found = {axis: _of_axis([row for row in rows if row["axis"] == axis]) for axis in AXES}
+    names = {axis: cause["cause"] if isinstance(cause, dict) else cause for axis, (cause, _) in found.items()}
+    notes = {axis: why for axis, (_, why) in found.items() if why}
+    causes = [cause for cause, _ in found.values() if isinstance(cause, dict)]
+    out: dict[str, Any] = {"verdict_where": names["where"], "verdict_why": names["why"], "verdict_notes": notes}
+    if not causes:
+        order = (UNDECIDED, UNISOLATED, BALANCED)
+        headline = min(names.values(), key=order.index)
+        out |= {"verdict": headline, "verdict_class": None, "advice": None}
+        measured = [row for row in rows if row["measured_x"] is not None]
+        leading = max(measured, key=lambda row: row["measured_x"], default=None)
+        if leading is None:
+            return out | dict.fromkeys((*_HEADROOM, "leading"))
+        return out | {"leading": leading["cause"]} | _headroom(leading)
+    head = causes[0]
+    out |= {
+        "verdict": head["cause"],
+        "verdict_class": head["class"],
+        "advice": head["advice"],
+        "leading": head["cause"],
+    }
+    return out | _headroom(head)
+
+
+def _headroom(row: Row) -> Row:
+    """Return the headroom of a cause: estimated on the pairs that did not select it, on all where there are few."""
+    whole = row["headroom_ci"] is None
+    values = (row["measured_x"], row["ci"]) if whole else (row["headroom_x"], row["headroom_ci"])
+    return dict(zip(_HEADROOM, (row["predicted_x"], *values), strict=True))
+
+
+_HEADROOM = ("headroom_predicted_x", "headroom_measured_x", "headroom_ci")
+
+
+def _of_axis(rows: Sequence[Row]) -> tuple[Row | str, str | None]:
+    """Return the cause of one axis, or a verdict that names none, and why."""
+    material = [row for row in rows if row["material"]]
+    if material:
+        return max(material, key=lambda row: row["rank_x"]), None
+    open_ = [row for row in rows if row["measured_x"] is not None and row["measured_x"] >= THRESHOLD]
+    open_ += [row for row in rows if row["outcome"] in ("out_of_time", "failed") and _may_be_large(row)]
+    if open_:
+        return UNDECIDED, "; ".join(
+            f"{row['cause']}: {row['reason'] or 'its interval holds the threshold'}" for row in open_
+        )
+    hidden = [row for row in rows if row["outcome"] == "unisolated" and (row["predicted_x"] or 0.0) >= THRESHOLD]
+    if hidden:
+        return UNISOLATED, "; ".join(f"{row['cause']}: {row['reason']}" for row in hidden)
+    return BALANCED, None
+
+
+def _may_be_large(row: Row) -> bool:
+    return row["predicted_x"] is None or row["predicted_x"] >= THRESHOLD
+
+
+def interactions(records: Iterable[Record]) -> list[Row]:
+    """Return what the two largest causes of a cell give together: measured, and the product of each alone."""
+    found = []
+    for record in records:
+        together = record.get("together")
+        if not together:
+            continue
+        trials = record["interventions"]
+        alone = [_gain([trials[cause]]) for cause in together["causes"]]
+        estimate = stats.ratio_interval([together["clean_s"]], [together["treated_s"]], LEVEL, paired=True)
+        row: Row = {"cell_id": record["cell_id"], "causes": list(together["causes"]), "measured_x": estimate.value}
+        found.append(row | {"ci": _ends(estimate), "product_x": math.prod(alone)})
+    return found
+
+
+def _gain(trials: Sequence[Mapping[str, Any]]) -> float:
+    return stats.ratio_interval(*_sides(trials), LEVEL, paired=True).value
+
+
+def prediction_errors(rows: Iterable[Row]) -> tuple[float, float, int] | None:
+    """Return median and 90th percentile of |predicted / measured - 1| in percent, and the number of rows, or None."""
+    errors = sorted(
+        100.0 * abs(row["predicted_x"] / row["measured_x"] - 1)
+        for row in rows
+        if row["measured_x"] is not None and row["predicted_x"] is not None
+    )
+    if not errors:
+        return None
+    return statistics.median(errors), errors[math.ceil(0.9 * len(errors)) - 1], len(errors)

@@ -1,0 +1,63 @@
+"""`llmbench diagnose`: the verified bottleneck of the user's own model and data loader."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from llmbench.api import check_budget
+
+SLACK_S = 60.0  # beyond the budget: starting, and a step that takes long
+
+
+@click.command()
+@click.argument("target", metavar="TARGET")
+@click.option("--budget", "budget_s", type=float, default=60.0, show_default=True, help="Seconds, about.")
+@click.option(
+    "--verify",
+    "mode",
+    type=click.Choice(("verdict", "all")),
+    default="verdict",
+    show_default=True,
+    help="Which causes are removed and measured: the leading suspects, or all.",
+)
+@click.option("--plugin", "plugin_files", multiple=True, metavar="FILE", help="Load a plugin file too.")
+@click.option("--quiet", is_flag=True, help="No notes on standard error.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+def diagnose(target: str, budget_s: float, mode: str, plugin_files: tuple[str, ...], quiet: bool, as_json: bool) -> int:
+    """Find out what bounds a step of your own model, remove it, and measure again.
+
+    TARGET is package.module:function or FILE.py:function, found from the current folder: a function without arguments
+    that returns a dict with `model` (a torch module) and `data` (batches that can be iterated again and again: dicts of
+    tensors, or tuples), and optionally `optimizer` (default: fused AdamW), `loss` (a function of output and batch;
+    default: `output.loss`), `step` (your own step, a function of a batch), `device` and `precision`.
+    """
+    import tempfile
+
+    from llmbench.executors.local import LocalExecutor
+    from llmbench.report import json as report_json
+    from llmbench.report import terminal
+    from llmbench.report.cells import Run
+    from llmbench.report.tables import run_tables
+
+    check_budget(budget_s, "--budget")
+    if not quiet and not as_json and sys.stderr.isatty():
+        click.echo(f"diagnosing {target}, about {budget_s:g} s ...", err=True)
+    files = [str(Path(file).resolve()) for file in plugin_files]
+    options = {"budget_s": budget_s, "mode": mode, "plugin_files": files, "cwd_plugins": str(Path.cwd())}
+    with (
+        tempfile.TemporaryDirectory(prefix="llmbench-") as folder,
+        LocalExecutor(log_dir=Path(folder) / "logs", start_method="spawn") as executor,
+    ):
+        found = executor.call("llmbench.worker.diagnose:diagnose_target", target, options)
+    environment = found["environment"]
+    command = f"llmbench diagnose {target} --budget {budget_s:g} --verify {mode}"
+    record = {**found["record"], "environment_id": "here"}
+    run = Run(target, [record], {"here": environment}, {}, {record["cell_id"]: command})
+    if as_json:
+        click.echo(report_json.render_one(run))
+    else:
+        terminal.render(run_tables(run))
+    return 0

@@ -1,0 +1,197 @@
+"""A torch step under test: what causes see of it (see `llmbench.specs.Trial`), for built-in cells and users' modules.
+
+Shapes: `B` rows of a batch, `L` tokens of a row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmbench.errors import DoesNotApply
+from llmbench.worker import batches as trees
+from llmbench.worker import padding
+
+Function = Callable[..., Any]
+TIMED_STEPS, TIMED_WARMUP = 4, 1
+
+
+@dataclass
+class TorchTrial:
+    """See `llmbench.specs.Trial`. `mark` and `between` are the clock; `regroup` and `tokens` know of padding."""
+
+    module: torch.nn.Module
+    optimizer: Any
+    device: str
+    trains: bool
+    generates: bool
+    pool: Sequence[Any]
+    take_step: Callable[[Any], Any]
+    make_fresh: Callable[[], Iterator[Any]]
+    mark: Callable[[], Any]
+    between: Callable[[Sequence[Any]], list[float]]
+    compiled: bool = False
+    workers: int = 0
+    regroup: Callable[[], list[Any]] | None = None  # None: by what the tensors show
+    tokens: Callable[[Any], int | None] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)  # what causes find out and want to keep
+    step_s: float = 0.0
+    engine: str = "torch"
+
+    def step(self, batch: Any) -> Any:
+        """Take the ordinary step on `batch`."""
+        return self.take_step(batch)
+
+    def fresh(self) -> Iterator[Any]:
+        """Return an endless iterator over newly made batches."""
+        return self.make_fresh()
+
+    def tensors(self, batch: Any) -> dict[str, Tensor]:
+        """Return the tensors of `batch` by a name each."""
+        return trees.tensors(batch)
+
+    def rebuilt(self, batch: Any, tensors: Mapping[str, Any]) -> Any:
+        """Return `batch` with other tensors under the same names."""
+        return trees.rebuilt(batch, tensors)
+
+    def real_tokens(self, batch: Any) -> int | None:
+        """Return the tokens that are no padding."""
+        if self.tokens is not None:
+            return self.tokens(batch)
+        found = padding.find(self.module, self.pool)
+        return None if found is None else sum(found.lengths(trees.tensors(batch)))
+
+    def regrouped(self) -> list[Any]:
+        """Return the pool's examples in batches of the same size, by length, no longer than needed."""
+        if self.regroup is not None:
+            return self.regroup()
+        found = padding.find(self.module, self.pool)
+        if found is None:
+            raise DoesNotApply("no attention mask, padding index or repeated last token shows any padding")
+        return padding.regrouped(found, self.pool)
+
+    def merged(self, batches: Sequence[Any]) -> Any:
+        """Return one batch with the examples of all."""
+        return trees.merged(batches)
+
+    def timed(self, parts: Callable[[Callable[[Function], Function]], AbstractContextManager[Any]]) -> list[float]:
+        """Return the seconds per step that calls of the functions take, backward included."""
+        seconds: list[float] = []
+        spans = Spans(self.mark)
+        with parts(spans.timer):
+            for batch in itertools.islice(itertools.cycle(self.pool), TIMED_WARMUP + TIMED_STEPS):
+                spans.marks.clear()
+                self.step(batch)
+                seconds.append(sum(self.between(list(pair))[0] for pair in spans.marks if len(pair) == 2))
+        return seconds[TIMED_WARMUP:]
+
+    def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
+        """Return the seconds of each of `least` calls, behind one that is not counted."""
+        call()
+        found = []
+        for _ in range(least):
+            begin = self.mark()
+            call()
+            found.append(self.between([begin, self.mark()])[0])
+        return found
+
+    def settle(self, budget_s: float = 1.0) -> None:
+        """Set `step_s` from a few steps on the pool."""
+        begin = time.perf_counter()
+        times: list[float] = []
+        while len(times) < 3 or (len(times) < 7 and time.perf_counter() - begin < budget_s):
+            batch = self.pool[len(times) % len(self.pool)]
+            times += self.seconds(lambda batch=batch: self.step(batch), least=1)  # type: ignore[misc]
+        self.step_s = statistics.median(times)
+
+
+class Spans:
+    """Marks around calls: of the forward pass, and of their share of the backward pass."""
+
+    def __init__(self, mark: Callable[[], Any]) -> None:
+        self.mark = mark
+        self.marks: list[list[Any]] = []
+        self._inside = 0
+
+    def timer(self, function: Function) -> Function:
+        """Return `function`, timed. A call inside of a timed one is part of that one."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return function(*args, **kwargs)
+            back: list[Any] = []
+            if torch.is_grad_enabled():
+                self.marks.append(back)
+                args, kwargs = self._noting_end((args, kwargs), back, function)
+            self._inside += 1
+            begin = self.mark()
+            try:
+                result = function(*args, **kwargs)
+            finally:  # checkpointing ends a recomputation by raising
+                self._inside -= 1
+                self.marks.append([begin, self.mark()])
+            return self._noting_start(result, back) if torch.is_grad_enabled() else result
+
+        return timed
+
+    def _noting_end(self, given: Any, back: list[Any], function: Function) -> Any:
+        """Note when the gradients of the arguments are there; without such arguments, those of the parameters."""
+
+        def note() -> None:
+            if back:
+                back[1:] = [self.mark()]
+
+        wanted = [t for t in trees.tensors(given).values() if t.requires_grad]
+        if not wanted:
+            owner = getattr(function, "__self__", None)
+            for parameter in owner.parameters() if isinstance(owner, torch.nn.Module) else ():
+                if parameter.requires_grad:
+                    _once(parameter, note)
+            return given
+        return trees.replaced(given, dict(zip(map(id, wanted), _Noted.apply(note, *wanted), strict=True)))
+
+    def _noting_start(self, result: Any, back: list[Any]) -> Any:
+        """Note when the gradients of the results are there."""
+
+        def note() -> None:
+            back[:1] = [self.mark()]
+
+        wanted = [t for t in trees.tensors(result).values() if t.requires_grad and t.is_floating_point()]
+        if not wanted:
+            return result
+        return trees.replaced(result, dict(zip(map(id, wanted), _Noted.apply(note, *wanted), strict=True)))
+
+
+class _Noted(torch.autograd.Function):
+    """Hands tensors on as they are; its backward pass calls `note` when their gradients are there."""
+
+    @staticmethod
+    def forward(ctx: Any, note: Callable[[], None], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Hand on."""
+        ctx.note = note
+        ctx.set_materialize_grads(False)
+        return tuple(t.view_as(t) for t in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        """Note, and hand on."""
+        ctx.note()
+        return (None, *grads)
+
+
+def _once(parameter: Tensor, note: Callable[[], None]) -> None:
+    """Call `note` when the parameter's gradient is there, the first time only."""
+
+    def hook(_: Tensor) -> None:
+        note()
+        handle.remove()
+
+    handle = parameter.register_post_accumulate_grad_hook(hook)

@@ -1,0 +1,111 @@
+"""Trials of built-in cells: the step of an engine, its batches from the cell's features, and what only a cell knows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmbench.errors import Unisolated
+from llmbench.plugins import Registry
+from llmbench.specs import Batch, CauseSpec, CollateContext
+from llmbench.worker.stages import Feed
+from llmbench.worker.torch_engine import TorchEngine, as_tensors
+from llmbench.worker.trial import TorchTrial
+from llmbench.worker.work import Work
+
+POOL = 16  # batches
+
+
+def causes(registry: Registry, device: str | None = None) -> list[CauseSpec]:
+    """Return all causes, in the order of their names; their advice ends with the remedies that answer them.
+
+    With a `device` (its kind), those that it can have.
+    """
+    remedies = [registry.get("remedy", name) for name in registry.names("remedy")]
+    remedies = [remedy for remedy in remedies if device is None or device in remedy.devices]
+    found = []
+    for name in registry.names("cause"):
+        cause = registry.get("cause", name)
+        answers = ", ".join(remedy.name for remedy in remedies if name in remedy.answers)
+        advice = "; ".join(filter(None, [cause.advice, f"remedies: {answers}" if answers else ""]))
+        found.append(replace(cause, advice=advice))
+    return found
+
+
+def cell_trial(
+    engine: TorchEngine, feed: Feed, order: Sequence[list[int]], work: Work, *, batch_size: int, memory_used: float
+) -> TorchTrial:
+    """Return the trial of a cell's step. `order` are batches of indices, of which the first are the pool.
+
+    The schedule's learning rates are set to 0 for good: use the engine for nothing else afterwards.
+    """
+    chosen = list(order[:POOL])
+    ready = Feed(engine, feed.features, feed.layout, feed.ctx, 0)
+    if work.trains:
+        engine.schedule.base_lrs = [0.0 for _ in engine.schedule.base_lrs]
+    trial = TorchTrial(
+        module=engine.module,
+        optimizer=engine.optimizer if work.trains else None,
+        device=engine.device.type,
+        trains=work.trains,
+        generates=engine.head == "generate" and not work.trains,
+        pool=list(ready(chosen)),
+        take_step=lambda batch: work.step(engine, batch),
+        make_fresh=lambda: _endless(feed, chosen),
+        mark=engine.mark,
+        between=engine.seconds_between,
+        compiled=engine.compiled,
+        workers=feed.workers,
+        regroup=lambda: _regrouped(ready, chosen, batch_size),
+        tokens=lambda batch: batch.tokens,
+    )
+    trial.facts["memory_used"] = memory_used
+    if trial.generates:
+        trial.facts["teacher_forced"] = _Teacher(
+            engine, ready, dict(zip(map(id, trial.pool), chosen, strict=True)), work
+        )
+    return trial
+
+
+def _endless(feed: Feed, order: Sequence[list[int]]) -> Iterator[Batch]:
+    """Yield the batches of `order` again and again; loader processes are started once for many rounds."""
+    while True:
+        yield from feed(list(itertools.chain.from_iterable(itertools.repeat(order, 64))))
+
+
+def _regrouped(feed: Feed, order: Sequence[list[int]], batch_size: int) -> list[Batch]:
+    """Return the same examples sorted by length, in as many batches."""
+    indices = sorted(itertools.chain.from_iterable(order), key=lambda i: feed.layout.length(feed.features[i]))
+    return list(feed([indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]))
+
+
+class _Teacher:
+    """One pass over prompt and generated tokens of a batch, by the layout that training uses."""
+
+    def __init__(self, engine: TorchEngine, feed: Feed, order: dict[int, list[int]], work: Work) -> None:
+        self.engine, self.feed, self.order, self.work = engine, feed, order, work
+
+    def __call__(self, batch: Batch) -> tuple[int, Callable[[], Any]]:
+        """Return how many passes the generation takes, and the one pass."""
+        import torch
+
+        engine, feed = self.engine, self.feed
+        made = self.work.step(engine, batch)
+        longest = max(len(ids) for ids in made) + 1
+        filled = [ids + [engine.eos] * (longest - 1 - len(ids)) for ids in made]
+        features = [{**feed.features[i], "target": ids} for i, ids in zip(self.order[id(batch)], filled, strict=True)]
+        ctx = CollateContext(**{**vars(feed.ctx), "train": True})
+        forced = as_tensors(feed.layout.collate(features, ctx))
+        if "labels" not in forced.arrays:
+            raise Unisolated("the model's layout has no arrays with known targets")
+
+        @torch.inference_mode()
+        def once() -> Any:
+            engine.module.eval()
+            arrays = {name: t for name, t in engine.copy(forced).items() if name != "labels"}
+            with engine._autocast():
+                return engine.module(**arrays)
+
+        return longest, once

@@ -1,0 +1,243 @@
+"""Causes on trial: predict what removing each would give, remove it, and measure both side by side.
+
+Both arms run in this process on the same parameters and the same batches, in turns: A B A B from a random start.
+Learning rates are 0, so the optimizer does its work and changes nothing. Nothing is derived here but `predicted_x`:
+records keep the seconds of each pair of blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from llmbench.errors import DoesNotApply, NotMeasured
+from llmbench.specs import AXES, CauseSpec, Intervention
+from llmbench.worker.trial import TorchTrial
+
+Emit = Callable[[dict[str, Any]], None]
+
+BLOCK_S = 0.02  # a block is at least so long, where steps are short: the clock and the switch must not count
+#: Half of the pairs select and half estimate, so both need 5 for an interval; where time is short, LEFT must do.
+FEWEST_PAIRS, MOST_PAIRS, LEFT_PAIRS = 12, 60, 6
+LONG_BLOCK = 12  # blocks of so many steps are steadier: LEFT_PAIRS will do
+TRIED_FROM = 1.04  # predictions below need no trial when only the verdict is asked for: the threshold is 1.10
+TRIED, TRIED_IN_HASTE, HASTE_S = 3, 2, 8.0  # so many of the leading suspects per axis; fewer in so little time
+TOGETHER_SHARE = 0.15  # of the time, for the two largest at once
+#: One whose fewest pairs take so many times its share (or LEAST_S) is left out; the first of an axis may take more.
+PATIENCE, LEAST_S, LEADING_SHARE = 3.0, 1.0, 0.4
+TOGETHER_FROM = 1.05
+LEAST_TRIALS = 0.35  # of the time, for the trials, where looking at the causes took long
+LEAST_PROBING_S = 6.0  # behind so long, or all of the time, no further cause is looked at
+
+
+def verify(
+    trial: TorchTrial,
+    record: Mapping[str, Any],
+    causes: Sequence[CauseSpec],
+    *,
+    mode: str,
+    seconds: float,
+    seed: int = 0,
+    emit: Emit = lambda event: None,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+    """Return what `record["interventions"]` and `record["together"]` hold.
+
+    `mode` is "verdict" (the leading suspects) or "all"; `seconds` is about the time that all trials take together.
+    An intervention that fails is recorded as `failed` with its error, and the others go on.
+    """
+    begin = time.perf_counter()
+    rng = random.Random(seed)
+    with frozen(trial.optimizer):
+        trial.settle()
+        probing = begin + max(LEAST_PROBING_S, seconds)
+        in_turn = sorted(causes, key=lambda cause: AXES.index(cause.axis))  # components first: they are the headline
+        found = {cause.name: predicted(trial, record, cause, probing) for cause in in_turn}
+        by_name = {cause.name: cause for cause in causes}
+        tried = [by_name[name] for name in suspects(found, mode, TRIED if seconds >= HASTE_S else TRIED_IN_HASTE)]
+        changes: dict[str, Intervention] = {}
+        axes: set[str] = set()
+        left = len(tried)
+        end = max(begin + seconds, time.perf_counter() + LEAST_TRIALS * seconds)
+        for cause in tried:
+            row = found[cause.name]
+            emit({"event": "verify", "cause": cause.name})
+            rest = max(0.0, end - time.perf_counter())
+            share = rest * (1 - TOGETHER_SHARE) / left
+            patience_s = max(PATIENCE * max(share, LEAST_S), 0.0 if cause.axis in axes else LEADING_SHARE * rest)
+            axes.add(cause.axis)
+            left -= 1
+            started = time.perf_counter()
+            try:
+                changes[cause.name] = change = cause.intervene(trial)
+                row |= measured(trial, change, max(0.0, share - (time.perf_counter() - started)), rng, patience_s)
+                row |= {"share": change.share, "check": dict(change.check)}
+            except NotMeasured as reason:
+                row |= _not_measured(reason)
+            except Exception as error:  # a plugin's intervention, on a module that is not ours
+                row |= {"outcome": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+            row["spent_s"]["trial"] = time.perf_counter() - started
+        rest = end - time.perf_counter()
+        together = both(trial, found, changes, rest, rng) if rest > 0 or mode == "all" else None
+    return found, together
+
+
+@contextlib.contextmanager
+def frozen(optimizer: Any) -> Iterator[None]:
+    """Set the optimizer's learning rates to 0 and put them back."""
+    groups = getattr(optimizer, "param_groups", ())
+    before = [group.get("lr") for group in groups]
+    for group in groups:
+        if "lr" in group:
+            group["lr"] = group["lr"] * 0
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, before, strict=True):
+            if rate is not None:
+                group["lr"] = rate
+
+
+def predicted(
+    trial: TorchTrial, record: Mapping[str, Any], cause: CauseSpec, until: float = math.inf
+) -> dict[str, Any]:
+    """Return the row of a cause before it is tried: its facts and its prediction, or why there are none.
+
+    From `until` on (of `time.perf_counter`) nothing is looked at any more.
+    """
+    row: dict[str, Any] = {"axis": cause.axis, "class": cause.cause_class, "outcome": "not_selected", "reason": None}
+    row |= {"predicted_x": None, "facts": {}, "advice": cause.advice}
+    row |= {"clean_s": [], "treated_s": [], "clean_first": [], "block_steps": None, "share": 1.0}
+    row["spent_s"] = {}
+    if trial.engine not in cause.engines:
+        return row | {"outcome": "unisolated", "reason": f"not written for the engine {trial.engine}"}
+    begin = time.perf_counter()
+    if begin > until:
+        return row | {"outcome": "out_of_time", "reason": "no time was left to look at it"}
+    try:
+        row["facts"] = dict(cause.probe(trial))
+        row["predicted_x"] = cause.predict(record, row["facts"])
+    except NotMeasured as reason:
+        return row | _not_measured(reason)
+    except Exception as error:  # see `verify`
+        return row | {"outcome": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    finally:
+        row["spent_s"]["probe"] = time.perf_counter() - begin
+    return row
+
+
+def _not_measured(reason: NotMeasured) -> dict[str, Any]:
+    outcome = "does_not_apply" if isinstance(reason, DoesNotApply) else "unisolated"
+    return {"outcome": outcome, "reason": str(reason)}
+
+
+def suspects(found: Mapping[str, Mapping[str, Any]], mode: str, most: int) -> list[str]:
+    """Return the causes to try, `most` per axis, the largest prediction first; one without it counts as large."""
+    open_ = [name for name, row in found.items() if row["outcome"] == "not_selected"]
+    sizes = {name: _or_inf(found[name]["predicted_x"]) for name in open_}
+    ranked = sorted(open_, key=lambda name: -sizes[name])
+    if mode == "all":
+        return ranked
+    by_axis: dict[str, list[str]] = {}
+    for name in ranked:
+        if sizes[name] >= TRIED_FROM:
+            by_axis.setdefault(found[name]["axis"], []).append(name)
+    chosen = {name for names in by_axis.values() for name in names[:most]}
+    return [name for name in ranked if name in chosen]
+
+
+def _or_inf(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+# --- pairs of blocks ------------------------------------------------------------------------------------
+
+
+def measured(
+    trial: TorchTrial, change: Intervention, seconds: float, rng: random.Random, patience_s: float
+) -> dict[str, Any]:
+    """Return the seconds of pairs of blocks, as many as fit in `seconds`; their number is fixed from the first pair.
+
+    The fewest may take `patience_s`. Where the machine then stalls, what has been measured by that time must do.
+    """
+    steps = change.steps or max(1, min(len(trial.pool), math.ceil(BLOCK_S / trial.step_s)))
+    begin = time.perf_counter()
+    for changed in (True, False):  # shows whether it works, and what a pair takes
+        block(trial, change, batches_of(trial, 0, steps, change.burn), changed)
+    pair_s = time.perf_counter() - begin
+    if pair_s * LEFT_PAIRS > patience_s:
+        reason = f"{LEFT_PAIRS} pairs would take {pair_s * LEFT_PAIRS:.1f} s, there were {patience_s:.1f} s"
+        return {"outcome": "out_of_time", "reason": reason}
+    many = steps < LONG_BLOCK and pair_s * FEWEST_PAIRS <= patience_s
+    fewest = FEWEST_PAIRS if many else LEFT_PAIRS
+    pairs = max(fewest, min(MOST_PAIRS, int(seconds / pair_s) - 1))
+    times: dict[bool, list[float]] = {True: [], False: []}
+    clean_first = []
+    first = rng.random() < 0.5
+    for pair in range(pairs):
+        if pair >= LEFT_PAIRS and time.perf_counter() - begin > max(seconds, patience_s):
+            break
+        batches = batches_of(trial, pair * steps, steps, change.burn)
+        clean_first.append(first == (pair % 2 == 0))
+        for changed in (False, True) if clean_first[-1] else (True, False):
+            times[changed].append(block(trial, change, batches, changed) / steps)
+    fields = {"clean_s": times[False], "treated_s": times[True], "clean_first": clean_first, "block_steps": steps}
+    return {"outcome": "measured", "reason": None, **fields}
+
+
+def batches_of(trial: TorchTrial, start: int, steps: int, burn: int) -> list[Any]:
+    """Return the `burn` batches of a block that are not timed, and the `steps` that are."""
+    count = len(trial.pool)
+    return [trial.pool[(start + i) % count] for i in range(-burn, steps)]
+
+
+def block(trial: TorchTrial, change: Intervention, batches: Sequence[Any], changed: bool) -> float:
+    """Return the seconds that one arm takes for the block's batches."""
+
+    def ordinary(some: Sequence[Any]) -> None:
+        for batch in some:
+            trial.step(batch)
+
+    run = (change.treated if changed else change.clean) or ordinary
+    with change.changed() if changed else contextlib.nullcontext():
+        if change.burn:
+            run(batches[: change.burn])
+        begin = trial.mark()
+        run(batches[change.burn :])
+        return trial.between([begin, trial.mark()])[0]
+
+
+def both(
+    trial: TorchTrial,
+    found: Mapping[str, Mapping[str, Any]],
+    changes: Mapping[str, Intervention],
+    seconds: float,
+    rng: random.Random,
+) -> dict[str, Any] | None:
+    """Return the pairs with the two largest causes removed at once, where both only change what a step does."""
+
+    def gain(name: str) -> float:
+        row = found[name]
+        return sum(row["clean_s"]) / sum(row["treated_s"]) if row["treated_s"] else 0.0
+
+    plain = [n for n, c in changes.items() if c.treated is None and c.clean is None and gain(n) >= TOGETHER_FROM]
+    if len(plain) < 2:
+        return None
+    names = sorted(plain, key=gain)[-1:-3:-1]
+
+    @contextlib.contextmanager
+    def changed() -> Iterator[None]:
+        with changes[names[1]].changed(), changes[names[0]].changed():
+            yield
+
+    try:
+        patience_s = PATIENCE * max(seconds, LEAST_S)
+        row = measured(trial, Intervention(changed, steps=changes[names[0]].steps), seconds, rng, patience_s)
+    except Exception:  # two changes of the same thing need not go together
+        return None
+    if row["outcome"] != "measured":
+        return None
+    return {"causes": names, **{key: row[key] for key in ("clean_s", "treated_s", "clean_first", "block_steps")}}

@@ -1,0 +1,1 @@
+"""The built-in causes: what can bound a step, and how each is removed to see."""

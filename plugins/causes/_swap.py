@@ -1,0 +1,46 @@
+"""Putting one function in the place of another for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+Function = Callable[..., Any]
+Place = tuple[Any, str]  # an object and the name of its attribute
+
+_ABSENT = object()
+
+
+@contextlib.contextmanager
+def replaced(places: Sequence[Place], new: Callable[[Function], Function]) -> Iterator[None]:
+    """Put `new(function)` in the place of each function; an attribute that an object only inherits is hidden."""
+    before = [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in places]
+    try:
+        for owner, name in places:
+            setattr(owner, name, new(getattr(owner, name)))
+        yield
+    finally:
+        for owner, name, old in reversed(before):
+            if old is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, old)
+
+
+def places_of(module: Any, name: str) -> list[Place]:
+    """Return where the function `module.name` is bound: there, and wherever code outside of torch imported it."""
+    function = getattr(module, name)
+    found = [(module, name)]
+    for other in list(sys.modules.values()):
+        package = getattr(other, "__name__", "").partition(".")[0]
+        if other is None or other is module or package in ("torch", "builtins", "numpy", ""):
+            continue
+        found += [(other, key) for key, value in list(vars(other).items()) if value is function]
+    return found
+
+
+def forwards(modules: Sequence[Any]) -> list[Place]:
+    """Return the places of the modules' forward passes."""
+    return [(module, "forward") for module in modules]

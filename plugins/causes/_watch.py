@@ -1,0 +1,203 @@
+"""The time of operators that are told by the shapes of their tensors, forward and backward."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import llmbench
+from llmbench_plugins.causes._collectives import collectives
+from llmbench_plugins.causes._swap import Function, replaced
+
+STEPS, WARMUP = 4, 1
+
+
+def seconds_of(trial: llmbench.Trial, wanted: Callable[[str, Sequence[Any]], bool]) -> list[float]:
+    """Return the seconds per step of the operators that `wanted(name, tensors)` names; updates are left out.
+
+    `tensors` are an operator's arguments and, where it gives one tensor, its result. Looking on adds some ten
+    microseconds to every operator, outside of what is timed: for large operators.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    counting, seconds = True, 0.0
+
+    def wait() -> None:
+        if trial.device == "cuda":
+            torch.cuda.synchronize()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal seconds
+            wait()
+            begin = time.perf_counter()
+            out = func(*args, **(kwargs or {}))
+            wait()
+            took = time.perf_counter() - begin
+            if counting:
+                tensors = [t for t in (*args, out) if isinstance(t, torch.Tensor)]
+                if wanted(func.overloadpacket.__name__, tensors):
+                    seconds += took
+            return out
+
+    def paused(inner: Function) -> Function:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal counting
+            counting = False
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                counting = True
+
+        return call
+
+    found = []
+    update = [(trial.optimizer, "step")] if trial.optimizer is not None else []
+    with replaced(update, paused), Watch():
+        for i in range(WARMUP + STEPS):
+            seconds = 0.0
+            trial.step(trial.pool[i % len(trial.pool)])
+            found.append(seconds)
+    return found[WARMUP:]
+
+
+def operator_seconds(
+    trial: llmbench.Trial, run: Callable[[int], Any], names: Collection[str]
+) -> list[tuple[float, int]]:
+    """Return per call of `run` (with its number) the seconds in operators of these names, and how many there were."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seconds, count = 0.0, 0
+
+    def wait() -> None:
+        if trial.device == "cuda":
+            torch.cuda.synchronize()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal seconds, count
+            if func.overloadpacket.__name__ not in names:
+                return func(*args, **(kwargs or {}))
+            wait()
+            begin = time.perf_counter()
+            out = func(*args, **(kwargs or {}))
+            wait()
+            seconds += time.perf_counter() - begin
+            count += 1
+            return out
+
+    found = []
+    with Watch():
+        for i in range(WARMUP + STEPS // 2):
+            seconds, count = 0.0, 0
+            run(i)
+            found.append((seconds, count))
+    return found[WARMUP:]
+
+
+def host_seconds(trial: llmbench.Trial) -> tuple[list[float], list[float], list[float]]:
+    """Return the seconds per step on the CPU that are no operators: in the module, between the parts, and asleep.
+
+    The first is what the module's forward pass spends outside of its operators; the second what a step spends outside
+    of that pass, of the backward pass, the update, collectives and operators; the third, of the second, `time.sleep`.
+    Operators are timed one by one where they leave Python; what looking on takes is taken off, by what it takes for an
+    operator that does next to nothing.
+    """
+    clock = _HostClock()
+    found: list[tuple[float, float, float]] = []
+    with clock.watching(trial):
+        clock.calibrate(trial.trains)
+        for i in range(WARMUP + STEPS):
+            clock.clear()
+            begin = time.perf_counter()
+            trial.step(trial.pool[i % len(trial.pool)])
+            whole = time.perf_counter() - begin
+            inside = clock.forward_s - clock.of("forward")
+            outside = whole - clock.forward_s - clock.others_s - clock.of("step")
+            found.append((max(0.0, inside), max(0.0, outside), clock.asleep_s))
+    columns = list(zip(*found[WARMUP:], strict=True))
+    return list(columns[0]), list(columns[1]), list(columns[2])
+
+
+class _HostClock:
+    """Where a step is, and what its operators take."""
+
+    def __init__(self) -> None:
+        self.each = 0.0  # seconds of looking on at one operator
+        self.clear()
+
+    def clear(self) -> None:
+        self.place = "step"
+        self.busy = {"step": 0.0, "forward": 0.0, "other": 0.0}
+        self.count = dict.fromkeys(self.busy, 0)
+        self.forward_s = self.others_s = self.asleep_s = 0.0
+
+    def of(self, place: str) -> float:
+        """Return the seconds of the operators there, looking on included."""
+        return self.busy[place] + self.count[place] * self.each
+
+    def calibrate(self, trains: bool, calls: int = 500) -> None:
+        """Find out what looking on takes, and what autograd notes for an operator."""
+        import torch
+
+        x = torch.zeros(1, requires_grad=trains)
+        begin = time.perf_counter()
+        for _ in range(calls):
+            torch.neg(x)
+        self.each = max(0.0, time.perf_counter() - begin - self.busy["step"]) / calls
+
+    def spent(self, place: str, total: str) -> Callable[[Function], Function]:
+        """Return what times a function and says that a step is there meanwhile."""
+
+        def timed(inner: Function) -> Function:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if self.place != "step":
+                    return inner(*args, **kwargs)
+                self.place, begin = place, time.perf_counter()
+                try:
+                    return inner(*args, **kwargs)
+                finally:
+                    setattr(self, total, getattr(self, total) + time.perf_counter() - begin)
+                    self.place = "step"
+
+            return call
+
+        return timed
+
+    def asleep(self, inner: Function) -> Function:
+        def call(seconds: float) -> None:
+            begin = time.perf_counter()
+            inner(seconds)
+            if self.place == "step":
+                self.asleep_s += time.perf_counter() - begin
+
+        return call
+
+    @contextlib.contextmanager
+    def watching(self, trial: llmbench.Trial) -> Iterator[None]:
+        import torch
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        clock = self
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                begin = time.perf_counter()
+                out = func(*args, **(kwargs or {}))
+                clock.busy[clock.place] += time.perf_counter() - begin
+                clock.count[clock.place] += 1
+                return out
+
+        others = [(torch.autograd, "backward"), (torch.autograd, "grad")]
+        others += [(trial.optimizer, "step")] if trial.optimizer is not None else []
+        others += [place for _, places in collectives() for place in places]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(replaced([(trial.module, "forward")], self.spent("forward", "forward_s")))
+            stack.enter_context(replaced(others, self.spent("other", "others_s")))
+            stack.enter_context(replaced([(time, "sleep")], self.asleep))
+            stack.enter_context(Watch())
+            yield

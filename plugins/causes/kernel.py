@@ -1,0 +1,240 @@
+"""`kernel`: operators too small or ill-shaped for the hardware. Removed by doing as much with half of the operators.
+
+A batch is split into halves: the same examples and arithmetic by twice as many operators, on smaller tensors that stay
+in the caches; the optimizer steps as often as before. What that takes longer is what the operators of the step cost
+beside their arithmetic, and taking it off (the share is -1: the cause was doubled) is the headroom. Or two batches are
+put together, where that shows more. What halves spend on reading weights twice belongs to memory: it is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import llmbench
+from llmbench_plugins.causes import communication, host, memory_capacity
+from llmbench_plugins.causes._collectives import collectives
+from llmbench_plugins.causes._products import PRODUCTS
+from llmbench_plugins.causes._swap import Function, replaced
+from llmbench_plugins.causes._watch import operator_seconds
+
+CLOSER = 0.5  # of the seconds: a cause that alone gives more is the closer explanation
+LEAST_GAIN = 0.05  # of the step
+PAIRS = 3
+MATERIAL = 1.10
+
+
+@contextlib.contextmanager
+def _every_second(trial: llmbench.Trial, is_first: Callable[[], bool]) -> Iterator[None]:
+    """Let the optimizer step, and processes exchange, only where `is_first()` is false."""
+
+    def seldom(inner: Function) -> Function:
+        return lambda *args, **kwargs: None if is_first() else inner(*args, **kwargs)
+
+    update = [(trial.optimizer, "step")] if trial.optimizer is not None else []
+    with replaced(update, seldom), communication.local(collectives(), is_first):
+        yield
+
+
+@contextlib.contextmanager
+def _twice(trial: llmbench.Trial) -> Iterator[None]:
+    """Let the optimizer step two times where it steps once."""
+
+    def repeated(inner: Function) -> Function:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            inner(*args, **kwargs)
+            return inner(*args, **kwargs)
+
+        return call
+
+    with replaced([(trial.optimizer, "step")] if trial.optimizer is not None else [], repeated):
+        yield
+
+
+class _Arms:
+    """Steps as they are, and the same examples in twice (`split`) or half as many operators.
+
+    `steps` ordinary steps of `plain` are one entry of `other` in the changed arm.
+    """
+
+    def __init__(self, trial: llmbench.Trial, split: bool) -> None:
+        self.trial, self.split, self.first = trial, split, False
+        self.steps, self.plain = (1 if split else 2), list(trial.pool)
+        if split:
+            self.other = [_halves(trial, batch) for batch in self.plain]
+        else:
+            self.other = [[trial.merged([b, self.plain[(i + 1) % len(self.plain)]])] for i, b in enumerate(self.plain)]
+
+    def change(self) -> Any:
+        """Return the context of the changed arm."""
+        return _every_second(self.trial, lambda: self.first) if self.split else _twice(self.trial)
+
+    def run_plain(self, index: int) -> None:
+        """Take the ordinary steps."""
+        for k in range(self.steps):
+            self.trial.step(self.plain[(index + k) % len(self.plain)])
+
+    def run_other(self, index: int) -> None:
+        """Take the same examples in other pieces."""
+        pieces = self.other[index % len(self.other)]
+        for number, batch in enumerate(pieces):
+            self.first = number < len(pieces) - 1
+            self.trial.step(batch)
+
+    def pairs(self) -> tuple[list[float], list[float]]:
+        """Return the seconds of a few pairs, each per ordinary step."""
+        plain, other = [], []
+        for i in range(PAIRS + 1):
+            plain += self.trial.seconds(lambda i=i: self.run_plain(i), least=1)  # type: ignore[misc]
+            with self.change():
+                other += self.trial.seconds(lambda i=i: self.run_other(i), least=1)  # type: ignore[misc]
+        return [t / self.steps for t in plain[1:]], [t / self.steps for t in other[1:]]
+
+    def products_s(self) -> float:
+        """Return the seconds per step that products with weights take more in more operators, less their calls."""
+
+        def of(run: Callable[[int], None]) -> tuple[float, int]:
+            found = operator_seconds(self.trial, run, PRODUCTS)
+            return statistics.median(t for t, _ in found), found[0][1]
+
+        (plain_s, plain), (other_s, other) = of(self.run_plain), of(self.run_other)
+        more_s, calls = (other_s - plain_s, other - plain) if self.split else (plain_s - other_s, plain - other)
+        return max(0.0, more_s - calls * _empty_s(self.trial.device)) / self.steps
+
+
+def _rows(trial: llmbench.Trial, batch: Any) -> int:
+    sizes = [t.shape[0] for t in trial.tensors(batch).values() if t.dim()]
+    return max(set(sizes), key=sizes.count) if sizes else 0
+
+
+def _halves(trial: llmbench.Trial, batch: Any) -> list[Any]:
+    tensors, rows = trial.tensors(batch), _rows(trial, batch)
+
+    def part(some: slice) -> Any:
+        return trial.rebuilt(batch, {k: t[some] if t.dim() and len(t) == rows else t for k, t in tensors.items()})
+
+    return [part(slice(rows // 2)), part(slice(rows // 2, rows))]
+
+
+def _ways(trial: llmbench.Trial) -> list[_Arms]:
+    """Return the ways that are open: halves of batches, and two as one where memory and collectives allow it."""
+    if trial.generates:
+        raise llmbench.Unisolated("rows of a larger batch end at other lengths")
+    if trial.compiled:
+        raise llmbench.Unisolated("compiled for other shapes")
+    ways = [_Arms(trial, True)] if all(_rows(trial, batch) >= 2 for batch in trial.pool) else []
+    full = getattr(trial, "facts", {}).get("memory_used", 0.0) >= memory_capacity.FULL
+    if len(trial.pool) > 1 and not full and not collectives():
+        with contextlib.suppress(llmbench.Unisolated):
+            ways.append(_Arms(trial, False))
+    if not ways:
+        raise llmbench.Unisolated("batches can be neither split nor put together")
+    return ways
+
+
+def _empty_s(device: str) -> float:
+    """Return the seconds of a product that is next to nothing."""
+    import time
+
+    import torch
+
+    x = torch.zeros(1, 1, device=device)
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        for _ in range(500):
+            torch.mm(x, x)
+        times.append((time.perf_counter() - begin) / 500)
+    return min(times)
+
+
+def _gain(facts: Mapping[str, Any]) -> float:
+    """Return the seconds per step that the operators cost beside their arithmetic, without reading weights."""
+    plain, other = facts["plain_s"], facts["other_s"]
+    more = statistics.median([abs(o) - abs(p) for p, o in zip(plain, other, strict=True)])
+    # halves: twice the operators, their cost once more; two as one: half of them, half of their cost less
+    return max(0.0, (more if facts["split"] else -2 * more) - facts["weights_s"] * (1 if facts["split"] else 2))
+
+
+def _tried(trial: llmbench.Trial) -> tuple[_Arms, dict[str, Any]]:
+    """Return the way that shows more, and its facts.
+
+    Both show too little where smaller tensors stay in a cache that larger ones leave.
+    """
+    found = []
+    for arms in _ways(trial):
+        plain, other = arms.pairs()
+        facts = {"split": arms.split, "plain_s": plain, "other_s": other, "weights_s": 0.0}
+        if _gain(facts) > LEAST_GAIN * trial.step_s:
+            facts["weights_s"] = arms.products_s()
+        found.append((arms, facts))
+    return max(found, key=lambda way: _gain(way[1]))
+
+
+def probe(trial: llmbench.Trial) -> dict[str, Any]:
+    """Return the times of a few steps, of the same examples in other pieces, and what of that is reading weights.
+
+    `two_s` and `merged_s` say the same of two batches one by one, and (measured or by proportion) as one.
+    """
+    arms, facts = _tried(trial)
+    getattr(trial, "facts", {})["kernel"] = arms, facts
+    plain, other = facts["plain_s"], facts["other_s"]
+    merged = [3 * p - o if arms.split else 2 * o for p, o in zip(plain, other, strict=True)]
+    return {**facts, "two_s": [2 * p for p in plain], "merged_s": merged}
+
+
+def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:
+    """T / (T - t): t, what the operators cost beside their arithmetic, from a few steps in two ways."""
+    return llmbench.without(record, [_gain(facts)])
+
+
+def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
+    """Take the same examples in halves; leave out what reading the weights again takes."""
+    if memory_capacity.larger_x(trial) > MATERIAL:
+        raise llmbench.Unisolated("memory is too full for larger batches, which would help: see memory_capacity")
+    arms, facts = getattr(trial, "facts", {}).get("kernel") or _tried(trial)
+    gain = _gain(facts)
+    if gain > LEAST_GAIN * trial.step_s and host.saved_s(trial) > CLOSER * gain:
+        raise llmbench.Unisolated("most of it is Python between the operators: see the cause host")
+    whole = gain + facts["weights_s"] * (1 if arms.split else 2)
+    part = max(gain / whole, 1e-3) if whole > 0 else 1.0
+    turn = iter(range(10**9))
+
+    def run(which: Callable[[int], None]) -> Callable[[Sequence[Any]], None]:
+        def some(batches: Sequence[Any]) -> None:
+            for _ in range(max(1, len(batches) // arms.steps)):
+                which(next(turn))
+
+        return some
+
+    # `share`: of the cause, how much the changed arm is without; halves have it twice
+    share = -1 / part if arms.split else 0.5 / part
+    steps = arms.steps * max(1, round(0.04 / max(trial.step_s, 1e-6) / arms.steps))
+    return llmbench.Intervention(
+        arms.change,
+        steps=min(steps, 16),
+        treated=run(arms.run_other),
+        clean=run(arms.run_plain),
+        burn=0,
+        share=share,
+        check={"split": arms.split, "weights_s": facts["weights_s"]},
+    )
+
+
+@llmbench.hookimpl
+def llmbench_causes() -> list[llmbench.CauseSpec]:
+    """Return the cause."""
+    return [
+        llmbench.CauseSpec(
+            name="kernel",
+            axis="why",
+            cause_class="hardware",
+            probe=probe,
+            predict=predict,
+            intervene=intervene,
+            description="operators too small or ill-shaped for the hardware",
+            advice="torch.compile, fused operators, larger batches, CUDA graphs",
+        )
+    ]
