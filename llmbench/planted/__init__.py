@@ -1,0 +1,1 @@
+"""Planted bottlenecks: workloads with a known cause of known size, to test what names causes. See docs/planted.md."""

@@ -1,0 +1,90 @@
+"""`llmbench planted`: run the planted bottlenecks and print how well they are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    default=Path("results/local/planted"),
+    show_default=True,
+    help="Folder of cases.jsonl; cases that it holds are not run again.",
+)
+@click.option(
+    "-k", "expression", metavar="TEXT", default="", help="Only cases whose name or cause holds one of A,B,..."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Run at most so many new cases.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=2), help="Processes per arm.")
+@click.option("--seconds", default=0.7, show_default=True, help="Seconds of steps per process.")
+@click.option("--budget", "budget_s", default=12.0, show_default=True, help="Seconds of each diagnosis, about.")
+@click.option("--list", "only_list", is_flag=True, help="Print the cases and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+def planted(
+    output: Path,
+    expression: str,
+    limit: int | None,
+    rounds: int,
+    seconds: float,
+    budget_s: float,
+    only_list: bool,
+    as_json: bool,
+) -> int:
+    """Plant known bottlenecks in known workloads, and score what diagnose says of them.
+
+    Each case is measured with and without its plant in processes of their own, which is the truth; then
+    `llmbench diagnose` looks at the planted one. The confusion matrix and the errors are printed and written to OUTPUT.
+    """
+    import json
+    import sys
+
+    from llmbench.errors import UserError
+    from llmbench.planted import cases, running, score
+
+    words = [word for word in expression.split(",") if word]
+    chosen = [c for c in cases.every() if not words or any(w in c.name or w == c.cause for w in words)]
+    if not chosen:
+        raise UserError(f"-k {expression!r}: no case matches; see --list")
+    if only_list:
+        for case in chosen:
+            unit = cases.PLANTS[case.plant].unit if case.plant else ""
+            note = " (needs a device, not run)" if case.plant in cases.NEEDS_DEVICE else ""
+            click.echo(f"{case.name:34s} {case.cause or 'control':18s} {unit}{note}")
+        return 0
+    order = cases.interleaved(tuple(c for c in chosen if c.plant not in cases.NEEDS_DEVICE))
+    known = {row["case"] for row in running.read(output / "cases.jsonl")}
+    new = [c for c in order if c.name not in known][:limit]
+    run = [c for c in order if c.name in known or c in new]
+    rows = []
+    for row in running.run_all(output, run, rounds=rounds, seconds=seconds, budget_s=budget_s):
+        rows.append(row)
+        if row["case"] not in known:
+            sys.stderr.write(line(row) + "\n")
+    good = [row for row in rows if "error" not in row]
+    summary = score.summary(good) | {"failed": [row["case"] for row in rows if "error" in row]}
+    text = score.markdown(summary)
+    output.joinpath("confusion.md").write_text(text)
+    output.joinpath("report.json").write_text(json.dumps(summary, indent=1) + "\n")
+    click.echo(json.dumps(summary, indent=1) if as_json else text)
+    return 1 if summary["failed"] else 0
+
+
+def line(row: dict) -> str:  # type: ignore[type-arg]
+    """Return one line on a case."""
+    from llmbench.planted import score
+
+    if "error" in row:
+        return f"{row['case']:34s} FAILED: {row['error'].strip().splitlines()[-1][:200]}"
+    found = row["found"]
+    mark = "right" if score.right(row) else "WRONG"
+    numbers = ""
+    if row["cause"]:
+        shown = [f"{x:.2f}" if x else "-" for x in (found["predicted_x"], found["measured_x"])]
+        numbers = f"true {score.true_x(row).value:.2f} predicted {shown[0]} measured {shown[1]}"
+    verdict = f"{found['verdict_where']}/{found['verdict_why']}"
+    return f"{row['case']:34s} {mark} {verdict:32s} {numbers} ({row['diagnose_s']:.0f} s)"
