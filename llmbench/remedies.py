@@ -1,0 +1,281 @@
+"""Which remedies to try on a measured cell, and what their trials show. Pure functions of cells and records.
+
+A trial is a cell of its own: the cell with the remedies' changes, `remedy_of` and a `role`, `ROUND:NAMES` (names
+joined by `+`; none for the configuration as it was). Trials of a round run in turns, each in a process of its own, and
+repeat i of two of them is a pair. Rounds: `screen` tries each remedy alone, `add-NAME` one more on top of those kept so
+far, `confirm` the recommended configuration against the plain one; `learn` trains (one cell per seed) and scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmbench import attribution, processes, stats
+from llmbench.errors import DoesNotApply, LlmbenchError
+from llmbench.schema import LEARN, Cell
+from llmbench.specs import Forecast, RemedySpec
+
+Record = Mapping[str, Any]
+Names = tuple[str, ...]
+
+SCREEN, ADD, CONFIRM = "screen", "add-", "confirm"
+TRIED_FROM = 1.02  # predictions below are not tried
+KEPT_FROM = 1.03  # throughput gained, at least: less is within what two processes differ by
+LEVEL = 0.95
+OTHERS = 0.15  # of the cores' time, taken by other processes or by the host: a process is then timed again
+BLOCKS = 10  # of steps, per process: their median is not moved by a stall
+#: Quality, relative to the plain configuration's: a loss up to `EQUAL` is none; one beyond `TOLERATED` is not ruled out
+#: by an interval that holds 0 as well.
+EQUAL, TOLERATED = 0.005, 0.05
+BETTER, UNCHANGED, WORSE, UNDECIDED = "better", "unchanged", "worse", "undecided"
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A remedy for a cell: what it should give, or why it is not tried (`untried`)."""
+
+    spec: RemedySpec
+    forecast: Forecast
+    untried: str | None = None
+
+
+# --- trials as cells ------------------------------------------------------------------------------------
+
+
+def role_of(round_: str, names: Sequence[str]) -> str:
+    """Return the role of a trial."""
+    return f"{round_}:{'+'.join(names)}"
+
+
+def round_and_names(role: str) -> tuple[str, Names]:
+    """Return what `role_of` joined."""
+    round_, _, names = role.partition(":")
+    return round_, tuple(names.split("+")) if names else ()
+
+
+def changed(cell: Cell, specs: Iterable[RemedySpec]) -> Cell:
+    """Return the cell with the changes of all `specs`, one after the other. Raises DoesNotApply as they do."""
+    for spec in specs:
+        cell = spec.change(cell)
+    return cell
+
+
+def trial(plain: Cell, of: str, round_: str, specs: Sequence[RemedySpec], seed: int | None = None) -> Cell:
+    """Return the cell of a trial of `specs` on `plain`, whose own id is `of`."""
+    cell = changed(plain, specs)
+    seed = cell.seed if seed is None else seed
+    return dataclasses.replace(cell, remedy_of=of, role=role_of(round_, [s.name for s in specs]), seed=seed)
+
+
+def differences(plain: Cell, other: Cell) -> dict[str, Any]:
+    """Return field -> value of what `other` changes."""
+    before = plain.to_json()
+    skipped = ("remedy_of", "role", "seed")
+    return {k: v for k, v in other.to_json().items() if v != before[k] and k not in skipped}
+
+
+def applied(cell: Cell, plain: Cell, other: Cell) -> Cell:
+    """Return `cell` with what `other` changes of `plain`: the cell that a suite with these settings plans."""
+    return dataclasses.replace(cell, **differences(plain, other))
+
+
+# --- what to try ----------------------------------------------------------------------------------------
+
+
+def causes_of(records: Sequence[Record]) -> set[str]:
+    """Return the causes of a cell (its good `records`) that are material, or may be: that give 1.10x as measured, or as
+    predicted where they were not measured. What the verdict names is among them."""
+    found = set()
+    for row in attribution.bottlenecks(records):
+        size = row["predicted_x"] if row["measured_x"] is None else row["measured_x"]
+        if row["material"] or (size is not None and size >= attribution.THRESHOLD):
+            found.add(row["cause"])
+    return found
+
+
+def suggest(
+    plain: Cell,
+    records: Sequence[Record],
+    ceilings: Mapping[str, Any],
+    specs: Iterable[RemedySpec],
+    *,
+    everything: bool = False,
+) -> list[Suggestion]:
+    """Return what answers the verdict, and the general remedies (or `everything`), with what each should give.
+
+    What does not apply, or is predicted to give less than 2 %, comes with the reason and is not tried.
+    """
+    causes = causes_of(records)
+    record = next((r for r in records if r.get("interventions")), records[0])
+    found = []
+    for spec in specs:
+        if everything or spec.general or causes & set(spec.answers):
+            found.append(_suggestion(plain, record, ceilings, spec))
+    return sorted(found, key=lambda s: -(s.forecast.gain_x or 0.0))
+
+
+def _suggestion(plain: Cell, record: Record, ceilings: Mapping[str, Any], spec: RemedySpec) -> Suggestion:
+    kind = plain.device.partition(":")[0]
+    if kind not in spec.devices:
+        return Suggestion(spec, Forecast(None), f"does not apply on {kind}")
+    try:
+        spec.change(plain)
+        forecast = spec.predict(record, ceilings)
+    except DoesNotApply as reason:
+        return Suggestion(spec, Forecast(None), f"does not apply: {reason}")
+    except LlmbenchError:
+        raise
+    except Exception as error:  # a plugin's
+        return Suggestion(spec, Forecast(None), f"failed: {type(error).__name__}: {' '.join(str(error).split())}")
+    if forecast.gain_x is not None and forecast.gain_x < TRIED_FROM:
+        return Suggestion(spec, forecast, f"predicted to give {forecast.gain_x:.2f}x")
+    return Suggestion(spec, forecast)
+
+
+# --- what trials show -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The counted records of all trials of one cell, by role, then by repeat (of `learn`: by seed)."""
+
+    by_role: Mapping[str, Mapping[int, Record]]
+
+    def pairs(self, round_: str, before: Names, after: Names) -> list[tuple[Record, Record]]:
+        """Return the pairs of good records of two configurations in a round, both of which had their cores."""
+        a, b = (self.by_role.get(role_of(round_, names), {}) for names in (before, after))
+        both = [(a[i], b[i]) for i in sorted(a.keys() & b.keys())]
+        return [pair for pair in both if all(record["status"] == "ok" and not disturbed(record) for record in pair)]
+
+    def first(self, round_: str, names: Names) -> Record | None:
+        """Return one record of a configuration in a round, a bad one if there is one."""
+        found = list(self.by_role.get(role_of(round_, names), {}).values())
+        return next((r for r in found if r["status"] != "ok"), found[0] if found else None)
+
+    def recommended(self) -> Names | None:
+        """Return the configuration that was confirmed last, None before that."""
+        rounds = [round_and_names(role) for role in self.by_role]
+        confirmed = [names for round_, names in rounds if round_ == CONFIRM and names]
+        return confirmed[-1] if confirmed else None
+
+
+def trials_of(records: Iterable[Record]) -> dict[str, Trials]:
+    """Return cell id -> the trials of its remedies, in the order in which they first appear."""
+    groups: dict[str, dict[str, dict[int, list[Record]]]] = {}
+    for record in records:
+        cell = record["cell"]
+        if cell.get("remedy_of"):
+            key = cell["seed"] if cell["role"].startswith(f"{LEARN}:") else record["repeat"]
+            roles = groups.setdefault(cell["remedy_of"], {})
+            roles.setdefault(cell["role"], {}).setdefault(key, []).append(record)
+    return {
+        of: Trials({role: {k: _counted(found) for k, found in by_key.items()} for role, by_key in roles.items()})
+        for of, roles in groups.items()
+    }
+
+
+def _counted(attempts: Sequence[Record]) -> Record:
+    return next(iter(processes.counted([{**r, "repeat": 0} for r in attempts]).values()))
+
+
+def disturbed(record: Record) -> bool:
+    """Return whether others kept a process from its cores while it was timed: by what the kernel says, not by speed."""
+    health = record.get("health") or {}
+    wall_s = health.get("wall_s") or 0.0
+    lost_s = (health.get("other_cpu_s") or 0.0) + (health.get("steal_s") or 0.0)
+    return lost_s > OTHERS * (health.get("cores") or 1) * wall_s
+
+
+def unit_of(record: Record) -> str:
+    """Return what throughput counts: real tokens in training, examples in prediction (whose outputs may differ)."""
+    return "step_examples" if record["cell"]["stage"] == "eval" else "step_tokens"
+
+
+def pace(record: Record) -> float:
+    """Return the seconds per real token (or example) of a process: the median over blocks of steps."""
+    times, amounts = record["samples"]["step_s"], record["samples"][unit_of(record)]
+    size = max(1, len(times) // BLOCKS)
+    blocks = [(sum(times[i : i + size]), sum(amounts[i : i + size])) for i in range(0, len(times) - size + 1, size)]
+    return statistics.median(seconds / amount for seconds, amount in blocks if amount)
+
+
+def gain(trials: Trials, round_: str, before: Names, after: Names) -> stats.Estimate | None:
+    """Return the throughput of `after` over that of `before`, from pairs of processes; None without a pair."""
+    pairs = trials.pairs(round_, before, after)
+    if not pairs:
+        return None
+    sides = [[[pace(pair[i])] for pair in pairs] for i in (0, 1)]
+    return stats.ratio_interval(sides[0], sides[1], LEVEL, paired=True)
+
+
+def memory_change_mib(trials: Trials, round_: str, after: Names) -> float | None:
+    """Return the median change of peak memory against the plain configuration."""
+    changes = [
+        b["memory"]["peak_mib"] - a["memory"]["peak_mib"]
+        for a, b in trials.pairs(round_, (), after)
+        if a["memory"].get("peak_mib") is not None and b["memory"].get("peak_mib") is not None
+    ]
+    return statistics.median(changes) if changes else None
+
+
+def quality_change(trials: Trials, names: Names) -> dict[str, Any] | None:
+    """Return what `names` did to the primary metric, both trained with the same seeds; None where that was not done.
+
+    `delta` is the mean of the differences by seed, `ci` Student's interval of it (null from one seed), `plain` and
+    `changed` the means. `outcome`: `worse` where the interval is on that side of 0, by more than 0.5 % of the plain
+    value; `undecided` where it holds 0 and a loss of more than 5 %; else `unchanged`, or `better`.
+    """
+    pairs = [(a["quality"], b["quality"]) for a, b in trials.pairs(LEARN, (), names)]
+    if not pairs:
+        return None
+    metric = _metric(pairs)
+    plain, other = ([pair[i]["values"][metric] for pair in pairs] for i in (0, 1))
+    higher = pairs[0][0]["direction"].get(metric) != "lower"
+    changes = [b - a for a, b in zip(plain, other, strict=True)]
+    out: dict[str, Any] = {"metric": metric, "delta": statistics.fmean(changes), "ci": None, "seeds": len(pairs)}
+    out |= {"plain": statistics.fmean(plain), "changed": statistics.fmean(other)}
+    if len(changes) > 1:
+        half = stats.t_quantile((1 + LEVEL) / 2, len(changes) - 1) * statistics.stdev(changes) / math.sqrt(len(changes))
+        out["ci"] = [out["delta"] - half, out["delta"] + half]
+    elif not changes[0]:
+        out["ci"] = [0.0, 0.0]
+    return out | {"outcome": _outcome(out, higher)}
+
+
+def _metric(pairs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+    """Return the primary metric; where a model is scored by another (a masked one), the first that all have."""
+    shared = [name for name in pairs[0][0]["values"] if all(name in q["values"] for pair in pairs for q in pair)]
+    primary = pairs[0][0]["primary"]
+    return primary if primary in shared else shared[0]
+
+
+def _outcome(change: Mapping[str, Any], higher: bool) -> str:
+    if change["ci"] is None:
+        return UNDECIDED
+    low, high = change["ci"] if higher else [-end for end in reversed(change["ci"])]
+    scale = abs(change["plain"]) or 1.0
+    if low > 0:
+        return BETTER
+    if low >= -EQUAL * scale:
+        return UNCHANGED
+    if high < 0:
+        return WORSE
+    return UNCHANGED if low >= -TOLERATED * scale else UNDECIDED
+
+
+def gains(trials: Trials, names: Iterable[str]) -> list[str]:
+    """Return those that gained at least 3 % alone, the largest first."""
+    found = {name: gain(trials, SCREEN, (), (name,)) for name in names}
+    ranked = sorted((n for n, g in found.items() if g), key=lambda n: -found[n].value)  # type: ignore[union-attr]
+    return [n for n in ranked if found[n].value >= KEPT_FROM]  # type: ignore[union-attr]
+
+
+def keeps_quality(trials: Trials, names: Names) -> bool:
+    """Return whether training with `names` is known not to make the result worse."""
+    change = quality_change(trials, names)
+    return change is not None and change["outcome"] in (UNCHANGED, BETTER)
