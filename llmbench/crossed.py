@@ -1,0 +1,55 @@
+"""The interval of a mean over two crossed samples: runs (seeds) and the examples that each of them is scored on.
+
+Shapes: `S` runs, `N` examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmbench.distributions import t_quantile
+from llmbench.intervals import satterthwaite
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """A mean, the squared standard error of it, and its degrees of freedom; None where there is but one run."""
+
+    value: float
+    variance: float | None
+    dof: float | None
+
+    def bounds(self, tail: float) -> tuple[float, float] | None:
+        """Return the ends of Student's interval that leaves `tail` (one-sided) outside at each end."""
+        if self.variance is None or self.dof is None:
+            return None
+        half = t_quantile(1 - tail, self.dof) * math.sqrt(self.variance)
+        return self.value - half, self.value + half
+
+
+def crossed_mean(scores: Sequence[Sequence[float]] | np.ndarray) -> Crossed:
+    """Return the mean of `scores` (S, N), valid for other runs and for other examples.
+
+    With both effects random the mean has the variance a / S + b / N + c / (S N) (a of runs, b of examples, c of what is
+    left). That of the S means over examples estimates a + c / N, that of the N means over runs b + c / S; each over its
+    number, they add up to the truth plus c / (S N): a little wide and never narrow (as the pigeonhole bootstrap of Owen
+    2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2)). Degrees of freedom are Satterthwaite's. With
+    one example (N = 1: only totals are known) only runs vary. Raises ValueError without scores.
+    """
+    values = np.asarray(scores, dtype=float)
+    if values.ndim != 2 or not values.size:
+        raise ValueError("scores need at least one run and one example each")
+    runs, examples = values.shape
+    mean = float(values.mean())
+    if runs < 2:
+        return Crossed(mean, None, None)
+    variances = [float(values.mean(axis=1).var(ddof=1)) / runs]
+    dofs = [runs - 1.0]
+    if examples > 1:
+        variances.append(float(values.mean(axis=0).var(ddof=1)) / examples)
+        dofs.append(examples - 1.0)
+    return Crossed(mean, sum(variances), satterthwaite(variances, dofs))

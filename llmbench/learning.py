@@ -1,0 +1,325 @@
+"""What limits learning: which of more data, more steps and more parameters moves quality most. Pure functions.
+
+Cells are compared by their content. A *point* is a number of training examples, of optimizer steps and a size; runs
+that are alike in all else but the seed belong together, and a point whose doublings were run, too, is asked about.
+Everything is a contrast of scores (S seeds, N test examples), paired by seed and by example, so that its interval holds
+for other seeds and other test examples; `docs/learning.md` says for what it does not hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmbench import processes, stats
+from llmbench.schema import Cell
+from llmbench.sizes import times
+
+Record = Mapping[str, Any]
+Row = dict[str, Any]
+Point = tuple[int, int, str]  # training examples, steps, size
+Runs = Mapping[int, "Trained"]  # by seed
+
+AXES = ("data", "steps", "parameters")
+NAMES = {"data": "data", "steps": "training", "parameters": "capacity"}  # what is short where an axis moves quality
+NONE, UNDECIDED = "none", "undecided"
+LEVEL = 0.95
+#: A doubling is worth having when it closes so much of what lies between the best trivial baseline and the oracle;
+#: where no oracle is known, when it moves quality by so much of itself.
+MATERIAL = 0.05
+
+MUCH = 3.0  # times as much: more than what a doubling is, rounded as it may be
+
+#: What may differ between the runs of one table row, or follows from what differs.
+_OPEN = ("seed", "train_examples", "steps", "size", "parent", "tokenizer", "stage")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training and its score on the test split."""
+
+    point: Point
+    seed: int
+    training: Record
+    scored: Record
+
+
+def learning(records: Iterable[Record]) -> list[Row]:
+    """Return one row per point with doublings, in the order of the records."""
+    rows = []
+    for points in grouped(records).values():
+        counts = {point: len(partners(points, point)) for point in points}
+        fewest = min(2, max(counts.values()))  # two points of a box may be a doubling by chance
+        rows += [row(points, point) for point, count in counts.items() if count >= max(1, fewest)]
+    return rows
+
+
+def grouped(records: Iterable[Record]) -> dict[tuple[Any, ...], dict[Point, dict[int, Trained]]]:
+    """Return setup -> point -> seed -> run, of all that was trained and scored."""
+    found: dict[tuple[Any, ...], dict[Point, dict[int, Trained]]] = {}
+    first = {name: processes.counted(group).get(0) for name, group in processes.by_cell(records).items()}
+    for scored in first.values():
+        if scored is None or scored["status"] != "ok" or not (scored.get("quality") or {}).get("values"):
+            continue
+        training = scored if scored["cell"]["stage"] != "eval" else first.get(scored["cell"].get("parent") or "")
+        if training is None or not training.get("training"):
+            continue
+        cell = Cell.from_json(training["cell"]).to_json()  # fields that the record is too old for have their defaults
+        setup = tuple((name, value) for name, value in cell.items() if name not in _OPEN)
+        examples = training["training"].get("examples") or cell["train_examples"]
+        if examples is None:
+            continue
+        point = (examples, cell["steps"], cell["size"])
+        run = Trained(point, cell["seed"], training, scored)
+        found.setdefault((*setup, scored["cell"]["test_examples"]), {}).setdefault(point, {})[run.seed] = run
+    return found
+
+
+def partners(points: Mapping[Point, Runs], point: Point) -> dict[str, Point]:
+    """Return axis -> the point with that doubled, where it was run."""
+    data, steps, size = point
+    doubled = {"data": (2 * data, steps, size), "steps": (data, 2 * steps, size)}
+    doubled["parameters"] = (data, steps, times(size, 2))
+    return {axis: other for axis, other in doubled.items() if other in points}
+
+
+def row(points: Mapping[Point, Runs], point: Point) -> Row:
+    """Return the row of one point: its quality, what each doubling gains, the verdict, and what is missing and why."""
+    run = next(iter(points[point].values()))
+    quality, cell = run.scored["quality"], run.training["cell"]
+    scale = scale_of(quality)
+    metric = scale.metric
+    doubled = partners(points, point)
+    seeds = sorted(set(points[point]).intersection(*(points[other] for other in doubled.values())))
+    names = ("model", "size", "task", "dataset", "stage", "device", "precision", "batch_size")
+    out: Row = {"cell_id": run.training["cell_id"], **{name: cell[name] for name in names}}
+    out |= {"train_examples": point[0], "steps": point[1], "parameters": parameters(points[point])}
+    out |= {"epochs": point[1] * cell["batch_size"] / point[0], "seeds": len(seeds), "metric": metric}
+    own = scale.matrix(points[point], seeds)
+    out |= {"quality": scale.shown(own), "test_examples": quality["examples"]}
+    gains = {axis: stats.crossed_mean(scale.matrix(points[p], seeds) - own) for axis, p in doubled.items()}
+    versus = {
+        (a, b): stats.crossed_mean(scale.matrix(points[doubled[a]], seeds) - scale.matrix(points[doubled[b]], seeds))
+        for a, b in itertools.permutations(doubled, 2)
+    }
+    best = scale.oracle(run.scored)
+    gap = None if best is None else stats.crossed_mean(best - own)
+    trivial = scale.trivial(run.scored)
+    span = spread(own, best, trivial)
+    out |= {"oracle": _value(run.scored.get("oracle"), metric), "oracle_kind": (run.scored["oracle"] or {}).get("kind")}
+    out |= {"baseline": scale.undo(trivial), "scale": scale.name, "material": MATERIAL * span}
+    out |= {"gap": gap and gap.value, "gap_ci": ends(gap)}
+    out["gains"] = {
+        axis: {**_gain(points, point, doubled[axis]), "gain": gain.value, "ci": ends(gain)}
+        for axis, gain in gains.items()
+    }
+    out["verdict"], out["because"] = verdict(gains, versus, gap, MATERIAL * span)
+    out["missing"] = missing(points, point, scale)
+    absent = {axis: "not doubled, or there is no more of it" for axis in AXES if axis not in gains}
+    out["reasons"] = absent | ({} if scale.by_example(points[point], seeds) else {"test": NOT_BY_EXAMPLE})
+    return out
+
+
+NOT_BY_EXAMPLE = "the metric is no mean over examples: intervals hold for other seeds, not for another test split"
+
+
+def _gain(points: Mapping[Point, Runs], point: Point, other: Point) -> Row:
+    before, after = parameters(points[point]), parameters(points[other])
+    return {"parameters_x": after / before if before and after else None, "size": other[2]}
+
+
+def parameters(runs: Runs) -> int | None:
+    """Return the number of parameters of a point."""
+    return next((run.training["counts"].get("parameters") for run in runs.values()), None)
+
+
+def ends(found: stats.Crossed | None, tail: float = (1 - LEVEL) / 2) -> list[float] | None:
+    """Return the interval as a list."""
+    bounds = None if found is None else found.bounds(tail)
+    return None if bounds is None else list(bounds)
+
+
+# --- the scale ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How quality is counted: more is better. What is better when lower, such as a perplexity, is minus its log."""
+
+    metric: str
+    direction: str
+
+    @property
+    def name(self) -> str:
+        """What a difference on this scale is of."""
+        return self.metric if self.direction == "higher" else f"-log {self.metric}"
+
+    def of(self, value: float) -> float:
+        """Return a value of the metric on this scale."""
+        return value if self.direction == "higher" else -math.log(value)
+
+    def undo(self, value: float | None) -> float | None:
+        """Return the metric's value."""
+        return value if value is None or self.direction == "higher" else math.exp(-value)
+
+    def by_example(self, runs: Runs, seeds: Iterable[int]) -> bool:
+        """Return whether the scores of single examples are known."""
+        return self.direction == "higher" and all(
+            (runs[s].scored["quality"].get("each") or {}).get(self.metric) for s in seeds
+        )
+
+    def matrix(self, runs: Runs, seeds: Sequence[int]) -> np.ndarray:
+        """Return the scores (S, N) of the seeds; N is 1 where only totals are known."""
+        if self.by_example(runs, seeds):
+            return np.array([runs[s].scored["quality"]["each"][self.metric] for s in seeds], dtype=float)
+        return np.array([[self.of(runs[s].scored["quality"]["values"][self.metric])] for s in seeds])
+
+    def shown(self, scores: np.ndarray) -> float | None:
+        """Return the metric's mean over seeds (a geometric one, where the scale is a logarithm)."""
+        return self.undo(float(scores.mean()))
+
+    def oracle(self, scored: Record) -> np.ndarray | None:
+        """Return the oracle's scores (1, N or 1)."""
+        oracle = scored.get("oracle") or {}
+        if _value(oracle, self.metric) is None:
+            return None
+        each = (oracle.get("each") or {}).get(self.metric)
+        own = (scored["quality"].get("each") or {}).get(self.metric)
+        known = each and own and self.direction == "higher"
+        return np.array([each if known else [self.of(oracle["values"][self.metric])]])
+
+    def trivial(self, scored: Record) -> float | None:
+        """Return the best that a trivial baseline reaches."""
+        values = [_value({"values": v}, self.metric) for v in (scored.get("baselines") or {}).values()]
+        return max((self.of(v) for v in values if v is not None), default=None)
+
+
+def scale_of(quality: Mapping[str, Any]) -> Scale:
+    """Return the scale of the primary metric; of the first that is scored, where that is not (a masked perplexity)."""
+    metric = quality["primary"] if quality["primary"] in quality["values"] else next(iter(quality["values"]))
+    return Scale(metric, quality["direction"][metric])
+
+
+def _value(scores: Mapping[str, Any] | None, metric: str) -> float | None:
+    return ((scores or {}).get("values") or {}).get(metric)
+
+
+def spread(own: np.ndarray, best: np.ndarray | None, trivial: float | None) -> float:
+    """Return what a gain is held against: from the best trivial baseline to the oracle, else the quality itself."""
+    if best is not None and trivial is not None and float(best.mean()) > trivial:
+        return float(best.mean()) - trivial
+    return abs(float(own.mean()))
+
+
+# --- the verdict ----------------------------------------------------------------------------------------
+
+
+def verdict(
+    gains: Mapping[str, stats.Crossed],
+    versus: Mapping[tuple[str, str], stats.Crossed],
+    gap: stats.Crossed | None,
+    floor: float,
+) -> tuple[str, str | None]:
+    """Return `data`, `training`, `capacity`, `none` or `undecided`, and why.
+
+    An axis is named where doubling it gains more than `floor` and more than doubling any other. That is wrong with a
+    probability of 5 % at most: either the named axis leads the truly best one (Bonferroni over those that may, as in
+    Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the best"), or it is the best
+    and gains less than `floor` (one test). `none`: no doubling can gain `floor` (each is tested at 5 %, since all must
+    pass), and the oracle is no further away than that, or not known.
+    """
+    if not gains or any(gain.variance is None for gain in gains.values()):
+        return UNDECIDED, "one seed says nothing about another: give it more seeds"
+    tail = (1 - LEVEL) / len(gains)
+    best = max(gains, key=lambda axis: gains[axis].value)
+    if _bounds(gains[best], tail)[0] > floor:
+        close = [other for other in gains if other != best and _bounds(versus[best, other], tail)[0] <= 0]
+        if not close:
+            return NAMES[best], None
+        return UNDECIDED, f"doubling {best} gains most, but {' and '.join(close)} may gain as much"
+    highest = [_bounds(gain, 1 - LEVEL)[1] for gain in gains.values()]
+    return _nothing_gains(highest, None if gap is None else _bounds(gap, 1 - LEVEL), floor)
+
+
+def _bounds(found: stats.Crossed, tail: float) -> tuple[float, float]:
+    return found.bounds(tail) or (-math.inf, math.inf)
+
+
+def _nothing_gains(
+    highest: Sequence[float], nearest: tuple[float, float] | None, floor: float
+) -> tuple[str, str | None]:
+    """Return the verdict where no gain is above `floor` with confidence."""
+    if nearest is not None and nearest[1] < floor:
+        return NONE, "the oracle is not further away than a gain that counts"
+    if max(highest) < floor:
+        if nearest is None or nearest[0] <= floor:
+            return NONE, "no doubling gains enough to count"
+        return UNDECIDED, "no doubling gains enough to count, and yet the oracle is further away: more than doubling?"
+    return UNDECIDED, "an interval holds both gains that count and gains that do not: more seeds or test examples"
+
+
+# --- what is missing ------------------------------------------------------------------------------------
+
+
+def missing(points: Mapping[Point, Runs], point: Point, scale: Scale) -> Row | None:
+    """Return the distance to the oracle, split into what is missing for lack of each axis, and the rest.
+
+    From the corners of a box: the point's own data, steps and size, and ample ones. A part is the axis's Shapley value
+    (1953): what making it ample adds, averaged over the orders in which all are made ample, so that the parts add up
+    to what all together give; `rest` is what is then left. None without an oracle or a box.
+    """
+    box = ample(points, point)
+    if box is None:
+        return None
+    lifted = [i for i in range(3) if box[i] != point[i]]
+    corners = {which: _corner(point, box, which) for n in range(4) for which in itertools.combinations(lifted, n)}
+    seeds = sorted(set.intersection(*(set(points[corner]) for corner in corners.values())))
+    oracle = scale.oracle(next(iter(points[point].values())).scored)
+    if oracle is None or not seeds:
+        return None
+    scores = {which: scale.matrix(points[corner], seeds) for which, corner in corners.items()}
+    parts = {AXES[i]: stats.crossed_mean(_shapley(scores, i, lifted)) for i in lifted}
+    rest = stats.crossed_mean(oracle - scores[tuple(lifted)])
+    out: Row = {"ample": dict(zip(AXES, box, strict=True)), "ample_quality": scale.shown(scores[tuple(lifted)])}
+    out |= {"distance": float((oracle - scores[()]).mean()), "seeds": len(seeds)}
+    out["parts"] = {NAMES[axis]: {"value": part.value, "ci": ends(part)} for axis, part in parts.items()}
+    out["parts"]["rest"] = {"value": rest.value, "ci": ends(rest)}
+    return out
+
+
+def ample(points: Mapping[Point, Runs], point: Point) -> Point | None:
+    """Return the furthest point whose box with `point` was run at all corners.
+
+    It has more on two axes at least, or much more than twice as much on one: a doubling alone is no ample amount.
+    """
+    sizes = {size: parameters(runs) or 0 for (_, _, size), runs in points.items()}
+    found = []
+    for other in points:
+        more = [other[0] > point[0], other[1] > point[1], sizes[other[2]] > sizes[point[2]]]
+        same = [a == b for a, b in zip(other, point, strict=True)]
+        whole = all(m or s for m, s in zip(more, same, strict=True))
+        corners = itertools.product(*zip(point, other, strict=True))
+        much = (other[0] / point[0], other[1] / point[1], sizes[other[2]] / max(1, sizes[point[2]]))
+        if whole and (sum(more) > 1 or max(much) > MUCH) and all(corner in points for corner in corners):
+            found.append((sum(more), math.prod(much), other))
+    return max(found)[2] if found else None
+
+
+def _corner(point: Point, box: Point, which: Sequence[int]) -> Any:
+    return tuple(box[i] if i in which else point[i] for i in range(3))
+
+
+def _shapley(scores: Mapping[tuple[int, ...], np.ndarray], axis: int, lifted: Sequence[int]) -> np.ndarray:
+    others = [i for i in lifted if i != axis]
+    total = np.zeros_like(scores[()])
+    for count in range(len(others) + 1):
+        weight = math.factorial(count) * math.factorial(len(others) - count) / math.factorial(len(lifted))
+        for before in itertools.combinations(others, count):
+            after = tuple(sorted((*before, axis)))
+            total = total + weight * (scores[after] - scores[before])
+    return total
