@@ -1,1 +1,40 @@
-"""One table model, several renderers."""
+"""One table model, several renderers. What reporters of other packages may use is in `__all__`, loaded on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+#: name -> (module, its name there)
+_HOMES = {
+    "UNKNOWN": ("model", "UNKNOWN"),
+    "Column": ("model", "Column"),
+    "Report": ("document", "Report"),
+    "Table": ("model", "Table"),
+    "csv_text": ("csv", "report_text"),
+    "markdown_text": ("markdown", "report_text"),
+    "oracle_pct": ("cells", "oracle_pct"),
+    "parquet_bytes": ("parquet", "report_bytes"),
+    "strict_json": ("json", "text"),
+    "terminal_text": ("terminal", "report_text"),
+}
+
+__all__ = [
+    "UNKNOWN",
+    "Column",
+    "Report",
+    "Table",
+    "csv_text",
+    "markdown_text",
+    "oracle_pct",
+    "parquet_bytes",
+    "strict_json",
+    "terminal_text",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        module, inner = _HOMES[name]
+        return getattr(importlib.import_module(f"llmbench.report.{module}"), inner)
+    raise AttributeError(f"module 'llmbench.report' has no attribute {name!r}")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from llmbench import costs, processes, stats
+from llmbench import attribution, costs, processes, stats
 from llmbench.report import capacity, compiled, inference, speed, trust, variants
 from llmbench.schema import FAILED, PHASES
+from llmbench.sources import Run  # noqa: F401  (its readers know it from here)
 
 Record = Mapping[str, Any]
 
@@ -30,7 +30,8 @@ SUSPECT_CLASS = {
     "idle": "hardware",
 }
 MEMORY_PARTS = ("weights_mib", "gradients_mib", "optimizer_mib", "activations_mib")
-NOT_VERIFIED = "not verified yet: suspect is a share, not a proof"
+NOT_VERIFIED = "not verified (verify: none): suspect is a share, not a proof"
+NO_CAUSE = "the verdict names no cause"
 _VERDICT_FIELDS = (
     "verdict",
     "verdict_class",
@@ -39,19 +40,11 @@ _VERDICT_FIELDS = (
     "headroom_predicted_x",
     "headroom_measured_x",
     "headroom_ci",
+    "leading",
+    "advice",
+    "verdict_notes",
 )
 _COPIED = ("model", "size", "task", "dataset", "stage", "device", "precision", "batch_size", "seq_len", "seed")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a report is made of: one run directory, read."""
-
-    name: str
-    records: Sequence[Record]
-    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    ceilings: Mapping[str, Any] = field(default_factory=dict)
-    commands: Mapping[str, str] = field(default_factory=dict)  # cell id -> the command line that planned it
 
 
 def summarise(
@@ -68,9 +61,10 @@ def summarise(
     groups = processes.by_cell(records)
     prior = processes.fit_prior(processes.good(processes.counted(group)) for group in groups.values())
     cells = [_summary(group, (commands or {}).get(name), prior, ceilings or {}) for name, group in groups.items()]
-    for cell, variant in zip(cells, variants.variants([g[0]["cell"] for g in groups.values()]), strict=True):
+    fields = [group[0]["cell"] for group in groups.values()]
+    for cell, variant in zip(cells, variants.variants(fields), strict=True):
         cell["variant"] = variant
-    return compiled.with_pay_off(cells)
+    return compiled.with_pay_off(cells, fields)
 
 
 def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -120,8 +114,7 @@ def _summary(
     out |= speed.utilisation(good, ceilings, reasons, why)
     out |= inference.speeds(good, reasons, why)
     out |= capacity.largest_batch(by_repeat.get(0), reasons, why)
-    out |= dict.fromkeys(_VERDICT_FIELDS)
-    reasons |= dict.fromkeys(_VERDICT_FIELDS, NOT_VERIFIED)
+    out |= _verdict(good, reasons, why)
     out |= trust.trust(good, reasons, why)
     out |= compiled.compilation(good, first["cell"], reasons, why)
     out |= _quality(by_repeat.get(0), reasons)
@@ -141,6 +134,17 @@ def _summary(
     if command is None:
         reasons["reproduce"] = "the run directory does not say how the cell was planned"
     out["reasons"] = reasons
+    return out
+
+
+def _verdict(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> dict[str, Any]:
+    """Return the verdict and what it rests on: `bottlenecks` (a row per cause) and `interactions`."""
+    out: dict[str, Any] = dict.fromkeys(_VERDICT_FIELDS)
+    out["bottlenecks"] = attribution.bottlenecks(good)
+    out["interactions"] = attribution.interactions(good)
+    out |= attribution.verdict(out["bottlenecks"])
+    missing = NO_CAUSE if out["verdict"] is not None else why or NOT_VERIFIED
+    reasons |= {name: missing for name in _VERDICT_FIELDS if out[name] is None}
     return out
 
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench.costs import steps_to_pay_off
+from llmbench.report.variants import DERIVED
 
 Record = Mapping[str, Any]
 
 FIELDS = ("compilation", "compile_pays_off_steps")
 NOT_COMPILED = "the cell is not compiled"
-#: What two cells must share so that one is the other, not compiled.
-_SAME = ("model", "size", "task", "dataset", "stage", "device", "precision", "batch_size", "seq_len", "seed")
 
 
 def compilation(
@@ -25,13 +24,16 @@ def compilation(
     return {"compile": bool(cell.get("compile")), "compilation": found, "compile_pays_off_steps": None}
 
 
-def with_pay_off(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fill in `compile_pays_off_steps` of compiled cells whose twin, not compiled, is among `cells`."""
-    eager = {tuple(c[name] for name in _SAME): c for c in cells if not c["compile"]}
-    for cell in cells:
+def with_pay_off(cells: list[dict[str, Any]], fields: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Fill in `compile_pays_off_steps` of compiled cells whose twin, alike but not compiled, is among `cells`.
+
+    `fields` are those of each cell (as in `Cell`).
+    """
+    eager = {_apart_from_compile(own): cell for cell, own in zip(cells, fields, strict=True) if not own.get("compile")}
+    for cell, own in zip(cells, fields, strict=True):
         if cell["compilation"] is None:
             continue
-        twin = eager.get(tuple(cell[name] for name in _SAME))
+        twin = eager.get(_apart_from_compile(own))
         steps = (twin or {}).get("step_ms"), cell["step_ms"]
         if twin is None or None in steps:
             cell["reasons"]["compile_pays_off_steps"] = "the same cell without compile is not in this run"
@@ -41,3 +43,8 @@ def with_pay_off(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if cell["compile_pays_off_steps"] is None:
             cell["reasons"]["compile_pays_off_steps"] = "never: the compiled step is not faster"
     return cells
+
+
+def _apart_from_compile(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return all that a compiled cell and its twin share; where they come from differs, as that is compiled too."""
+    return tuple(sorted((name, str(value)) for name, value in fields.items() if name not in ("compile", *DERIVED)))

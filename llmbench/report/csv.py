@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmbench.report.cells import Run
-from llmbench.report.tables import Table, flat_table
+from llmbench.report.document import Report
+from llmbench.report.model import Table
+from llmbench.report.tables import flat_table
 
 
 def render(table: Table) -> str:
@@ -22,14 +24,24 @@ def render(table: Table) -> str:
 
 def document(runs: Sequence[Run]) -> str:
     """Return the cells of all runs under one heading line."""
-    tables = [flat_table(run) for run in runs]
+    return report_text(Report(runs))
+
+
+def report_text(report: Report) -> str:
+    """Return the cells of all runs under one heading line."""
+    return render(flat(report))
+
+
+def flat(report: Report) -> Table:
+    """Return one row per cell of all runs, with every plain field of its summary."""
+    tables = [flat_table(run, cells) for run, cells in zip(report.runs, report.summaries, strict=True)]
     columns = list(dict.fromkeys(column for table in tables for column in table.columns))
     rows = []
     for table in tables:
         for row in table.rows:
             values = dict(zip(table.columns, row, strict=True))
             rows.append(tuple(values.get(column) for column in columns))
-    return render(Table("Cells", tuple(columns), tuple(rows)))
+    return Table("Cells", tuple(columns), tuple(rows))
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmbench.report.tables import Column, Table
+from llmbench.predict import Prediction, total_s
+from llmbench.report.model import Column, Table, number
 
 if TYPE_CHECKING:
     from llmbench.plan import Plan, PlannedCell
@@ -19,43 +20,63 @@ SUPPORTS = {
     "dataset": ("tasks",),
     "metric": ("values",),
     "precision": ("devices", "parameters", "autocast"),
+    "remedy": ("answers", "devices"),
 }
-NOT_PREDICTED = "needs this machine's measured ceilings"
 
 
-def plan_table(plan: Plan) -> Table:
-    """Return the cells of `plan` in the order they run."""
+def plan_table(plan: Plan, predicted: Mapping[str, Prediction]) -> Table:
+    """Return the cells of `plan` in the order they run; `predicted` by cell id."""
     names = ("stage", "model", "size", "task", "dataset", "device", "precision", "seed")
     columns = (Column("#", align="right"), Column("cell"), *(Column(name) for name in names))
+    columns += (number("step", "ms, at best", 2), number("time", "s, at least", 1), number("state", "MiB", 1))
     columns += (Column("starts from"), Column("cannot run"))
     rows = []
-    for number, planned in enumerate(plan.cells, start=1):
-        fields = tuple(getattr(planned.cell, name) for name in names)
-        rows.append((number, planned.cell.cell_id, *fields, planned.cell.parent or "", planned.blocked or ""))
+    for place, planned in enumerate(plan.cells, start=1):
+        cell, one = planned.cell, predicted[planned.cell.cell_id]
+        least = (None if one.step_s is None else 1e3 * one.step_s, one.seconds, one.memory_mib)
+        fields = tuple(getattr(cell, name) for name in names)
+        rows.append((place, cell.cell_id, *fields, *least, cell.parent or "", planned.blocked or ""))
     suite = plan.suite
     limit = f"{suite.repeats} repeats of each cell; at most {suite.budget.seconds:g} s of timing per cell"
     if suite.budget.max_repeats is not None:
         limit += f"; then up to {suite.budget.max_repeats} repeats, at the same pace, where they are asked for"
-    notes = (limit, f"time and memory are not predicted: {NOT_PREDICTED}")
-    return Table(f"Plan of {suite.name}: {len(rows)} cells", columns, tuple(rows), notes)
+    return Table(f"Plan of {suite.name}: {len(rows)} cells", columns, tuple(rows), (limit, *_basis(plan, predicted)))
 
 
-def plan_document(plans: Sequence[Plan]) -> dict[str, Any]:
+def _basis(plan: Plan, predicted: Mapping[str, Prediction]) -> tuple[str, ...]:
+    """Return what the predictions rest on, and why some are missing."""
+    able = [predicted[one.cell.cell_id] for one in plan.cells if one.blocked is None]
+    reasons = dict.fromkeys(reason for one in able for reason in one.reasons.values())
+    whole_s = total_s(able)
+    notes = (
+        "step: FLOPs of the longest sequences, and the update, at the measured ceilings",
+        "state: weights; in training also gradients and optimizer state; activations come on top",
+        "time: timing, trials and training at that pace; starting, data and scoring come on top"
+        + ("" if whole_s is None else f"; all cells: {whole_s:,.0f} s"),
+    )
+    return (*notes, *(f"not predicted: {reason}" for reason in reasons))
+
+
+def plan_document(plans: Sequence[Plan], predicted: Mapping[str, Prediction]) -> dict[str, Any]:
     """Return the plans as one JSON-able document."""
-    return {"schema_version": 1, "plans": [_plan(plan) for plan in plans]}
+    return {"schema_version": 1, "plans": [_plan(plan, predicted) for plan in plans]}
 
 
-def _plan(plan: Plan) -> dict[str, Any]:
-    cells = [_planned(planned) for planned in plan.cells]
+def _plan(plan: Plan, predicted: Mapping[str, Prediction]) -> dict[str, Any]:
+    cells = [_planned(planned, predicted[planned.cell.cell_id]) for planned in plan.cells]
     repeats = {"repeats": plan.suite.repeats, "max_repeats": plan.suite.budget.max_repeats}
-    return {"suite": plan.suite.name, **repeats, "cells": cells}
+    able = [predicted[one.cell.cell_id] for one in plan.cells if one.blocked is None]
+    return {"suite": plan.suite.name, **repeats, "predicted_s": total_s(able), "cells": cells}
 
 
-def _planned(planned: PlannedCell) -> dict[str, Any]:
+def _planned(planned: PlannedCell, one: Prediction) -> dict[str, Any]:
     cell = planned.cell
-    unknown = dict.fromkeys(("predicted_s", "predicted_memory_mib"))
     out = {"cell_id": cell.cell_id, **cell.to_json(), "depends_on": [cell.parent] if cell.parent else []}
-    return out | {"blocked": planned.blocked, **unknown, "reasons": dict.fromkeys(unknown, NOT_PREDICTED)}
+    names = {"parameters": "parameters", "step_s": "predicted_step_s", "seconds": "predicted_s"}
+    names["memory_mib"] = "predicted_memory_mib"
+    known = {name: getattr(one, own) for own, name in names.items()}
+    reasons = {names[own]: reason for own, reason in one.reasons.items()}
+    return out | {"blocked": planned.blocked, **known, "reasons": reasons}
 
 
 def plugin_tables(registry: Registry) -> list[Table]:

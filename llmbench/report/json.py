@@ -2,41 +2,102 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmbench import learning, reach, scaling
 from llmbench.report.cells import Run, failures, summarise
+from llmbench.report.remedies import recommendation_rows, remedy_rows
 from llmbench.schema import SCHEMA_VERSION
+
+try:
+    import orjson
+except ImportError:  # a machine that only measures need not have it
+    orjson = None  # type: ignore[assignment]
+
+STUDIES = {"learning": learning.learning, "time_to_quality": reach.reach, "scaling": scaling.scaling}
 
 
 def document(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the report of one or many runs. Every cell names its run; what is not known is null, with its reason."""
+    summaries = [summarise(run.records, run.commands, run.ceilings) for run in runs]
+    return assemble(runs, summaries, [failures(run.records) for run in runs])
+
+
+def assemble(
+    runs: Sequence[Run], summaries: Sequence[Sequence[Mapping[str, Any]]], failed: Sequence[Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Return the document of `runs` from what was made of them: their cells' summaries and failures."""
     environments: dict[str, Any] = {}
     ceilings: dict[str, Any] = {}
-    cells, failed = [], []
-    for run in runs:
+    cells: list[dict[str, Any]] = []
+    lists: dict[str, list[Any]] = {"bottlenecks": [], "interactions": []}
+    studied: dict[str, list[Any]] = {name: [] for name in STUDIES}
+    tried: dict[str, list[Any]] = {"remedies": [], "recommendations": []}
+    for run, found in zip(runs, summaries, strict=True):
+        tried["remedies"] += [{**row, "run": run.name} for row in remedy_rows(run)]
+        tried["recommendations"] += [{**row, "run": run.name} for row in recommendation_rows(run)]
+        for name, rows_of in STUDIES.items():
+            studied[name] += [{**row, "run": run.name} for row in rows_of(run.records)]
         environments |= run.environments
         ceilings |= run.ceilings
-        cells += [{**cell, "run": run.name} for cell in summarise(run.records, run.commands, run.ceilings)]
-        failed += [{**failure, "run": run.name} for failure in failures(run.records)]
+        for cell in found:
+            for name, rows in lists.items():
+                rows += [{**row, "run": run.name} for row in cell[name]]
+            cells.append({**{key: value for key, value in cell.items() if key not in lists}, "run": run.name})
     return {
         "schema_version": SCHEMA_VERSION,
         "environments": environments,
         "ceilings": ceilings,
         "cells": cells,
-        "bottlenecks": [],
-        "remedies": [],
-        "learning": [],
-        "scaling": [],
-        "failures": failed,
+        **lists,
+        **tried,
+        **studied,
+        "failures": [{**failure, "run": run.name} for run, own in zip(runs, failed, strict=True) for failure in own],
     }
 
 
 def render(runs: Sequence[Run]) -> str:
     """Return `document(runs)` as strict JSON text: a number that is not finite is null."""
-    return json.dumps(_finite(document(runs)), indent=1, ensure_ascii=False, allow_nan=False)
+    return text(document(runs))
+
+
+def text(value: Mapping[str, Any]) -> str:
+    """Return a document as strict JSON text (a number that is not finite is null), with a line per item of a list."""
+    parts = []
+    for name, item in value.items():
+        if isinstance(item, list) and item:
+            lines = ",\n".join(map(_line, item))
+            parts.append(f"{_line(name)}: [\n{lines}\n]")
+        else:
+            parts.append(f"{_line(name)}: {_line(item)}")
+    return "{\n" + ",\n".join(parts) + "\n}"
+
+
+def _line(value: Any) -> str:
+    if orjson is not None:
+        with contextlib.suppress(TypeError):  # of a value that it does not know
+            return orjson.dumps(value).decode()
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def render_one(run: Run) -> str:
+    """Return `one(run)` as strict JSON text."""
+    return text(one(run))
+
+
+def one(run: Run) -> dict[str, Any]:
+    """Return the only cell of a run with its bottlenecks and remedies; a number that is not finite is None."""
+    whole = document([run])
+    lists = {name: whole[name] for name in ("bottlenecks", "interactions", "remedies")}
+    found: dict[str, Any] = _finite({"schema_version": SCHEMA_VERSION, **whole["cells"][0], **lists})
+    return {**found, "environments": _finite(whole["environments"])}
 
 
 def _finite(value: Any) -> Any:

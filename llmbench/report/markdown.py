@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmbench.report.cells import Run, summarise
-from llmbench.report.tables import Table, run_tables
+from llmbench.report.cells import Run
+from llmbench.report.document import Report
+from llmbench.report.model import Table
 
 
 def render(tables: Sequence[Table], level: int = 2) -> str:
@@ -14,15 +15,19 @@ def render(tables: Sequence[Table], level: int = 2) -> str:
 
 
 def document(runs: Sequence[Run]) -> str:
-    """Return the whole report of one or many runs: tables, then the command that measures each cell again."""
-    parts = []
-    for run in runs:
-        parts.append(f"# {_escape(run.name)}\n")
-        parts.append(render(run_tables(run)))
-        cells = summarise(run.records, run.commands, run.ceilings)
-        lines = "\n".join(cell["reproduce"] for cell in cells if cell["reproduce"])
-        if lines:
-            parts.append(f"## Measure one cell again\n\n```console\n{lines}\n```\n")
+    """Return the whole report of one or many runs."""
+    return report_text(Report(runs))
+
+
+def report_text(report: Report) -> str:
+    """Return what bounds each kind of work, the tables, and the command that measures each cell again."""
+    parts = [f"# {_escape(report.title)}\n"]
+    if report.findings:
+        parts.append("\n".join(f"- {_escape(finding.text)}" for finding in report.findings) + "\n")
+    parts.append(render([table.with_ids() for table in report.tables]))
+    if report.commands:
+        lines = "\n".join(report.commands.values())
+        parts.append(f"## Measure one cell again\n\n```console\n{lines}\n```\n")
     return "\n".join(parts)
 
 

@@ -30,6 +30,7 @@ FIELDS = (
     "bandwidth_pct_range",
     "roofline_bound",
     "operators",
+    "positions",
 )
 NO_CEILINGS = "this machine's ceilings were not measured"
 NOT_TRACED = "no repeat was traced"
@@ -60,6 +61,7 @@ def utilisation(
         out["mfu_pct"] = roofline.mfu_pct(counts.get("model_flops"), step_s, peak)
         out["hfu_pct"] = roofline.hfu_pct(counts.get("flops"), step_s, peak)
         out |= _against_ceilings(traced, step_s, doc)
+        out["positions"] = operator_positions(traced, good, doc)
     out["operators"] = operator_shares(traced, good)
     _explain(out, doc, reasons)
     return out
@@ -67,10 +69,9 @@ def utilisation(
 
 def _against_ceilings(traced: Record, step_s: float, doc: Mapping[str, Any]) -> dict[str, Any]:
     """Return the step's position under this machine's roofline."""
-    rows, totals = traced["operators"]["rows"], traced["operators"]["totals"]
-    factor = traced["counts"]["flops"] / totals["flops"] if totals["flops"] else 1.0
+    rows, size = traced["operators"]["rows"], _mean_over_traced(traced)
     found = roofline.step_position(
-        rows, step_s / factor, doc["matmul"], doc["memory_levels"], float32_as=_mode(traced, doc)
+        rows, step_s / size, doc["matmul"], doc["memory_levels"], float32_as=_mode(traced, doc)
     )
     return {
         "ceiling_pct": found.ceiling_pct.value if found.ceiling_pct else None,
@@ -79,6 +80,12 @@ def _against_ceilings(traced: Record, step_s: float, doc: Mapping[str, Any]) -> 
         "bandwidth_pct_range": _range(found.bandwidth_pct),
         "roofline_bound": found.bound,
     }
+
+
+def _mean_over_traced(traced: Record) -> float:
+    """Return how much larger the mean step is than the traced one."""
+    flops = traced["operators"]["totals"]["flops"]
+    return traced["counts"]["flops"] / flops if flops else 1.0
 
 
 def _mode(traced: Record, doc: Mapping[str, Any]) -> str:
@@ -134,11 +141,14 @@ def operator_shares(traced: Record, good: Sequence[Record]) -> dict[str, float] 
 
 
 def operator_positions(traced: Record, good: Sequence[Record], doc: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the roofline position of each phase and operator class, at the seconds of the phase pass."""
-    trace, means = traced["operators"], phase_means(good)
+    """Return the roofline position of each phase and operator class, at the seconds of the phase pass.
+
+    These are scaled to the traced batch; None where operators have no times.
+    """
+    trace, means, size = traced["operators"], phase_means(good), _mean_over_traced(traced)
     spent = trace.get("phases_s") or {}
     times = [
-        {**row, "seconds": row["seconds"] / spent[row["phase"]] * means[row["phase"]]}
+        {**row, "seconds": row["seconds"] / spent[row["phase"]] * means[row["phase"]] / size}
         for row in trace.get("times") or ()
         if spent.get(row["phase"]) and row["phase"] in means
     ]

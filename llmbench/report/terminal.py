@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from llmbench.report.tables import Table
+from llmbench.report.model import Table
+
+if TYPE_CHECKING:
+    from llmbench.report.document import Report
 
 #: Width where there is no terminal to ask: wide enough that a file or a pipe gets whole rows.
 PIPE_WIDTH = 220
 
 
-def render(tables: Sequence[Table], stream: TextIO | None = None, width: int | None = None) -> None:
+def text(tables: Sequence[Table]) -> str:
+    """Return what `render` would print to standard output, colours included where it is a terminal."""
+    out = io.StringIO()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+    render(tables, out, width, colour=sys.stdout.isatty())
+    return out.getvalue()
+
+
+def render(
+    tables: Sequence[Table], stream: TextIO | None = None, width: int | None = None, colour: bool | None = None
+) -> None:
     """Print the tables to `stream` (standard output by default), `width` characters wide (the terminal's)."""
     from rich import box
     from rich.console import Console
@@ -23,9 +37,9 @@ def render(tables: Sequence[Table], stream: TextIO | None = None, width: int | N
     stream = stream or sys.stdout
     if width is None:
         width = shutil.get_terminal_size().columns if stream.isatty() else PIPE_WIDTH
-    console = Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    console = Console(file=stream, width=width, highlight=False, soft_wrap=False, force_terminal=colour)
     for table in tables:
-        shown, same = _split_constant(table)
+        shown, same = table.without_constants()
         rich_table = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in shown.columns:
             heading = Text(f"{column.name}\n({column.unit})" if column.unit else column.name)
@@ -34,25 +48,12 @@ def render(tables: Sequence[Table], stream: TextIO | None = None, width: int | N
             values = zip(shown.columns, row, strict=True)
             rich_table.add_row(*(Text(column.text(value)) for column, value in values))
         console.print(rich_table)
-        for note in [*same, *table.notes]:
+        for note in [*([f"all: {same}"] if same else []), *table.notes]:
             console.print(Text(note, style="dim"))
         console.print()
 
 
-def _split_constant(table: Table) -> tuple[Table, list[str]]:
-    """Return the table without the text columns that are the same in every row, and a note that says them.
-
-    Only of tables with several rows and many columns: it is what makes the wide ones fit.
-    """
-    if len(table.rows) < 2 or len(table.columns) < 8:
-        return table, []
-    constant = [
-        i
-        for i, column in enumerate(table.columns)
-        if column.align == "left" and isinstance(table.rows[0][i], str) and len({row[i] for row in table.rows}) == 1
-    ]
-    keep = [i for i in range(len(table.columns)) if i not in constant]
-    note = ", ".join(f"{table.columns[i].name} {table.rows[0][i]}" for i in constant if table.rows[0][i])
-    columns = tuple(table.columns[i] for i in keep)
-    rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
-    return Table(table.title, columns, rows, table.notes), [f"all: {note}"] if note else []
+def report_text(report: Report) -> str:
+    """Return what bounds each kind of work in sentences, and the tables."""
+    lines = "\n".join(f"- {finding.text}" for finding in report.findings)
+    return (f"{lines}\n\n" if lines else "") + text([table.with_ids() for table in report.tables])

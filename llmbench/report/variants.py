@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ Record = Mapping[str, Any]
 SHOWN = ("stage", "model", "size", "task", "device", "precision")
 #: Fields that follow from others, or name where a cell comes from.
 DERIVED = ("parent", "tokenizer", "pretrain_dataset")
+HIDDEN = frozenset((*SHOWN, *DERIVED))
 
 
 def variants(cells: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -21,23 +23,33 @@ def variants(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for cell in cells:
         groups.setdefault(_alike(cell), []).append(cell)
-    return [_variant(cell, groups[_alike(cell)]) for cell in cells]
+    varying = {key: _varying(group) for key, group in groups.items()}
+    return [_variant(cell, varying[_alike(cell)]) for cell in cells]
 
 
 def _alike(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(cell.get(name) for name in SHOWN)
 
 
-def _variant(cell: Mapping[str, Any], group: Sequence[Mapping[str, Any]]) -> str:
+def _varying(group: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return the fields whose values differ in a group; of the data set: short name -> how many data sets have it."""
+    found: dict[str, dict[str, int]] = {}
+    names = [name for name in dict.fromkeys(name for cell in group for name in cell) if name not in HIDDEN]
+    for name in names:
+        values = {str(cell.get(name)) for cell in group}
+        if len(values) > 1:
+            found[name] = Counter(value.partition("@")[0] for value in values) if name == "dataset" else {}
+    return found
+
+
+def _variant(cell: Mapping[str, Any], varying: Mapping[str, Mapping[str, int]]) -> str:
     parts = []
     for name, value in cell.items():
-        if name in SHOWN or name in DERIVED or len({str(other.get(name)) for other in group}) < 2:
+        if name not in varying:
             continue
         if name == "dataset":
             short = str(value).partition("@")[0]
-            same = [o for o in group if str(o.get(name)).partition("@")[0] == short]
-            unique = len({str(o.get(name)) for o in same}) == 1
-            parts.append(short.rpartition(":")[2] if unique else str(value))
+            parts.append(short.rpartition(":")[2] if varying[name][short] == 1 else str(value))
         else:
             parts.append(f"{name}={str(value).lower() if isinstance(value, bool) else value}")
     return " ".join(parts)

@@ -1,11 +1,14 @@
-"""What llmbench's clean pass costs beside a bare PyTorch loop. `python tests/bench/overhead.py --rounds 12`.
+"""What llmbench's clean pass costs beside a bare PyTorch loop. `python tests/bench/overhead.py --rounds 16`.
 
-A round is one fresh process per setting, settings in random order. A process holds both arms, each with a module, an
-optimizer and a schedule of its own (which is built first is random), and takes blocks of steps in turns, A B A B, from
-a random start; both blocks of a pair get the same batches. A block is timed from outside, in the same way for both:
-wall time of the block over its steps. Processes are the units of the intervals of ours / bare: of the step times that
-our clean pass records (`ratio`, which the limit is for), and of the wall time of whole blocks, which on our side holds
-what is done behind the last step, such as noting shapes (`ratio_outside`). The bare loop's time is its wall time.
+A round is one fresh process per setting, settings in random order, started as llmbench starts its cells. A process
+holds both arms, each with a module, an optimizer and a schedule of its own (which is built first is random), and takes
+blocks of steps in turns, A B A B, from a random start; both blocks of a pair get the same batches. All steps of both
+arms are the same training: behind the first ones, and at the end, the parameters of both are compared (`apart`). A
+block is timed from outside, in the same way for both: wall time of the block over its steps. Processes are the units of
+the intervals of ours / bare: of the step times that our clean pass records (`ratio`, which the limit is for), and of
+the wall time of whole blocks, which on our side holds what is done behind the last step, such as noting shapes
+(`ratio_outside`). The bare loop's time is its wall time. Processes that were disturbed, by a rule that does not look at
+the times, are left out and counted. A precision that the device has no kernels for is told apart.
 
 Both arms read the same features in the same order through torch's DataLoader, without loader processes, and collate
 with the same layout (`--data loader`); with `--data ready` the batches are collated before the clock starts.
@@ -20,9 +23,9 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -43,8 +46,14 @@ from workload import (
 )
 
 LIMIT = 1.02  # upper end of the interval of ours / bare
-WARMUP_BLOCKS, PILOT_STEPS, LEAST_BLOCK_STEPS = 2, 8, 3
+WARMUP_BLOCKS, PILOT_STEPS, LEAST_BLOCK_STEPS = 1, 8, 2
 ARMS = ("ours", "bare")
+
+#: glibc gives the top of its heap back to the system where enough of it is free, and the next step then faults it in
+#: again, page by page. Whether it does depends on what happens to lie there: on the process, not on the loop.
+STEADY_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
+DISTURBED_PCT = 3.0  # a process beside which others took more of all cores' time than this is not counted
+APART = 1e-3  # how far parameters may be apart after the pilot steps, over their size: sums in another order
 
 Block = Callable[[Sequence[list[int]]], dict[str, float]]
 
@@ -77,8 +86,8 @@ def bare_steps(model: Any, optimizer: Any, schedule: Any, batches: Iterator[dict
         optimizer.zero_grad(set_to_none=True)
 
 
-def bare_arm(work: Workload, setting: Setting, options: Options) -> Block:
-    """Return a function that times a block of the bare loop."""
+def bare_arm(work: Workload, setting: Setting, options: Options) -> tuple[Block, Any]:
+    """Return a function that times a block of the bare loop, and its module."""
     import torch
 
     device = torch.device(setting.device)
@@ -113,7 +122,7 @@ def bare_arm(work: Workload, setting: Setting, options: Options) -> Block:
         synchronize(device)
         return {"wall_s": time.perf_counter() - begin}
 
-    return block
+    return block, model
 
 
 def synchronize(device: Any) -> None:
@@ -127,8 +136,11 @@ def synchronize(device: Any) -> None:
 # --- ours -----------------------------------------------------------------------------------------------
 
 
-def our_arm(work: Workload, setting: Setting, options: Options) -> Block:
-    """Return a function that times a block of the clean pass; `printed_s` are the seconds that its steps record."""
+def our_arm(work: Workload, setting: Setting, options: Options) -> tuple[Block, Any]:
+    """Return a function that times a block of the clean pass, and its module.
+
+    `printed_s` are the seconds that its steps record.
+    """
     from llmbench.worker import stages
     from llmbench.worker.energy import EnergyMeter
     from llmbench.worker.main import build_request, collate_context, start
@@ -139,7 +151,7 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> Block:
     engine, _ = start(work.job, work.registry, work.spec, work.data)
     engine.prepare_training(learning_rate=LEARNING_RATE, steps=setting.steps, optimizer=cell.optimizer)
     feed = stages.Feed(engine, work.features, work.layout, collate_context(cell, work.data, True), cell.workers)
-    training = Training(work.spec, build_request(cell, work.spec, work.data))
+    training = Training(work.spec, build_request(work.job, work.spec, work.data))
     watches = (Monitor(cell.device), EnergyMeter(cell.device))
 
     def block(order: Sequence[list[int]]) -> dict[str, float]:
@@ -156,7 +168,7 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> Block:
             watch.stop()
         return {"wall_s": wall_s, "printed_s": sum(samples["step_s"]), "tokens": sum(samples["step_tokens"])}
 
-    return block
+    return block, engine.module  # type: ignore[attr-defined]
 
 
 # --- one process ----------------------------------------------------------------------------------------
@@ -164,17 +176,25 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> Block:
 
 def measure(setting: Setting, options: Options, folder: Path) -> dict[str, Any]:
     """Return the seconds per step of each block of both arms, and what our steps say they took."""
+    from llmbench.worker.monitor import Monitor, others_pct
+
     work = load(setting, folder)
     makers = {"ours": our_arm, "bare": bare_arm}
     names = ARMS if options.build == 0 else ARMS[::-1]
-    arms = {name: makers[name](work, setting, options) for name in names}
+    made = {name: makers[name](work, setting, options) for name in names}
+    arms, modules = ({name: made[name][part] for name in ARMS} for part in (0, 1))
     order = iter(work.order(setting.steps))
-    for arm in arms.values():
-        arm(take(order, PILOT_STEPS))
-    pilot_s = arms["bare"](take(order, PILOT_STEPS))["wall_s"] / PILOT_STEPS
-    room = (setting.steps - 3 * PILOT_STEPS) // (options.pairs + WARMUP_BLOCKS)
+    for _ in range(2):
+        indices = take(order, PILOT_STEPS)
+        pilot_s = [arms[name](indices)["wall_s"] / PILOT_STEPS for name in names][1]
+    apart = [apart_by(*modules.values())]
+    if not apart[0] < APART:
+        raise SystemExit(f"{setting.label}: the arms do not train alike: parameters are {apart[0]:.2g} apart")
+    room = (setting.steps - 2 * PILOT_STEPS) // (options.pairs + WARMUP_BLOCKS)
     steps = min(room, max(LEAST_BLOCK_STEPS, round(options.block_s / pilot_s)))
     blocks: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    beside = Monitor(setting.device)
+    beside.start()
     for pair in range(-WARMUP_BLOCKS, options.pairs):
         indices = take(order, steps)
         for half in (0, 1):
@@ -184,12 +204,24 @@ def measure(setting: Setting, options: Options, folder: Path) -> dict[str, Any]:
                 blocks[name].append(found)
     return {
         "setting": dataclasses.asdict(setting),
+        "others_pct": others_pct(beside.stop()),
         "block_steps": steps,
+        "apart": [*apart, apart_by(*modules.values())],
         "step_s": {name: [block["wall_s"] / steps for block in blocks[name]] for name in ARMS},
         "printed_s": [block["printed_s"] for block in blocks["ours"]],
         "outside_s": [block["wall_s"] for block in blocks["ours"]],
         "tokens": [block["tokens"] for block in blocks["ours"]],
     }
+
+
+def apart_by(one: Any, other: Any) -> float:
+    """Return how far the parameters of two modules are apart: the norm of their difference over the norm of one."""
+    import torch
+
+    both = list(zip(one.parameters(), other.parameters(), strict=True))
+    with torch.no_grad():
+        difference = sum(float((p - q).double().square().sum()) for p, q in both)
+        return float((difference / sum(float(p.double().square().sum()) for p, _ in both)) ** 0.5)
 
 
 def take(order: Iterator[list[int]], count: int) -> list[list[int]]:
@@ -198,50 +230,63 @@ def take(order: Iterator[list[int]], count: int) -> list[list[int]]:
 
 
 def child(request: dict[str, Any]) -> dict[str, Any]:
-    """Do what the parent asks of a process."""
-    if request["do"] == "environment":
-        from llmbench.worker.environment import capture
-
-        return capture()
+    """Measure what the parent asks for; runs in a process of its own."""
     setting, options = Setting(**request["setting"]), Options(**request["options"])
-    return measure(setting, options, Path(request["folder"]))
+    try:
+        return measure(setting, options, Path(request["folder"]))
+    except RuntimeError as error:
+        if setting.precision == "fp32":
+            raise
+        return {"unsupported": (str(error).splitlines() or [type(error).__name__])[0]}
 
 
-def in_a_process(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what `child` returns for `request`, in a fresh process."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
-        command = [sys.executable, __file__, "--child", json.dumps(request), "--answer", str(answer)]
-        environment = {"TOKENIZERS_PARALLELISM": "false", **os.environ}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-        if done.returncode:
-            raise SystemExit(f"{request.get('setting')}: the process failed\n{done.stderr}")
-        return json.loads(answer.read_text(encoding="utf-8"))
+CHILD = f"{Path(__file__).resolve()}:child"
 
 
 # --- all of it ------------------------------------------------------------------------------------------
 
 
-def run(settings: Sequence[Setting], rounds: int, options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Measure every setting in `rounds` processes and return the document."""
+def run(
+    settings: Sequence[Setting], rounds: int, options: dict[str, Any], seed: int, most_s: float = math.inf
+) -> dict[str, Any]:
+    """Measure every setting in `rounds` processes, as far as `most_s` seconds go, and return the document."""
     rng = random.Random(seed)
+    from llmbench.executors.local import LocalExecutor
+
     found: dict[str, list[dict[str, Any]]] = {setting.label: [] for setting in settings}
-    environment = in_a_process({"do": "environment"})
-    with tempfile.TemporaryDirectory() as folder:
+    unsupported: dict[str, str] = {}
+    began = time.monotonic()
+    preload = ("transformers.models.bert.modeling_bert", "transformers.models.gpt2.modeling_gpt2")
+    with tempfile.TemporaryDirectory() as folder, LocalExecutor(Path(folder) / "logs", preload=preload) as executor:
+        environment = executor.call("llmbench.worker.environment:capture")
         for number in range(rounds):
-            for setting in rng.sample(settings, len(settings)):
+            if time.monotonic() - began > most_s:
+                break
+            left = [setting for setting in settings if setting.label not in unsupported]
+            for setting in rng.sample(left, len(left)):
                 drawn = {**options, "start": rng.randrange(2), "build": rng.randrange(2)}
                 request = {"setting": dataclasses.asdict(setting), "options": drawn, "folder": folder}
-                found[setting.label].append({**in_a_process({"do": "measure", **request}), **drawn})
+                one = executor.call(CHILD, request)
+                if "unsupported" in one:
+                    unsupported[setting.label] = one["unsupported"]
+                    continue
+                found[setting.label].append({**one, **drawn})
                 print(f"round {number + 1} of {rounds}: {setting.label}", file=sys.stderr, flush=True)
-    rows = [summary(label, processes) for label, processes in found.items()]
-    return {"environment": environment, "limit": LIMIT, "rounds": rounds, "seed": seed, "rows": rows, "raw": found}
+    rows = [summary(label, processes) for label, processes in found.items() if len(undisturbed(processes)) > 1]
+    how = {"limit": LIMIT, "rounds": rounds, "seed": seed, "unsupported": unsupported}
+    return {"environment": environment, **how, "rows": rows, "raw": found}
+
+
+def undisturbed(processes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the processes beside which the machine did little else."""
+    return [one for one in processes if (one["others_pct"] or 0.0) <= DISTURBED_PCT]
 
 
 def summary(label: str, processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return ours / bare with its interval, and our printed tokens/s over those seen from outside."""
     from llmbench import stats
 
+    processes, all_of_them = undisturbed(processes), processes
     outside, bare = ([process["step_s"][name] for process in processes] for name in ARMS)
     ours = [[block_s / p["block_steps"] for block_s in p["printed_s"]] for p in processes]
     ratio = stats.ratio_interval(ours, bare, paired=True)
@@ -258,6 +303,7 @@ def summary(label: str, processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "ratio_outside_ci": [whole.low, whole.high],
         "method": ratio.method,
         "processes": len(processes),
+        "disturbed": len(all_of_them) - len(processes),
         "pairs": sum(map(len, ours)),
         "holds": ratio.high is not None and ratio.high <= LIMIT,
         "printed_tokens_per_s": sum(tokens) / printed_s,
@@ -268,9 +314,9 @@ def summary(label: str, processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
     head = "| setting | ours ms | bare ms | ours / bare | 95 % interval | at most 1.02 | whole blocks | 95 % interval |"
-    lines = [f"{head} processes x pairs | printed / outside |", "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [f"{head} processes x pairs (disturbed) | printed / outside |", "|---|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
-        shape = f"{row['processes']} x {row['pairs'] // row['processes']}"
+        shape = f"{row['processes']} x {row['pairs'] // row['processes']} ({row['disturbed']})"
         share = row["printed_tokens_per_s"] / row["outside_tokens_per_s"]
         lines.append(
             f"| {row['setting']} | {row['ours_ms']:.2f} | {row['bare_ms']:.2f} | {row['ratio']:.4f} "
@@ -289,8 +335,9 @@ def interval(ends: Sequence[float | None]) -> str:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=12, help="fresh processes per setting")
-    parser.add_argument("--pairs", type=int, default=16, help="pairs of blocks per process")
+    parser.add_argument("--rounds", type=int, default=16, help="fresh processes per setting")
+    parser.add_argument("--most-s", type=float, default=math.inf, help="begin no round after so many seconds")
+    parser.add_argument("--pairs", type=int, default=6, help="pairs of blocks per process")
     parser.add_argument("--block-s", type=float, default=0.25, help="seconds per block, about")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
@@ -298,21 +345,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seq-len", type=int, default=64)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--allocator", choices=("default", "steady"), default="steady", help="glibc: as it is, or keeping"
+    )
     parser.add_argument("--data", choices=("loader", "ready"), default="loader")
     parser.add_argument("--most-steps", type=int, default=4000, help="steps per arm and process, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the orders and starts")
     parser.add_argument("-o", "--output", type=Path, help="write the JSON document there")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run as parent, or as the process of one measurement."""
+    """Measure, print the table and write the document."""
     args = arguments()
-    if args.child:
-        args.answer.write_text(json.dumps(child(json.loads(args.child))), encoding="utf-8")
-        return
     shape = {"device": args.device, "batch_size": args.batch_size, "seq_len": args.seq_len, "steps": args.most_steps}
     settings = [
         Setting(model=model, size=size, precision=precision, **shape)
@@ -321,10 +366,15 @@ def main() -> None:
         for precision in args.precisions
     ]
     options = {"pairs": args.pairs, "block_s": args.block_s, "data": args.data}
-    document = run(settings, args.rounds, options, args.seed)
+    os.environ |= STEADY_ALLOCATOR if args.allocator == "steady" else {}  # of both arms: they share their processes
+    document = run(settings, args.rounds, options, args.seed, args.most_s)
     if args.output:
-        args.output.write_text(json.dumps({**document, "options": options}, indent=1) + "\n", encoding="utf-8")
+        args.output.write_text(
+            json.dumps({**document, "options": options, "allocator": args.allocator}, indent=1) + "\n", encoding="utf-8"
+        )
     print(table(document["rows"]))
+    for label, reason in document["unsupported"].items():
+        print(f"{label}: does not run here ({reason})")
 
 
 if __name__ == "__main__":

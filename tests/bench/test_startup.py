@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from llmbench.cli import read_run
 from llmbench.executors.local import LocalExecutor
+from llmbench.sources import read_runs
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def test_what_a_cell_of_quick_costs_beside_its_work(benchmark, tmp_path):
 
     command = [sys.executable, "-m", "llmbench", "run", "quick", "-k", "classification", "-o", str(tmp_path / "run")]
     benchmark.pedantic(subprocess.run, args=(command,), kwargs={"check": True, "capture_output": True}, rounds=1)
-    records = read_run(tmp_path / "run").records
+    records = read_runs(tmp_path / "run")[0].records
     overhead = [r["wall_s"] - sum(r["spent"].values()) for r in records[1:]]
     benchmark.extra_info["start_up_s"] = statistics.median(overhead)
     print(json.dumps({"start_up_s": statistics.median(overhead), "cells": len(overhead)}))

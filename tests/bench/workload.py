@@ -83,7 +83,7 @@ class Workload:
         from llmbench.worker.main import build_request
 
         torch.manual_seed(self.job.cell.seed)
-        return self.spec.build(build_request(self.job.cell, self.spec, self.data))
+        return self.spec.build(build_request(self.job, self.spec, self.data))
 
     def order(self, steps: int) -> list[list[int]]:
         """Return llmbench's batches, as indices of features."""

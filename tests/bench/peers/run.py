@@ -44,6 +44,10 @@ SWEEP_BATCHES = {"bert": (4, 8, 16), "gpt": (4, 8)}
 SWEEP_STEPS, SWEEP_WARMUP, SWEEP_EXAMPLES = 20, 10, 400
 
 
+class NotHereError(Exception):
+    """This machine cannot run a setting."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Where things are: environments, a folder for data, and the pipe."""
@@ -84,6 +88,8 @@ def measure_llmbench(setting: Setting, seconds: float, place: Place) -> dict[str
         with Steps(Path(folder) / "pipe") as steps:
             printed = json.loads(place.start(command, TOLD_PIPE=str(steps.path)))
         (record,) = [json.loads(line) for line in (run / "records.jsonl").read_text(encoding="utf-8").splitlines()]
+    if record["status"] == "unsupported":
+        raise NotHereError(record["error"]["message"])
     if record["status"] != "ok":
         raise SystemExit(f"{setting.label}: {record['status']}: {record['error']}")
     timing = record["counts"]["timing"]
@@ -119,9 +125,15 @@ def measure_speed(settings: Sequence[Setting], rounds: int, seconds: float, seed
     """Return, per setting and tool, what was measured in each round."""
     rng = random.Random(seed)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    lengths = {s.label: peer_steps(s, seconds, place) for s in settings}
+    lengths = {}
+    for setting in settings:
+        try:
+            lengths[setting.label] = peer_steps(setting, seconds, place)
+        except NotHereError as error:
+            print(f"{setting.label} is left out: {error}", file=sys.stderr, flush=True)
+    able = [setting for setting in settings if setting.label in lengths]
     for number in range(rounds):
-        for setting in rng.sample(settings, len(settings)):
+        for setting in rng.sample(able, len(able)):
             longer = dataclasses.replace(setting, steps=lengths[setting.label])
             tools = found.setdefault(setting.label, {name: [] for name in ("llmbench", *PEERS, "lightning-monitor")})
             for name in rng.sample(("llmbench", *PEERS), 1 + len(PEERS)):

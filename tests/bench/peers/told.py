@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 import llmbench
-from llmbench_plugins.models import bert, gpt, lstm
+from llmbench_plugins.models import bert, gpt, recurrent
 
 PREFIX = "told-"
 PIPE = "TOLD_PIPE"
@@ -42,4 +42,4 @@ def told(spec: llmbench.ModelSpec) -> llmbench.ModelSpec:
 @llmbench.hookimpl
 def llmbench_models() -> list[llmbench.ModelSpec]:
     """Return the wrapped models."""
-    return [told(spec) for module in (lstm, bert, gpt) for spec in module.llmbench_models()]
+    return [told(spec) for module in (recurrent, bert, gpt) for spec in module.llmbench_models()]

@@ -1,0 +1,305 @@
+"""Two recorded runs side by side: which cells are slower or faster, and whether that can be said. Pure; no files.
+
+A verdict comes from an interval, never from a point: `slower` or `faster` where it excludes no change, `same` where it
+lies within the margin on both sides (two one-sided tests: equivalence is shown, not presumed), else `undecided`, with
+about how many processes a side would decide. All intervals of a comparison hold together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from llmbench import processes, stats
+from llmbench.differences import Difference, differences
+from llmbench.scores import QualityChange, quality_changes
+from llmbench.sources import Run
+
+Record = Mapping[str, Any]
+
+LEVEL = 0.99
+MARGIN_PCT = 5.0
+#: What two runs of the same code, one after the other, may differ by in what all cells share (another hour, clock).
+NOISE_FLOOR_PCT = 5.0
+#: Runs are interleaved when they overlap for at least this part of the shorter one.
+OVERLAP = 0.5
+FAILED_IN_HEAD = "failed in head"
+#: Fields that name where data come from (their fingerprints), and not what is done with it.
+FINGERPRINTED = ("dataset", "pretrain_dataset", "tokenizer")
+
+
+@dataclass(frozen=True)
+class CellChange:
+    """One cell in both runs. Times in seconds; `ratio` is head over base, above 1: slower.
+
+    `low`, `high`: the interval that decided, `beyond_shared` when it is of the change beyond what all cells share; else
+    the noise floor is part of it.
+    `repeats`: processes a side; `repeats_to_decide` is None for a decided cell, and where `reason` says why not.
+    """
+
+    cell: Record
+    cell_ids: tuple[str, str]
+    base_s: float
+    head_s: float
+    ratio: float
+    change: float
+    low: float | None
+    high: float | None
+    beyond_shared: bool
+    verdict: str
+    repeats: tuple[int, int]
+    repeats_to_decide: int | None = None
+    reason: str | None = None
+    data_differ: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two runs say beside each other; `regressed` is filled where a threshold was given."""
+
+    base: str
+    head: str
+    differences: tuple[Difference, ...]
+    only: tuple[tuple[Record, str], ...]  # cell, and on which side it is missing or failed, and why
+    shared: stats.Estimate | None
+    shared_verdict: str | None
+    cells: tuple[CellChange, ...]
+    quality: tuple[QualityChange, ...]
+    interleaved: bool
+    level: float
+    margin_pct: float
+    noise_floor_pct: float
+    fail_on_pct: float | None = None
+    regressed: tuple[str, ...] = ()  # slower than the threshold with confidence
+    unsure: tuple[str, ...] = ()  # not known to be within the threshold
+
+    @property
+    def failed(self) -> list[str]:
+        """Return the cells that were measured in base and failed in head."""
+        return [f"{label(cell)}: {why}" for cell, why in self.only if why.startswith(FAILED_IN_HEAD)]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return verdict -> number of cells."""
+        found = Counter(one.verdict for one in self.cells)
+        return {name: found[name] for name in ("slower", "faster", "same", "undecided")}
+
+
+def compare(
+    base: Run,
+    head: Run,
+    *,
+    fail_on_pct: float | None = None,
+    margin_pct: float | None = None,
+    noise_floor_pct: float | None = None,
+    level: float = LEVEL,
+) -> Comparison:
+    """Return what changed from `base` to `head`.
+
+    The margin of `same` is `margin_pct`, else `fail_on_pct`, else 5. `noise_floor_pct` is how much equal runs differ
+    in what all cells share; None: 0 where the rounds of both runs were interleaved, else 5.
+    """
+    margin = margin_pct if margin_pct is not None else fail_on_pct if fail_on_pct else MARGIN_PCT
+    interleaved = _interleaved(base.records, head.records)
+    floor = noise_floor_pct if noise_floor_pct is not None else 0.0 if interleaved else NOISE_FLOOR_PCT
+    pairs, only = _pairs(base.records, head.records)
+    timed = [pair for pair in pairs if _times(pair[0]) and _times(pair[1])]
+    only += [(pair[1][0]["cell"], _untimed(pair)) for pair in pairs if pair not in timed]
+    found = stats.changes([_times(b) for b, _ in timed], [_times(h) for _, h in timed], level)
+    shared_verdict = _shared_verdict(found.shared, margin / 100, floor / 100) if found.shared else None
+    moved = shared_verdict in ("slower", "faster")
+    cells = [
+        _cell_change(pair, change, found.each, margin / 100, floor / 100, moved)
+        for pair, change in zip(timed, found.cells, strict=True)
+    ]
+    regressed, unsure = _threshold(cells, fail_on_pct)
+    return Comparison(
+        base.name,
+        head.name,
+        tuple(differences(base, head)),
+        tuple(only),
+        found.shared,
+        shared_verdict,
+        tuple(cells),
+        tuple(quality_changes(pairs, level)),
+        interleaved,
+        level,
+        margin,
+        floor,
+        fail_on_pct,
+        tuple(regressed),
+        tuple(unsure),
+    )
+
+
+def label(cell: Record) -> str:
+    """Return a cell's name for people, as in `Cell.label`."""
+    return "/".join(str(cell.get(k)) for k in ("stage", "model", "size", "task", "precision", "device"))
+
+
+def _cell_change(
+    pair: tuple[list[Record], list[Record]],
+    change: stats.Change,
+    each: float,
+    margin: float,
+    floor: float,
+    moved: bool,
+) -> CellChange:
+    base, head = pair
+    times = [[p for p in _times(side) if p] for side in pair]
+    beyond = change.own is not None and not moved
+    deciding = change.own if change.own is not None and not moved else change.ratio
+    low, high = deciding.low, deciding.high
+    if deciding.method == "within":
+        low = high = None  # one process says nothing about another
+    elif not beyond and low is not None and high is not None:
+        low, high = low / (1 + floor), high * (1 + floor)
+    verdict = _verdict(low, high, margin)
+    if beyond and verdict in ("slower", "faster") and (change.ratio.value > 1) != (verdict == "slower"):
+        verdict = "undecided"
+    wanted, reason = None, None
+    if verdict == "undecided":
+        now = min(map(len, times))
+        wanted = stats.repeats_to_decide(change, each, margin, now)
+        reason = _why_undecided(low, now, wanted, beyond or not floor)
+        wanted = wanted if wanted is not None and wanted > now and (beyond or not floor) else None
+    return CellChange(
+        head[0]["cell"],
+        (base[0]["cell_id"], head[0]["cell_id"]),
+        stats.pooled_interval(times[0]).value,
+        stats.pooled_interval(times[1]).value,
+        change.ratio.value,
+        deciding.value,
+        low,
+        high,
+        beyond,
+        verdict,
+        (len(times[0]), len(times[1])),
+        wanted,
+        reason,
+        base[0]["cell_id"] != head[0]["cell_id"],
+    )
+
+
+def _why_undecided(low: float | None, now: int, wanted: int | None, steady: bool) -> str:
+    if low is None:
+        return "one process says nothing about another: measure with repeats: 3"
+    if wanted is None:
+        return "more than 999 processes a side would be needed: the machine is too noisy for this margin"
+    if not steady:
+        return "the runs were measured at different times, and what a machine does meanwhile is in it: interleave them"
+    if wanted > now:
+        return f"about {wanted} processes a side would decide"
+    return "the whole change and the change beyond the others point to different sides"
+
+
+def _verdict(low: float | None, high: float | None, margin: float) -> str:
+    """Return the verdict of the interval of a ratio."""
+    if low is None or high is None:
+        return "undecided"
+    if low > 1 or high < 1:
+        return "slower" if low > 1 else "faster"
+    return "same" if low >= 1 / (1 + margin) and high <= 1 + margin else "undecided"
+
+
+def _shared_verdict(shared: stats.Estimate, margin: float, floor: float) -> str:
+    low, high = shared.low, shared.high
+    return "undecided" if low is None or high is None else _verdict(low / (1 + floor), high * (1 + floor), margin)
+
+
+def _threshold(cells: Sequence[CellChange], fail_on_pct: float | None) -> tuple[list[str], list[str]]:
+    """Return which cells are slower than the threshold with confidence, and which may be."""
+    if fail_on_pct is None:
+        return [], []
+    limit = 1 + fail_on_pct / 100
+    regressed, unsure = [], []
+    for one in cells:
+        low, high = one.low, one.high
+        if one.verdict == "slower" and low is not None and low > limit:
+            regressed.append(f"{label(one.cell)}: {_pct(one.change)} [{_pct(low)}, {_pct(high)}]")
+        elif one.verdict in ("slower", "undecided") and (high is None or high > limit):
+            unsure.append(label(one.cell))
+    return regressed, unsure
+
+
+def _pct(ratio: float | None) -> str:
+    return "?" if ratio is None else f"{100 * (ratio - 1):+.1f} %"
+
+
+# --- pairing ---
+
+
+def _pairs(
+    base: Sequence[Record], head: Sequence[Record]
+) -> tuple[list[tuple[list[Record], list[Record]]], list[tuple[Record, str]]]:
+    """Return the counted records of cells in both runs, and the cells of one run only.
+
+    A cell is paired by its id; where only the data's fingerprints differ (another version of a data set), by its other
+    fields, if that leaves no choice.
+    """
+    left, right = processes.by_cell(base), processes.by_cell(head)
+    ids = {name: name for name in right if name in left}
+    free = [{k: g for k, g in side.items() if k not in ids} for side in (left, right)]
+    keys = [Counter(_settings(g[0]["cell"]) for g in side.values()) for side in free]
+    by_settings = {_settings(g[0]["cell"]): name for name, g in free[0].items()}
+    for name, group in free[1].items():
+        key = _settings(group[0]["cell"])
+        if keys[0][key] == keys[1][key] == 1:
+            ids[name] = by_settings[key]
+    pairs = [(_counted(left[ids[name]]), _counted(right[name])) for name in right if name in ids]
+    only = [(g[0]["cell"], "only in base") for name, g in left.items() if name not in ids.values()]
+    only += [(g[0]["cell"], "only in head") for name, g in right.items() if name not in ids]
+    return pairs, only
+
+
+def _settings(cell: Record) -> tuple[tuple[str, str], ...]:
+    """Return a cell without what names the content of its data."""
+    short = {k: str(v).partition("@")[0] if k in FINGERPRINTED else str(v) for k, v in cell.items() if k != "parent"}
+    return tuple(sorted(short.items()))
+
+
+def _counted(group: Sequence[Record]) -> list[Record]:
+    return [record for _, record in sorted(processes.counted(group).items())]
+
+
+def _times(records: Sequence[Record]) -> list[list[float]]:
+    """Return the step times of the processes that are ok, in the order of rounds."""
+    return [times for times in processes.step_times([r for r in records if r["status"] == "ok"]) if times]
+
+
+def _untimed(pair: tuple[list[Record], list[Record]]) -> str:
+    missing = [not _times(side) for side in pair]
+    states = [side[0]["status"] for side in pair]
+    if all(missing):
+        return f"not measured in either ({states[0]}, {states[1]})"
+    if missing[1]:
+        return f"{FAILED_IN_HEAD}: {states[1]}"
+    return f"failed in base: {states[0]}"
+
+
+def _interleaved(base: Sequence[Record], head: Sequence[Record]) -> bool:
+    """Return whether the two runs were measured in the same stretch of time."""
+    spans = [_span(side) for side in (base, head)]
+    if None in spans:
+        return False
+    (a0, a1), (b0, b1) = (span for span in spans if span is not None)
+    return min(a1, b1) - max(a0, b0) > OVERLAP * min(a1 - a0, b1 - b0)
+
+
+def _span(records: Sequence[Record]) -> tuple[float, float] | None:
+    """Return first start and last end (seconds) of the records that were timed; None where they do not say."""
+    starts = [(_seconds(r.get("started_at")), r.get("wall_s") or 0.0) for r in records if r["status"] == "ok"]
+    if not starts or any(math.isnan(start) for start, _ in starts):
+        return None
+    return min(start for start, _ in starts), max(start + wall for start, wall in starts)
+
+
+def _seconds(text: Any) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError):
+        return math.nan

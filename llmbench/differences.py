@@ -1,0 +1,106 @@
+"""What differs between the machines and the software of two runs: what explains a change before the code does. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmbench import environments
+from llmbench.scores import data_of
+from llmbench.sources import Run
+
+#: Ceilings that differ by more than this are listed, in percent.
+CEILING_PCT = 5.0
+#: What is listed first: it changes step times the most.
+FIRST = ("devices", "cpu", "torch", "driver", "cuda", "clocks", "governor", "packages", "data", "ceiling")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not the same: its name, and its values in base and head as text (`-`: not there)."""
+
+    what: str
+    base: str
+    head: str
+
+
+def differences(base: Run, head: Run) -> list[Difference]:
+    """Return what differs: environment, data and ceilings; what matters most for step times first."""
+    found = [*_data(base, head), *_environments(base, head), *_ceilings(base, head)]
+    return sorted(found, key=lambda one: (_rank(one.what), one.what))
+
+
+def _rank(what: str) -> int:
+    words = re.split(r"[^a-z0-9]+", what.lower())
+    return next((i for i, name in enumerate(FIRST) if any(word.startswith(name) for word in words)), len(FIRST))
+
+
+def _environments(base: Run, head: Run) -> Iterator[Difference]:
+    """Yield every fact that differs between the environments that were measured in; several values are listed."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for before, after in itertools.product(_used(base), _used(head)):
+        for path, *values in environments.differences(before, after):
+            for known, value in zip(found.setdefault(path, ([], [])), values, strict=True):
+                text = _text(value)
+                if text not in known:
+                    known.append(text)
+    for path, sides in found.items():
+        if set(sides[0]) != set(sides[1]):
+            yield Difference(path, *(", ".join(values) for values in sides))
+
+
+def _used(run: Run) -> list[Mapping[str, Any]]:
+    names = dict.fromkeys(str(record.get("environment_id")) for record in run.records)
+    return [run.environments[name] for name in names if name in run.environments]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, Mapping):
+        return " ".join(str(item) for item in value.values() if not isinstance(item, Mapping | list))
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _data(base: Run, head: Run) -> Iterator[Difference]:
+    """Yield the data sets of one name whose content is not the same."""
+    sides: list[dict[str, set[str]]] = []
+    for run in (base, head):
+        names: dict[str, set[str]] = {}
+        for record in run.records:
+            for identity in data_of(record["cell"])[:2]:
+                name, _, fingerprint = str(identity or "").partition("@")
+                if fingerprint:
+                    names.setdefault(f"{name} ({record['cell'].get('task')})", set()).add(fingerprint)
+        sides.append(names)
+    for name in sides[0]:
+        if name in sides[1] and sides[0][name] != sides[1][name]:
+            yield Difference(f"data {name}", *(", ".join(sorted(side[name])) for side in sides))
+
+
+def _ceilings(base: Run, head: Run) -> Iterator[Difference]:
+    sides = [dict(pair for doc in run.ceilings.values() for pair in _measured(doc)) for run in (base, head)]
+    for name in sides[0]:
+        a, b = sides[0][name], sides[1].get(name)
+        if b is not None and abs(b / a - 1) > CEILING_PCT / 100:
+            yield Difference(f"ceiling {name}", f"{a:.3g}", f"{b:.3g} ({100 * (b / a - 1):+.0f} %)")
+
+
+def _measured(doc: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the measured values of a document of ceilings, named by where they stand in it."""
+    if isinstance(doc, list):
+        doc = {str(item.get("level", i)) if isinstance(item, Mapping) else str(i): item for i, item in enumerate(doc)}
+    if not isinstance(doc, Mapping):
+        return
+    value = doc.get("value")
+    if isinstance(value, float | int) and not isinstance(value, bool) and value > 0:
+        yield path, float(value)
+        return
+    for key, item in doc.items():
+        here = f"{path} {key}" if path else str(key)
+        if not path and key in ("memory_levels", "matmul") and "device" in doc:
+            here = f"{doc['device']} {key}"
+        yield from _measured(item, here)

@@ -1,0 +1,80 @@
+"""`llmbench export`: a run for other tools, and for publishing."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llmbench.errors import UserError
+
+if TYPE_CHECKING:
+    from llmbench.sources import Run
+
+FORMATS = ("parquet", "csv", "pytest-benchmark", "bundle")
+_SUFFIX = {"parquet": ".parquet", "csv": ".csv", "pytest-benchmark": ".json", "bundle": ".llmbench.zip"}
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--to", "form", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option("-o", "output", type=click.Path(path_type=Path, dir_okay=False), help="File (default: RUN's name here).")
+@click.option("--samples", is_flag=True, help="parquet: one row per step instead of one per cell.")
+@click.option("--keep-personal", is_flag=True, help="bundle: leave user and host names, home paths and tokens in.")
+def export(run: Path, form: str, output: Path | None, samples: bool, keep_personal: bool) -> int:
+    """Write RUN (a run directory or a bundle) to one file.
+
+    `bundle` is for publishing and sending: report and compare read it as it is. `pytest-benchmark` opens in
+    `pytest-benchmark compare`.
+    """
+    from llmbench.sources import guarded, read_runs
+
+    if samples and form != "parquet":
+        raise UserError(f"--samples goes with --to parquet, not with --to {form}")
+    if keep_personal and form != "bundle":
+        raise UserError(f"--keep-personal goes with --to bundle, not with --to {form}")
+    runs = read_runs(run)
+    if form in ("bundle", "pytest-benchmark") and len(runs) > 1:
+        raise UserError(f"{run}: holds {len(runs)} runs; give one of them, such as {run / runs[0].name}")
+    path = output or Path(runs[0].name.replace("/", "-") + _SUFFIX[form])
+    try:
+        with guarded(runs):
+            _write(runs, form, path, samples=samples, keep_personal=keep_personal)
+    except OSError as error:
+        raise UserError(f"-o {path}: cannot be written ({error.strerror}); give another file") from None
+    click.echo(f"{path}: written", err=True)
+    return 0
+
+
+def _write(runs: list[Run], form: str, path: Path, *, samples: bool, keep_personal: bool) -> None:
+    from llmbench.report import benchmarks, csv, parquet
+
+    if form == "parquet":
+        (parquet.write_samples if samples else parquet.write_cells)(runs, path)
+    elif form == "csv":
+        path.write_text(csv.document(runs), encoding="utf-8")
+    elif form == "pytest-benchmark":
+        path.write_text(json.dumps(benchmarks.document(runs[0]), indent=1, allow_nan=False), encoding="utf-8")
+    else:
+        path.write_bytes(_bundle(runs[0], keep_personal=keep_personal))
+
+
+def _bundle(run: Run, *, keep_personal: bool) -> bytes:
+    from llmbench import bundle
+
+    documents = dict(zip(bundle.JSON_FILES, (run.environments, run.ceilings, run.commands), strict=True))
+    private = None if keep_personal else personal_names()
+    return bundle.pack(run.name.rpartition("/")[2], run.records, documents, run.suite, private=private)
+
+
+def personal_names() -> list[str]:
+    """Return the names of the user and of the machine, as far as they can be found out."""
+    names = [platform.node(), platform.node().partition(".")[0], Path.home().name]
+    with contextlib.suppress(KeyError, OSError, ImportError):
+        names.append(getpass.getuser())
+    return [name for name in names if name]

@@ -1,0 +1,109 @@
+"""Cells side by side that differ in one thing only: precision, device, or the run they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmbench import processes, stats
+from llmbench.report.cells import Run, oracle_pct
+from llmbench.report.model import CELL, Column, Table, number
+from llmbench.report.variants import DERIVED
+
+Cell = Mapping[str, Any]
+Pair = tuple[Run, Sequence[Cell]]  # a run and the summaries of its cells
+
+#: axis -> what the table of it is called
+TITLES = {"precision": "Precisions side by side", "device": "Devices side by side", "run": "Runs side by side"}
+#: The value that others are held against, where it is there and nothing else was asked for.
+REFERENCES = {"precision": "fp32", "device": "cpu"}
+
+
+def precision_table(run: Run, cells: Sequence[Cell]) -> Table:
+    """Return the cells of a run that differ in nothing but the precision."""
+    return side_by_side([(run, cells)], "precision")
+
+
+def device_table(run: Run, cells: Sequence[Cell]) -> Table:
+    """Return the cells of a run that differ in nothing but the device."""
+    return side_by_side([(run, cells)], "device")
+
+
+def side_by_side(pairs: Sequence[Pair], axis: str, baseline: str | None = None) -> Table:
+    """Return cells that differ in `axis` only: speed and memory over the baseline's, quality minus the baseline's.
+
+    The baseline is the value of `axis` that was asked for, else fp32 or the CPU, else the first. Groups without it
+    have no ratios. Cells of several runs match where all their fields do but device (if each run has only one).
+    """
+    columns: tuple[Column, ...] = tuple(c for c in CELL if c.name != axis)
+    columns += (Column(axis), number("step", "ms"), number("speed", "x"), Column("95 % interval"))
+    columns += (number("memory", "x"), Column("metric"), number("value", digits=4), number("change", digits=4))
+    columns += (number("of oracle", "%", 1),)
+    reference = baseline or REFERENCES.get(axis)
+    rows, ids = [], []
+    for group in _groups(pairs, axis):
+        values = [value for value, _, _ in group]
+        at = values.index(reference) if reference in values else None if baseline else 0
+        base = None if at is None else group[at]
+        ordered = group if base is None else [base, *(one for one in group if one is not base)]
+        for one in ordered:
+            value, _, cell = one
+            own = tuple(cell.get(c.name) for c in columns[: len(CELL) - (axis != "run")])
+            rows.append((*own, value, cell["step_ms"], *_against(one, base), *_quality(cell, base)))
+            ids.append(cell["cell_id"])
+    notes = (
+        f"speed: step time of the baseline over this one's (above 1: faster than it); the baseline is {reference}"
+        if reference
+        else f"speed: step time of the first {axis} of a group over this one's (above 1: faster than it)",
+        "interval: 95 %, of the ratio, from the processes of both; memory: peak over the baseline's",
+    )
+    return Table(TITLES[axis], columns, tuple(rows), notes, tuple(ids))
+
+
+Member = tuple[str, Mapping[str, Any], Cell]  # value on the axis, records by cell id, summary
+
+
+def _groups(pairs: Sequence[Pair], axis: str) -> list[list[Member]]:
+    """Return the groups of two cells or more that are alike but for `axis`, in order of appearance."""
+    groups: dict[tuple[Any, ...], list[Member]] = {}
+    if axis != "run" and len({cell[axis] for _, cells in pairs for cell in cells}) < 2:
+        return []
+    for run, cells in pairs:
+        records = processes.by_cell(run.records) if len(cells) > 1 or axis == "run" else {}
+        one_device = len({cell["device"] for cell in cells}) == 1
+        for cell in cells:
+            if cell["step_ms"] is None and cell["quality"] is None:
+                continue
+            fields = records[cell["cell_id"]][0]["cell"] if records else {}
+            skip = {axis, *DERIVED} | ({"device"} if axis == "run" and one_device else set())
+            key = tuple((name, value) for name, value in fields.items() if name not in skip)
+            groups.setdefault(key, []).append((run.name if axis == "run" else str(cell[axis]), records, cell))
+    return [group for group in groups.values() if len({value for value, _, _ in group}) > 1]
+
+
+def _against(one: Member, base: Member | None) -> tuple[float | None, str | None, float | None]:
+    """Return speed and its interval, and memory, over the baseline's."""
+    if base is None or base is one:
+        return (None if base is None else 1.0), None, (None if base is None else 1.0)
+    before, after = _step_times(base), _step_times(one)
+    speed = stats.ratio_interval(before, after) if any(before) and any(after) else None
+    peaks = [member[2]["peak_memory_mib"] for member in (one, base)]
+    memory = peaks[0] / peaks[1] if peaks[0] is not None and peaks[1] else None
+    if speed is None:
+        return None, None, memory
+    ends = None if speed.low is None or speed.high is None else f"{speed.low:.2f} - {speed.high:.2f}"
+    return speed.value, ends, memory
+
+
+def _step_times(member: Member) -> list[list[float]]:
+    _, records, cell = member
+    return processes.step_times(processes.good(processes.counted(records[cell["cell_id"]])))
+
+
+def _quality(cell: Cell, base: Member | None) -> tuple[Any, ...]:
+    metric = cell["quality_primary"]
+    value = (cell["quality"] or {}).get(metric)
+    before = None if base is None else (base[2]["quality"] or {}).get(metric)
+    change = None if value is None or before is None else value - before
+    reached = oracle_pct(value, (cell["oracle"] or {}).get(metric), (cell["quality_direction"] or {}).get(metric))
+    return metric, value, change, reached

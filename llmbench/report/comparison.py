@@ -1,0 +1,245 @@
+"""A comparison of two runs as tables, as Markdown that fits a pull-request comment, and as one JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from llmbench import stats
+from llmbench.compare import CellChange, Comparison, label
+from llmbench.report import csv, markdown
+from llmbench.report.model import CELL, Column, Table, cell_values, number
+from llmbench.report.variants import variants
+from llmbench.schema import SCHEMA_VERSION
+
+#: Rows that a pull-request comment shows before it folds the rest, and characters that it may have (GitHub: 65,536).
+SHOWN, COMMENT_CHARACTERS = 20, 60_000
+#: What people look for first.
+ORDER = ("slower", "faster", "undecided", "same")
+
+
+def tables(found: Comparison) -> list[Table]:
+    """Return what differs, what cannot be paired, and then what changed; empty tables are left out."""
+    every = [_differences(found), _only(found), _cells(found, found.cells), _quality(found)]
+    return [table for table in every if table.rows]
+
+
+def summary(found: Comparison) -> str:
+    """Return the comparison in one line."""
+    counts = ", ".join(f"{count} {name}" for name, count in found.counts.items() if count) or "no cell in both"
+    quality = [f"{n} {v}" for v in ("worse", "better") if (n := sum(q.verdict == v for q in found.quality))]
+    return f"{found.head} beside {found.base}: {counts}" + (f"; quality: {', '.join(quality)}" if quality else "")
+
+
+def notes(found: Comparison) -> list[str]:
+    """Return what the verdicts rest on, and what all cells share."""
+    out = []
+    if found.shared is not None:
+        ends = f"[{_pct(found.shared.low)}, {_pct(found.shared.high)}]"
+        out.append(f"all cells share a change of {_pct(found.shared.value)} {ends}: {_shared(found)}")
+    out.append(
+        f"verdicts hold together with {100 * found.level:g} % confidence, processes are the units; same: within "
+        f"{found.margin_pct:g} %"
+    )
+    if not found.interleaved and found.noise_floor_pct:
+        out.append(
+            "the runs were measured one after the other: what all cells share counts only beyond "
+            f"{found.noise_floor_pct:g} % (--noise-floor)"
+        )
+    return out
+
+
+def _shared(found: Comparison) -> str:
+    if found.shared_verdict in ("slower", "faster"):
+        return f"{found.shared_verdict}, and in every cell's change"
+    state = "no change" if found.shared_verdict == "same" else "not told apart from the machine's"
+    return f"{state}, and taken out of every cell's change"
+
+
+def _differences(found: Comparison) -> Table:
+    columns = (Column("what"), Column(found.base), Column(found.head))
+    rows = tuple((one.what, one.base, one.head) for one in found.differences)
+    return Table("What differs between the runs", columns, rows)
+
+
+def _only(found: Comparison) -> Table:
+    named = [
+        {**cell, "variant": v} for (cell, _), v in zip(found.only, variants([c for c, _ in found.only]), strict=True)
+    ]
+    rows = tuple((*cell_values(cell), why) for cell, (_, why) in zip(named, found.only, strict=True))
+    return Table("Not compared", (*CELL, Column("because")), rows)
+
+
+def _cells(found: Comparison, cells: Sequence[CellChange], title: str = "Step time") -> Table:
+    names = dict(zip(map(id, found.cells), variants([one.cell for one in found.cells]), strict=True))
+    columns = (
+        *CELL,
+        *(number("base", "ms"), number("head", "ms"), number("ratio", "x", 3), number("change", "%", 1)),
+        *(
+            Column("interval (%)", align="right"),
+            Column("verdict"),
+            Column("repeats to decide", align="right"),
+            Column("note"),
+        ),
+    )
+    rows = []
+    for one in sorted(cells, key=lambda c: (ORDER.index(c.verdict), -abs(c.change - 1))):
+        values = cell_values({**one.cell, "variant": names[id(one)]})
+        times = (1e3 * one.base_s, 1e3 * one.head_s, one.ratio, 100 * (one.change - 1))
+        rows.append((*values, *times, _interval(one), one.verdict, str(one.repeats_to_decide or ""), _note(one)))
+    return Table(title, columns, tuple(rows), tuple(notes(found)))
+
+
+def _note(one: CellChange) -> str:
+    parts = [] if one.beyond_shared else ["the whole change"]
+    parts += ["the data differ"] if one.data_differ else []
+    parts += [one.reason] if one.reason and one.repeats_to_decide is None else []
+    return "; ".join(parts)
+
+
+def _quality(found: Comparison) -> Table:
+    """Return the metrics that are not the same; how many are is in the notes."""
+    shown = [one for one in found.quality if one.verdict != "same"]
+    named = variants([one.cell for one in shown])
+    columns: tuple[Column, ...] = (*CELL, Column("metric"), number("base", digits=4), number("head", digits=4))
+    columns += (Column("difference", align="right"), Column("verdict"), number("examples"), Column("note"))
+    rows = []
+    for one, variant in zip(shown, named, strict=True):
+        between = None if one.low is None or one.high is None else f"{one.low:+.4f} to {one.high:+.4f}"
+        values = (one.metric, one.base, one.head, between, one.verdict, one.examples, one.reason or "")
+        rows.append((*cell_values({**one.cell, "variant": variant}), *values))
+    text = "intervals: of another draw of test examples; another seed may differ by more"
+    return Table("Quality", columns, tuple(rows), (f"{len(found.quality) - len(shown)} other metrics are equal", text))
+
+
+def _interval(one: CellChange) -> str | None:
+    if one.low is None or one.high is None:
+        return None
+    return f"{100 * (one.low - 1):+.1f} to {100 * (one.high - 1):+.1f}"
+
+
+def _pct(ratio: float | None) -> str:
+    return "n/a" if ratio is None else f"{100 * (ratio - 1):+.1f} %"
+
+
+def rows(found: Comparison) -> str:
+    """Return the cells as CSV."""
+    return csv.render(_cells(found, found.cells))
+
+
+# --- a pull-request comment ---
+
+
+def comment(found: Comparison) -> str:
+    """Return Markdown with the verdicts in front, and everything else folded."""
+    escape = markdown._escape
+    parts = [f"### llmbench: {escape(summary(found))}\n"]
+    if found.fail_on_pct is not None:
+        state = "regressed" if found.regressed or found.failed else "no cell is slower with confidence"
+        parts.append(f"Limit: {found.fail_on_pct:g} % slower. **{state.capitalize()}.**\n")
+    moved = [one for one in found.cells if one.verdict in ("slower", "faster")]
+    moved.sort(key=lambda one: (ORDER.index(one.verdict), -abs(one.change - 1)))
+    if moved:
+        lines = [
+            "| cell | base (ms) | head (ms) | change | interval | verdict |",
+            "| --- | ---: | ---: | ---: | ---: | --- |",
+        ]
+        for one in moved[:SHOWN]:
+            between = f"{_pct(one.low)} to {_pct(one.high)}"
+            lines.append(
+                f"| {escape(label(one.cell))} | {1e3 * one.base_s:.2f} | {1e3 * one.head_s:.2f} | {_pct(one.change)} "
+                f"| {between} | {one.verdict} |"
+            )
+        if len(moved) > SHOWN:
+            lines.append(f"\n{len(moved) - SHOWN} more below.")
+        parts.append("\n".join(lines) + "\n")
+    listed = [f"{len(found.differences)} differences of machine or software"] if found.differences else []
+    listed += [f"{len(found.only)} cells not compared"] if found.only else []
+    if listed:
+        parts.append(f"Mind: {', '.join(listed)}.\n")
+    parts.append("\n".join(f"- {escape(note)}" for note in notes(found)) + "\n")
+    room = COMMENT_CHARACTERS - sum(map(len, parts))
+    for table in tables(found):
+        heading = f"<summary>{escape(table.title)} ({len(table.rows)})</summary>"
+        text = f"<details>{heading}\n\n{markdown.render([table], 4)}\n</details>\n"
+        if len(text) <= room:
+            parts.append(text)
+            room -= len(text)
+        else:
+            parts.append(f"{escape(table.title)}: {len(table.rows)} rows, too long for a comment.\n")
+    return "\n".join(parts)
+
+
+# --- JSON ---
+
+
+def document(found: Comparison) -> dict[str, Any]:
+    """Return the comparison for scripts; ratios are head over base, above 1: slower. Unknown is null."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "base": found.base,
+        "head": found.head,
+        "level": found.level,
+        "margin_pct": found.margin_pct,
+        "noise_floor_pct": found.noise_floor_pct,
+        "interleaved": found.interleaved,
+        "differences": [{"what": d.what, "base": d.base, "head": d.head} for d in found.differences],
+        "not_compared": [{"cell": dict(cell), "because": why} for cell, why in found.only],
+        "shared": _estimate(found),
+        "counts": found.counts,
+        "cells": [_cell(one) for one in found.cells],
+        "quality": [
+            {
+                **_named(q.cell),
+                "metric": q.metric,
+                "base": q.base,
+                "head": q.head,
+                "difference_ci": _ends(q.low, q.high),
+            }
+            | {"verdict": q.verdict, "examples": q.examples, "reason": q.reason}
+            for q in found.quality
+        ],
+        "fail_on_pct": found.fail_on_pct,
+        "regressed": list(found.regressed),
+        "unsure": list(found.unsure),
+    }
+
+
+def render(found: Comparison) -> str:
+    """Return `document` as strict JSON text."""
+    return json.dumps(document(found), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _estimate(found: Comparison) -> dict[str, Any] | None:
+    shared: stats.Estimate | None = found.shared
+    if shared is None:
+        return None
+    return {"ratio": shared.value, "ratio_ci": _ends(shared.low, shared.high), "verdict": found.shared_verdict}
+
+
+def _cell(one: CellChange) -> dict[str, Any]:
+    return {
+        "cell_id": one.cell_ids[1],
+        "base_cell_id": one.cell_ids[0],
+        **_named(one.cell),
+        "base_ms": 1e3 * one.base_s,
+        "head_ms": 1e3 * one.head_s,
+        "ratio": one.ratio,
+        "change": one.change,
+        "change_ci": _ends(one.low, one.high),
+        "beyond_shared": one.beyond_shared,
+        "verdict": one.verdict,
+        "repeats": list(one.repeats),
+        "repeats_to_decide": one.repeats_to_decide,
+        "reason": one.reason,
+        "data_differ": one.data_differ,
+    }
+
+
+def _named(cell: Any) -> dict[str, Any]:
+    return {name: cell.get(name) for name in ("model", "size", "task", "dataset", "stage", "device", "precision")}
+
+
+def _ends(low: float | None, high: float | None) -> list[float] | None:
+    return None if low is None or high is None else [low, high]

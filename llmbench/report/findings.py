@@ -1,0 +1,216 @@
+"""What a report says first, in sentences: what bounds each kind of work, how sure that is, and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmbench import attribution
+
+Cell = Mapping[str, Any]
+
+#: Stages that train; the others only run the model.
+TRAINING = ("pretrain", "finetune")
+NAMELESS = (attribution.BALANCED, attribution.UNDECIDED, attribution.UNISOLATED)
+#: What a phase of a step is, in words.
+PHASE_WORDS = {
+    "input": "waiting for data",
+    "copy": "copying data to the device",
+    "forward": "the forward pass",
+    "backward": "the backward pass",
+    "optimizer": "the optimizer's update",
+    "comm": "communication",
+    "idle": "a device that waits for its host",
+}
+#: Verdicts without a cause, as a headline and as what to do.
+SAID = {
+    attribution.BALANCED: "no single cause",
+    attribution.UNDECIDED: "not decided",
+    attribution.UNISOLATED: "not isolated",
+}
+SETTLE = "measure longer, and with nothing else running: add --set budget.verify_seconds=60"
+NOT_VERIFIED = "a suspect, not a proof"
+VERIFY = "have the suspects removed and measured: run the suite with --set verify=verdict"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What bounds one kind of work (a model's training, say): a headline, the numbers behind it, what to do.
+
+    `bound` names the cause of most of its cells, None where none is named, and `meaning` says what that is; `headline`
+    says it in words. Headrooms are those of the cell with the largest; `others` says what bounds the rest.
+    """
+
+    what: str
+    where: str
+    headline: str
+    sentence: str
+    advice: str
+    bound: str | None = None
+    cause_class: str | None = None
+    meaning: str = ""
+    predicted_x: float | None = None
+    measured_x: float | None = None
+    ci: Sequence[float] | None = None
+    others: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The finding as one line of plain text."""
+        meaning = f" ({self.meaning})" if self.meaning else ""
+        parts = [f"{self.what} ({self.where}): {self.headline}{meaning}.", self.sentence]
+        parts += [f"What to do: {self.advice}."]
+        return " ".join([*parts, *([self.others] if self.others else [])])
+
+
+def findings(
+    cells: Sequence[Cell],
+    descriptions: Mapping[str, str] | None = None,
+    recommended: Sequence[Mapping[str, Any]] = (),
+    *,
+    several: bool = False,
+) -> list[Finding]:
+    """Return a finding per run, model, device, precision and kind of work; of several runs, proven ones come first.
+
+    `cells` are summaries, of `several` runs with the name of theirs in `run`; `descriptions` says what a cause is.
+    `recommended` are configurations that were tried (`report.remedies`): they come before what is only advised.
+    """
+    tried = {(row.get("run"), row["cell_id"]): row for row in recommended if row["measured_x"] is not None}
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        if cell["step_ms"] is not None:
+            kind = "training" if cell["stage"] in TRAINING else "inference"
+            key = (cell["run"] if several else None, cell["device"], cell["precision"], kind, cell["model"])
+            groups.setdefault(key, []).append(cell)
+    found = [
+        _advised(
+            _finding(key, group, descriptions or {}),
+            [(cell, tried.get((cell.get("run"), cell["cell_id"]))) for cell in group],
+        )
+        for key, group in groups.items()
+    ]
+    return sorted(found, key=_rank) if several else found
+
+
+def _rank(finding: Finding) -> int:
+    """Return 0 for what is proven, 1 for what was tried and is open, 2 for mere suspects."""
+    return 0 if finding.bound else 1 if finding.headline in SAID.values() else 2
+
+
+def _advised(finding: Finding, tried: Sequence[tuple[Cell, Mapping[str, Any] | None]]) -> Finding:
+    """Return the finding with the configuration that gave most of those that were tried on its cells, if any was."""
+    found = [(row["measured_x"], cell, row) for cell, row in tried if row is not None and row["remedies"]]
+    if not found:
+        return finding
+    gain, cell, row = max(found, key=lambda one: one[0])
+    sure = f", 95 % interval {row['ci'][0]:.2f} - {row['ci'][1]:.2f}" if row["ci"] else ""
+    done = f"{' and '.join(row['remedies'])}: tried here, it makes {label(cell)} {gain:.2f}x as fast (measured{sure})"
+    return dataclasses.replace(finding, advice=f"{done}; in general: {finding.advice}")
+
+
+def _finding(key: tuple[Any, ...], cells: Sequence[Cell], descriptions: Mapping[str, str]) -> Finding:
+    run, device, precision, kind, model = key
+    what, where = f"{model} {kind}", ", ".join(str(part) for part in (run, device, precision) if part)
+    causes: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell["verdict"] is not None:
+            causes.setdefault(cell["verdict"], []).append(cell)
+    if not causes:
+        return Finding(what, where, *_suspected(cells))
+    named = [name for name in causes if name not in NAMELESS]
+    if not named:
+        return Finding(what, where, *_open(causes, descriptions))
+    name = max(named, key=lambda one: (len(causes[one]), _typical(causes[one])))
+    best = max(causes[name], key=lambda cell: cell["headroom_measured_x"] or 0.0)
+    tried = sum(map(len, causes.values()))
+    return Finding(
+        what,
+        where,
+        f"bounded by {spoken(name)}" + (f" in {len(causes[name])} of {tried} workloads" if tried > 1 else ""),
+        _sentence(name, best),
+        str(best["advice"] or descriptions.get(name) or "see the table"),
+        bound=spoken(name),
+        cause_class=best["verdict_class"],
+        meaning=descriptions.get(name, ""),
+        predicted_x=best["headroom_predicted_x"],
+        measured_x=best["headroom_measured_x"],
+        ci=best["headroom_ci"],
+        others=_others(causes, name),
+    )
+
+
+def _typical(cells: Sequence[Cell]) -> float:
+    return statistics.median(cell["headroom_measured_x"] or 1.0 for cell in cells)
+
+
+def _sentence(name: str, best: Cell) -> str:
+    """Return what removing the cause gives, where it gives most: measured, how sure that is, and predicted."""
+    measured, predicted, ci = best["headroom_measured_x"], best["headroom_predicted_x"], best["headroom_ci"]
+    low = next((row["low"] for row in best["bottlenecks"] if row["cause"] == name), None)
+    sure = f", 95 % interval {ci[0]:.2f} - {ci[1]:.2f}" if ci else f", at least {low:.2f}x" if low else ""
+    text = f"Without it, {label(best)} would run {measured:.2f}x as fast (measured{sure}"
+    return text + (f"; predicted {predicted:.2f}x)." if predicted is not None else ").")
+
+
+def _open(causes: Mapping[str, Sequence[Cell]], descriptions: Mapping[str, str]) -> tuple[str, str, str]:
+    """Return headline, sentence and what to do for cells of which none has a cause by name."""
+    name = max(causes, key=lambda one: len(causes[one]))
+    rows = [(row, cell) for cells in causes.values() for cell in cells for row in cell["bottlenecks"]]
+    seen = [(row["measured_x"], row, cell) for row, cell in rows if row["measured_x"] is not None]
+    guess = [(row["predicted_x"], row, cell) for row, cell in rows if row["predicted_x"] is not None]
+    headline, advice = SAID[name], SETTLE
+    if name == attribution.BALANCED:
+        advice = "no single change will do; a smaller model, lower precision or a faster machine would"
+        text = f"No cause that was removed gives more than {attribution.THRESHOLD - 1:.0%} with confidence"
+    else:
+        text = "A cause may matter, but the measurements do not settle it"
+    if seen or guess:
+        value, row, cell = max(seen or guess, key=lambda one: one[0])
+        meaning = f" ({descriptions[row['cause']]})" if row["cause"] in descriptions else ""
+        how = "predicted, could not be measured"
+        if seen:
+            how = "measured" + (f", 95 % interval {row['ci'][0]:.2f} - {row['ci'][1]:.2f}" if row["ci"] else "")
+        text += f"; the largest is {spoken(row['cause'])}{meaning} in {label(cell)}, {value:.2f}x ({how})"
+        if name != attribution.BALANCED and row["advice"]:
+            advice += f"; if it is the {spoken(row['cause'])}: {row['advice']}"
+    return headline, text + ".", advice
+
+
+def spoken(name: str) -> str:
+    """Return the name of a cause as words."""
+    return name.replace("_", " ")
+
+
+def label(cell: Cell) -> str:
+    """Return what tells a cell from others of its model: stage, task, and what else varies."""
+    task = "" if cell["stage"] == "pretrain" else f" {cell['task']}"
+    return f"{cell['stage']}{task}" + (f" ({cell['variant']})" if cell.get("variant") else "")
+
+
+def _others(causes: Mapping[str, Sequence[Cell]], name: str) -> str | None:
+    """Return what bounds the cells that the headline is not about."""
+    parts = []
+    for other, cells in sorted(causes.items(), key=lambda pair: -len(pair[1])):
+        if other != name:
+            gains = [cell["headroom_measured_x"] for cell in cells if cell["headroom_measured_x"] is not None]
+            gain = f", up to {max(gains):.2f}x" if gains else ""
+            labels = ", ".join(label(cell) for cell in cells[:3]) + (" ..." if len(cells) > 3 else "")
+            parts.append(f"{spoken(other)}{gain} ({labels})")
+    return "The others: " + "; ".join(parts) + "." if parts else None
+
+
+def _suspected(cells: Sequence[Cell]) -> tuple[str, str, str]:
+    """Return headline, sentence and what to do for cells whose causes were not tried: where most time goes."""
+    suspects: dict[str, list[float]] = {}
+    for cell in cells:
+        if cell["suspect"] is not None:
+            suspects.setdefault(cell["suspect"], []).append(cell["suspect_share"])
+    if not suspects:
+        return "not known", "Where its time goes was not measured.", VERIFY
+    name = max(suspects, key=lambda one: len(suspects[one]))
+    share = statistics.median(suspects[name])
+    text = f"{PHASE_WORDS[name].capitalize()} takes {share:.0%} of a step ({NOT_VERIFIED})."
+    return f"mostly {PHASE_WORDS[name]}", text, VERIFY

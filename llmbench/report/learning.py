@@ -1,0 +1,89 @@
+"""The tables of a learning study: what doubling each thing gains, the verdict, and what the distance is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llmbench import learning, reach
+from llmbench.report.model import Column, Table, number
+
+Record = Mapping[str, Any]
+
+NOTES = (
+    "gain of twice the data, steps or parameters, the other two as they are, on the metric's scale (of a perplexity: "
+    "minus its log); 95 % interval, paired by seed and test example, for other seeds and other test examples",
+    f"verdict: what gains most, with confidence, and more than {learning.MATERIAL:.0%} of what lies between the best "
+    "trivial baseline and the oracle; none: no doubling does, and the oracle is no further",
+)
+MISSING_NOTES = (
+    "what making each ample adds, averaged over the orders in which all are made ample (Shapley); rest: what ample "
+    "data, training and capacity together leave; the parts add up to the distance",
+)
+
+
+REACH_NOTES = (
+    f"target: {reach.SHARE:.0%} of the way from the best trivial baseline to the oracle; runs of several lengths, each "
+    "with a schedule of its own, interpolated between the two around the target; time: at the measured step",
+)
+
+
+def learning_table(records: Iterable[Record]) -> Table:
+    """Return one row per point: its quality, what each doubling gains, and the verdict."""
+    columns: tuple[Column, ...] = (Column("model"), Column("size"), Column("task"), number("examples"), number("steps"))
+    columns += (number("parameters"), number("epochs", digits=1), Column("metric"), number("quality", digits=3))
+    columns += (number("oracle", digits=3), Column("2x data"), Column("2x steps"), Column("2x parameters"))
+    columns += (number("seeds"), Column("verdict"), Column("because"))
+    rows = []
+    for row in learning.learning(records):
+        what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"], row["parameters"])
+        gains = [_interval(row["gains"].get(axis, {})) for axis in learning.AXES]
+        values = (row["epochs"], row["metric"], row["quality"], row["oracle"], *gains)
+        rows.append((*what, *values, row["seeds"], row["verdict"], row["because"] or ""))
+    return Table("What limits learning", columns, tuple(rows), NOTES)
+
+
+def missing_table(records: Iterable[Record]) -> Table:
+    """Return the distance to the oracle of each point that has ample neighbours, split into its parts."""
+    names = ("data", "training", "capacity", "rest")
+    columns: tuple[Column, ...] = (Column("model"), Column("size"), Column("task"), number("examples"), number("steps"))
+    columns += (number("distance", digits=3), *(Column(f"for lack of {name}") for name in names[:3]), Column("rest"))
+    columns += (Column("ample"),)
+    rows = []
+    for row in learning.learning(records):
+        found = row["missing"]
+        if found is not None:
+            what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"])
+            parts = [_interval(found["parts"].get(name, {}), "value") for name in names]
+            rows.append((*what, found["distance"], *parts, _ample(found["ample"])))
+    return Table("Distance to the oracle", columns, tuple(rows), MISSING_NOTES)
+
+
+def reach_table(records: Iterable[Record]) -> Table:
+    """Return the time and energy to the target quality, of all ladders that reach it; the quickest first."""
+    columns: tuple[Column, ...] = (Column("model"), Column("size"), Column("task"), Column("precision"))
+    columns += (number("examples"), number("parameters"), Column("metric"), number("target", digits=3))
+    columns += (number("steps", digits=0), Column("95 % interval"), number("time", "s"), number("energy", "J"))
+    columns += (number("seeds"),)
+    found = [row for row in reach.reach(records) if row["seconds"] is not None]
+    rows = []
+    for row in sorted(found, key=lambda row: (row["task"], row["seconds"])):
+        ci = row["steps_ci"]
+        what = (row["model"], row["size"], row["task"], row["precision"], row["train_examples"], row["parameters"])
+        between = None if ci is None else f"{ci[0]:,.0f} - {ci[1]:,.0f}"
+        rows.append(
+            (*what, row["metric"], row["target"], row["steps"], between, row["seconds"], row["joules"], row["seeds"])
+        )
+    return Table("Time to a target quality", columns, tuple(rows), REACH_NOTES)
+
+
+def _ample(ample: Mapping[str, Any]) -> str:
+    return f"{ample['data']:,} examples, {ample['steps']:,} steps, {ample['parameters']}"
+
+
+def _interval(found: Mapping[str, Any], name: str = "gain") -> str | None:
+    """Return a value with its interval; None where it is not known."""
+    if name not in found:
+        return None
+    ci: Sequence[float] | None = found["ci"]
+    return f"{found[name]:+.3f}" + ("" if ci is None else f" [{ci[0]:+.3f}, {ci[1]:+.3f}]")

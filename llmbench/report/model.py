@@ -1,0 +1,114 @@
+"""The table model that every renderer reads. Values stay raw until they are rendered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+UNKNOWN = "n/a"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its heading, its unit, how it is aligned and to how many digits a float is shown."""
+
+    name: str
+    unit: str = ""
+    align: str = "left"
+    digits: int = 2
+
+    @property
+    def heading(self) -> str:
+        """Name and unit, as a heading."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    def text(self, value: Any) -> str:
+        """Return a value as people read it; None is `n/a`, and very large or small floats are in powers of ten."""
+        if value is None:
+            return UNKNOWN
+        if isinstance(value, float):
+            odd = value != 0 and not 10**-self.digits / 2 <= abs(value) < 1e9
+            return f"{value:.3g}" if odd else f"{value + 0.0:,.{self.digits}f}"
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table. Each row holds one raw value (str, int, float or None) per column.
+
+    `cells` holds the id of the cell behind each row, in tables whose rows are of cells: what measures a row again.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    notes: tuple[str, ...] = ()
+    cells: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.cells and len(self.cells) != len(self.rows):
+            raise ValueError(f"{self.title}: {len(self.cells)} cells for {len(self.rows)} rows")
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{self.title}: a row of {len(row)} values for {len(self.columns)} columns")
+
+    def with_ids(self) -> Table:
+        """Return the table with the ids of its cells as the last column, if it has any and does not show them yet."""
+        if not self.cells or any(column == ID for column in self.columns):
+            return self
+        rows = tuple((*row, cell) for row, cell in zip(self.rows, self.cells, strict=True))
+        return dataclasses.replace(self, columns=(*self.columns, ID), rows=rows)
+
+    def without_constants(self) -> tuple[Table, str]:
+        """Return the table without the text columns that are the same in every row, and what those say.
+
+        Only of tables with several rows and many columns: it is what makes the wide ones fit.
+        """
+        if len(self.rows) < 2 or len(self.columns) < 8:
+            return self, ""
+        first = self.rows[0]
+        constant = [
+            i
+            for i, column in enumerate(self.columns)
+            if column.align == "left" and isinstance(first[i], str) and all(row[i] == first[i] for row in self.rows)
+        ]
+        keep = [i for i in range(len(self.columns)) if i not in constant]
+        text = ", ".join(f"{self.columns[i].name} {first[i]}" for i in constant if first[i])
+        columns = tuple(self.columns[i] for i in keep)
+        rows = tuple(tuple(row[i] for i in keep) for row in self.rows)
+        return dataclasses.replace(self, columns=columns, rows=rows), text
+
+
+def number(name: str, unit: str = "", digits: int = 2) -> Column:
+    """Return a column of numbers."""
+    return Column(name, unit, "right", digits)
+
+
+CELL = (
+    *(Column("stage"), Column("model"), Column("size"), Column("task")),
+    *(Column("device"), Column("precision"), Column("variant")),
+)
+
+
+ID = Column("cell")
+
+
+def with_cells(table: Table, cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table with the id of each row's cell, where its columns name a cell and only one has that name."""
+    places = [i for i, column in enumerate(table.columns) if column in CELL]
+    if table.cells or len(places) < len(CELL) - 1:
+        return table
+    names = [table.columns[i].name for i in places]
+    ids: dict[tuple[Any, ...], str | None] = {}
+    for cell in cells:
+        key = tuple(cell.get(name) for name in names)
+        ids[key] = None if key in ids else cell["cell_id"]
+    found = tuple(ids.get(tuple(row[i] for i in places)) for row in table.rows)
+    return dataclasses.replace(table, cells=found) if any(found) else table
+
+
+def cell_values(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the values of the columns that name a cell."""
+    return tuple(cell.get(column.name) for column in CELL)

@@ -1,0 +1,55 @@
+"""Where phases and operator classes stand under the measured roofline: one compact row per cell. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmbench.report.model import CELL, Column, Table, cell_values, number
+from llmbench.roofline import ALL
+
+#: Phases with a column of their own; those of a generation stand in for `forward`.
+PHASES = ("forward", "prefill", "decode", "backward", "optimizer")
+
+Position = Mapping[str, Any]
+
+
+def roofline_table(cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Return how near each phase of each cell is to its roofline, and which operators are farthest from theirs."""
+    placed = [(cell, {p["phase"]: p for p in cell["positions"] or () if p["operator_class"] == ALL}) for cell in cells]
+    placed = [(cell, phases) for cell, phases in placed if phases]
+    shown = [phase for phase in PHASES if any(phase in phases for _, phases in placed)]
+    columns: tuple[Column, ...] = (*CELL, *(Column(phase) for phase in shown))
+    columns += (Column("farthest from its roofline"), number("of the step", "%", 0))
+    rows = [
+        (*cell_values(cell), *(_nearness(phases.get(phase)) for phase in shown), *_farthest(cell["positions"]))
+        for cell, phases in placed
+    ]
+    notes = (
+        "per phase: what its roofline is made of for the greater part, and the least time that allows in % of its time",
+        "farthest: the class of operators, by phase, that loses most to its roofline, and how much of the step that is",
+    )
+    return Table("How near it comes to the roofline", columns, tuple(rows), notes)
+
+
+def _nearness(position: Position | None) -> str | None:
+    """Return a phase as `compute 45 %`; nothing where the cell has no such phase, None where it is not known."""
+    if position is None:
+        return ""
+    if position["roofline_s"] is None or not position["seconds"] or position["bound"] is None:
+        return None
+    return f"{position['bound']} {100 * position['roofline_s'] / position['seconds']:.0f} %"
+
+
+def _farthest(positions: Sequence[Position]) -> tuple[str | None, float | None]:
+    """Return the class and phase that takes most seconds more than its roofline, and these in percent of all phases."""
+    whole_s = sum(p["seconds"] or 0.0 for p in positions if p["operator_class"] == ALL)
+    lost = [
+        (p["seconds"] - p["roofline_s"], f"{p['operator_class']} ({p['phase']})")
+        for p in positions
+        if p["operator_class"] != ALL and p["seconds"] and p["roofline_s"] is not None
+    ]
+    if not lost or not whole_s:
+        return None, None
+    most_s, name = max(lost)
+    return name, 100 * most_s / whole_s

@@ -1,0 +1,74 @@
+"""The tables of a scaling study: how cost grows along each axis, and where what bounds a cell changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llmbench import scaling
+from llmbench.report.model import Column, Table, number
+
+Record = Mapping[str, Any]
+
+NOTES = (
+    f"exponent: slope of log time over log axis, of the {scaling.TAIL_POINTS} smallest and the {scaling.TAIL_POINTS} "
+    "largest points; 95 % interval over processes",
+    "limit: the highest power of a + b x + c x^2 (none negative) that is there with confidence",
+    "held out: the largest point, predicted from the fit of all others",
+    "parts: the step, and the classes of operators that make 5 % of the largest one (traced, scaled to the step)",
+)
+CHANGE_NOTES = (
+    "verdict: of the trials of causes; operators: the class with most time, with the place where the two cross",
+)
+
+
+def scaling_table(records: Iterable[Record]) -> Table:
+    """Return one row per curve and part of the step."""
+    columns: tuple[Column, ...] = (Column("model"), Column("stage"), Column("axis"), Column("points"), Column("part"))
+    columns += (number("smallest", "ms"), number("largest", "ms"), Column("exponent, small"), Column("exponent, large"))
+    columns += (number("limit"), number("held out"), number("predicted", "ms"), number("measured", "ms"))
+    columns += (number("error", "%", 1), number("processes"))
+    rows = []
+    for row in scaling.scaling(records):
+        what = (row["model"], row["stage"], row["axis"], f"{row['points'][0]} - {row['points'][-1]}", row["part"])
+        exponents = (
+            _interval(row["exponent_small"], row["exponent_small_ci"]),
+            _interval(row["exponent"], row["exponent_ci"]),
+        )
+        held = (row["held_out"], row["predicted_ms"], row["measured_ms"], row["error_pct"])
+        rows.append((*what, row["ms"][0], row["ms"][-1], *exponents, row["limit"], *held, row["rounds"]))
+    return Table("How cost grows", columns, tuple(rows), NOTES)
+
+
+def changes_table(records: Iterable[Record]) -> Table:
+    """Return where along each curve the verdict, or the class of operators with most time, changes."""
+    columns: tuple[Column, ...] = (
+        Column("model"),
+        Column("stage"),
+        Column("axis"),
+        Column("what"),
+        Column("from"),
+        Column("to"),
+    )
+    columns += (Column("between"), number("at", digits=0))
+    rows = [
+        (
+            row["model"],
+            row["stage"],
+            row["axis"],
+            c["kind"],
+            c["from"],
+            c["to"],
+            " - ".join(map(str, c["between"])),
+            c["at"],
+        )
+        for row in scaling.scaling(records)
+        for c in row["changes"]
+    ]
+    return Table("Where the bottleneck changes", columns, tuple(rows), CHANGE_NOTES)
+
+
+def _interval(value: float | None, ci: Sequence[float] | None) -> str | None:
+    if value is None:
+        return None
+    return f"{value:.2f}" + ("" if ci is None else f" [{ci[0]:.2f}, {ci[1]:.2f}]")

@@ -1,0 +1,89 @@
+"""The headline: what bounds each cell, how much removing it gives, and every cause that was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmbench import attribution
+from llmbench.report.model import CELL, Column, Table, cell_values, number
+
+Cell = Mapping[str, Any]
+
+NOTES = (
+    "headroom: step time over the step time with the cause removed; measured: removed, side by side, 95 % interval",
+    "where: the component, why: the resource; they cut the same time twice. balanced: no tried cause gives more than "
+    f"{attribution.THRESHOLD:.2f}x with confidence; the headroom beside it is that of the largest cause tried",
+)
+CAUSE_NOTES = (
+    "tried: removed and measured in pairs; measured over predicted shows how far the model of the cause holds",
+    "the bound holds for all causes of a cell and axis together; what is above the threshold on it is material",
+)
+
+
+def verdict_table(cells: Sequence[Cell]) -> Table:
+    """Return what bounds each cell; cells without trials are left out."""
+    columns: tuple[Column, ...] = (*CELL, number("step", "ms"), Column("bound by"), Column("class"), Column("where"))
+    columns += (Column("why"), number("predicted", "x"), number("measured", "x"), Column("95 % interval"))
+    columns += (Column("what to change"),)
+    rows = []
+    for cell in cells:
+        if cell["verdict"] is None:
+            continue
+        found = (cell["step_ms"], cell["verdict"], cell["verdict_class"], cell["verdict_where"], cell["verdict_why"])
+        sizes = (cell["headroom_predicted_x"], cell["headroom_measured_x"], interval(cell["headroom_ci"]))
+        rows.append((*cell_values(cell), *found, *sizes, _advice(cell)))
+    notes: tuple[str, ...] = NOTES if rows else ()
+    errors = attribution.prediction_errors(row for cell in cells for row in cell["bottlenecks"])
+    if errors is not None:
+        median, worst, count = errors
+        notes += (
+            f"|predicted / measured - 1|: median {median:.1f} %, 90th percentile {worst:.1f} % of {count} trials",
+        )
+    return Table("What bounds each cell", columns, tuple(rows), notes)
+
+
+def _advice(cell: Cell) -> str | None:
+    if cell["advice"] is not None:
+        return str(cell["advice"])
+    largest = [] if cell["leading"] is None else [f"largest: {cell['leading']}"]
+    return "; ".join([*largest, *(cell["verdict_notes"] or {}).values()]) or None
+
+
+def interval(ends: Sequence[float] | None) -> str | None:
+    """Return an interval as text."""
+    return None if ends is None else f"{ends[0]:.2f} - {ends[1]:.2f}"
+
+
+def causes_table(cells: Sequence[Cell]) -> Table:
+    """Return every cause that was tried, and what the two largest of a cell give together."""
+    columns: tuple[Column, ...] = (*CELL, Column("cause"), Column("axis"), number("predicted", "x"))
+    columns += (number("measured", "x"), Column("95 % interval"), number("bound", "x"), number("pairs"))
+    rows: list[tuple[Any, ...]] = []
+    for cell in cells:
+        for row in cell["bottlenecks"]:
+            if row["measured_x"] is not None:
+                sizes = (row["predicted_x"], row["measured_x"], interval(row["ci"]), row["low"], row["pairs"])
+                rows.append((*cell_values(cell), row["cause"], row["axis"], *sizes))
+        for row in cell["interactions"]:
+            sizes = (row["product_x"], row["measured_x"], interval(row["ci"]), None, None)
+            rows.append((*cell_values(cell), " + ".join(row["causes"]), "both", *sizes))
+    both = "both: the two largest removed at once; predicted is then the product of what each gives alone"
+    together = any(cell["interactions"] for cell in cells)
+    return Table("Causes tried", columns, tuple(rows), (*CAUSE_NOTES, both) if together else CAUSE_NOTES)
+
+
+def untried_table(cells: Sequence[Cell]) -> Table:
+    """Return why causes were not measured that may matter: a row per cause and reason, and how many cells it is of."""
+    seen: dict[tuple[str, str, str], list[float | None]] = {}
+    for cell in cells:
+        for row in cell["bottlenecks"]:
+            if row["outcome"] in ("unisolated", "out_of_time", "failed"):
+                key = (row["cause"], row["outcome"].replace("_", " "), row["reason"] or "")
+                seen.setdefault(key, []).append(row["predicted_x"])
+    columns = (number("cells"), Column("cause"), Column("outcome"), number("predicted up to", "x"))
+    rows = []
+    for (cause, outcome, reason), predicted in sorted(seen.items()):
+        known = [value for value in predicted if value is not None]
+        rows.append((len(predicted), cause, outcome, max(known) if known else None, reason))
+    return Table("Causes not measured", (*columns, Column("because")), tuple(rows))

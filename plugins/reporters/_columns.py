@@ -1,0 +1,50 @@
+"""Columns of a table for the page's script: numbers as numbers, texts as places in one list of strings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+#: Characters from which a text is a sentence and gets room.
+LONG = 40
+
+
+class Strings:
+    """All texts of a page, each once."""
+
+    def __init__(self) -> None:
+        self.values: list[str] = []
+        self._places: dict[str, int] = {}
+
+    def place(self, text: str) -> int:
+        """Return where `text` stands in `values`."""
+        if text not in self._places:
+            self._places[text] = len(self.values)
+            self.values.append(text)
+        return self._places[text]
+
+
+def packed(column: Any, values: Sequence[Any], strings: Strings) -> dict[str, Any]:
+    """Return a column: `k` is f (floats shown to `d` digits), i (integers) or s (places in `strings`); `r`: the class.
+
+    A column that holds anything else (a mixture, a number too large or small for its digits) is as its texts are.
+    """
+    out: dict[str, Any] = {"name": column.heading, "r": style(column, values)}
+    known = [value for value in values if value is not None]
+    if known and all(type(value) is int for value in known):
+        return out | {"k": "i", "v": list(values)}
+    if known and all(type(value) is float and _plain(value, column.digits) for value in known):
+        return out | {"k": "f", "d": column.digits, "v": [None if v is None else v + 0.0 for v in values]}
+    return out | {"k": "s", "v": [None if v is None else strings.place(column.text(v)) for v in values]}
+
+
+def style(column: Any, values: Sequence[Any]) -> str:
+    """Return the class of a column's fields: n (numbers, to the right), long (sentences), or none."""
+    if column.align == "right":
+        return "n"
+    return "long" if any(isinstance(value, str) and len(value) > LONG for value in values) else ""
+
+
+def _plain(value: float, digits: int) -> bool:
+    return value == 0 or (math.isfinite(value) and 10**-digits / 2 <= abs(value) < 1e9)

@@ -1,0 +1,170 @@
+"""The report as one HTML file that needs no network: findings first, then charts, then every table.
+
+Jinja2 writes the page with autoescape; Chart.js (vendored beside this file, 210 KB) draws the charts on canvases. The
+scripts are allowed by their hashes and nothing else is, so that a name or a message in a record stays text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import llmbench
+from llmbench_plugins.reporters._charts import charts_of
+from llmbench_plugins.reporters._columns import Strings, packed
+
+HERE = Path(__file__).parent / "page"
+#: Rows that are in the page as HTML; the script shows the others when they are asked for.
+STATIC_ROWS = 30
+#: Findings that the first screen has room for.
+SHOWN_FINDINGS = 9
+EXPLAIN = (
+    "How to read this: a step is one batch forward, backward and the update (training), or one batch answered "
+    "(inference). Work is bounded by what saves the most time once it is removed. llmbench predicts that from the "
+    "parts of a step, then removes the suspect, measures with and without it in turns, and prints both numbers: 1.80x "
+    "means that the same work would take 1/1.80 of the time."
+)
+
+
+def render(report: Any) -> str:
+    """Return the page."""
+    import jinja2
+
+    folder = jinja2.FileSystemLoader(HERE)
+    templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    scripts = [_read("chart.umd.min.js"), _read("page.js")]
+    page, shown = _page(report), _shown(report)
+    return templates.get_template("page.html.j2").render(
+        **shown,
+        data=_safe_json(page["data"]),
+        tables=page["tables"],
+        style=_read("page.css"),
+        scripts=scripts,
+        script_hashes=" ".join(f"'sha256-{_hash(script)}'" for script in scripts),
+        charts=page["charts"],
+        series=page["series"],
+        commands=page["data"]["templates"],
+    )
+
+
+def _shown(report: Any) -> dict[str, Any]:
+    """Return what the head of the page says."""
+    found = report.findings
+    most = max((f.measured_x or 1.0 for f in found), default=1.0)
+    return {
+        "title": f"{report.title} - llmbench",
+        "heading": _heading(report),
+        "lead": _lead(report),
+        "findings": found,
+        "shown": SHOWN_FINDINGS,
+        "explain": EXPLAIN,
+        "bar": lambda x: round(100 * min(1.0, (x - 1.0) / max(0.5, most - 1.0)), 1),
+        "version": llmbench.__version__,
+    }
+
+
+def _heading(report: Any) -> str:
+    models = list(dict.fromkeys(str(cell["model"]) for cell in report.cells))
+    names = ", ".join(models[:5]) + (" ..." if len(models) > 5 else "")
+    verified = any(finding.bound for finding in report.findings)
+    question = "What bounds" if verified or not report.findings else "Where the time goes in"
+    return f"{question} {names} on {_machines(report)}" if models else report.title
+
+
+def _machines(report: Any) -> str:
+    """Return the devices that cells ran on, by their names."""
+    names: dict[str, None] = {}
+    for run in report.runs:
+        kinds = {str(record["cell"].get("device", "")).partition(":")[0] for record in run.records}
+        for environment in run.environments.values():
+            for device in environment.get("devices") or []:
+                if str(device.get("device", "")).partition(":")[0] in kinds:
+                    cores = environment.get("usable_cores")
+                    extra = f" CPU ({cores} cores)" if device.get("device") == "cpu" and cores else ""
+                    names[f"{device.get('name')}{extra}"] = None
+    return ", ".join(names) or "an unnamed machine"
+
+
+def _lead(report: Any) -> str:
+    cells = report.cells
+    measured = sum(cell["step_ms"] is not None for cell in cells)
+    verified = sum(cell["verdict"] is not None for cell in cells)
+    text = f"{len(report.runs)} runs" if len(report.runs) > 1 else f"Run {report.title}"
+    text += f": {measured} of {len(cells)} workloads (cells) measured"
+    return text + (
+        f"; in {verified} of them the suspects were removed and measured again, side by side." if verified else "."
+    )
+
+
+def _page(report: Any) -> dict[str, Any]:
+    """Return the tables as the template wants them, and all data for the script."""
+    strings = Strings()
+    ids: dict[str, tuple[int, int]] = {}
+    templates: dict[str, int] = {}
+    for cell_id, command in report.commands.items():
+        pattern = command.replace(cell_id, "CELL")
+        ids[cell_id] = (len(ids), templates.setdefault(pattern, len(templates)))
+    shown, tables = [], []
+    for number, table in enumerate(report.tables):
+        small, all_same = table.without_constants()
+        again = [None if cell not in ids else ids[cell][0] for cell in small.cells] or None
+        columns = [packed(c, [row[i] for row in small.rows], strings) for i, c in enumerate(small.columns)]
+        tables.append({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""})
+        rows = []
+        for i, row in enumerate(small.rows[:STATIC_ROWS]):
+            texts = [(c.text(v), form["r"]) for c, v, form in zip(small.columns, row, columns, strict=True)]
+            cell = small.cells[i] if small.cells else None
+            rows.append({"texts": texts, "cell": cell, "command": report.commands.get(cell)})
+        heads = [{"name": c.name, "unit": c.unit, "right": c.align == "right"} for c in small.columns]
+        shown.append(
+            {
+                "id": f"t{number}-" + re.sub(r"[^a-z]+", "-", table.title.lower()).strip("-"),
+                "title": table.title,
+                "heads": heads,
+                "rows": rows,
+                "count": len(small.rows),
+                "cells": bool(small.cells),
+                "notes": ([f"all: {all_same}"] if all_same else []) + list(table.notes),
+            }
+        )
+    charts = charts_of(report)
+    data = {
+        "unknown": llmbench_unknown(),
+        "strings": strings.values,
+        "tables": tables,
+        "cells": [[cell_id, template] for cell_id, (_, template) in ids.items()],
+        "templates": list(templates),
+        **charts.data,
+    }
+    return {"tables": shown, "data": data, "charts": charts.shown, "series": charts.series}
+
+
+def llmbench_unknown() -> str:
+    """Return how a number that is not known is printed."""
+    from llmbench.report import UNKNOWN
+
+    return UNKNOWN
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _safe_json(value: Any) -> str:
+    """Return JSON that cannot end the script element that it stands in."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@llmbench.hookimpl
+def llmbench_reporters() -> list[llmbench.ReporterSpec]:
+    """Return the HTML page."""
+    return [llmbench.ReporterSpec("html", render, ".html", "one self-contained page: findings, charts, tables")]

@@ -1,0 +1,72 @@
+"""Whether `compare` finds a planted delay and nothing else, in earnest: `python tests/bench/compare_real.py [-o FILE]`.
+
+The same cells are run three times with interleaved rounds: as they are, as they are again, and with a model that
+sleeps 10 % of its step. Leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from llmbench.compare import Comparison, compare
+from llmbench.report.comparison import document, summary
+from llmbench.sources import read_runs
+
+SUITE = """
+name: delay
+matrix: {model: [late, lstm, bert], size: tiny, task: [classification, translation, qa], stage: finetune}
+defaults: {batch_size: 16, seq_len: 64, target_len: 24, vocab_size: 1024, train_examples: 1000, steps: 1}
+budget: {seconds: 2.0}
+verify: none
+"""
+PLUGIN = Path(__file__).parent.parent / "delayed_models.py"
+PLANTED_PCT = 10.0
+
+
+def measure(folder: Path, name: str, repeat: int, late_pct: float = 0.0) -> None:
+    """Add one round to a run: resume it with one repeat more."""
+    command = [sys.executable, "-m", "llmbench", "run", "delay.yaml", "-o", name, "--plugin", str(PLUGIN), "--quiet"]
+    command += ["--set", f"repeats={repeat}"]
+    environment = os.environ | {"LATE_PCT": str(late_pct)}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, env=environment)
+
+
+def show(found: Comparison) -> None:
+    """Print the verdicts."""
+    print(summary(found))
+    for cell in found.cells:
+        ends = ", ".join("?" if edge is None else f"{100 * (edge - 1):+.1f}" for edge in (cell.low, cell.high))
+        change = f"{100 * (cell.change - 1):+.1f} % [{ends}]"
+        print(f"  {cell.cell['model']}/{cell.cell['task']}: {change} {cell.verdict} {cell.repeats_to_decide or ''}")
+
+
+def main() -> None:
+    """Measure, compare, print the verdicts; write both comparisons to the file given by -o."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="keep the runs here, and go on where they ended")
+    parser.add_argument("-o", dest="output", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="llmbench-") as work:
+        folder = options.folder or Path(work)
+        (folder / "delay.yaml").write_text(SUITE)
+        for repeat in range(1, options.rounds + 1):
+            for name, late_pct in (("base", 0.0), ("again", 0.0), ("late", PLANTED_PCT)):
+                measure(folder, name, repeat, late_pct)
+            print(f"round {repeat} of {options.rounds}", file=sys.stderr, flush=True)
+        base, again, late = (read_runs(folder / name)[0] for name in ("base", "again", "late"))
+        found = [compare(base, head, fail_on_pct=2.0) for head in (again, late)]
+        for one in found:
+            show(one)
+        if options.output:
+            options.output.write_text(json.dumps([document(one) for one in found], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""All formats say the same, from recorded runs alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from records import record, scored
+
+from llmbench.plugins import discover
+from llmbench.report import UNKNOWN, Column, Report, Table
+from llmbench.report.beside import side_by_side
+from llmbench.report.cells import Run, summarise
+from llmbench.report.document import merge
+from llmbench.report.findings import findings
+from llmbench.report.model import with_cells
+from llmbench.sources import read_all
+
+ROOT = Path(__file__).parents[2]
+MATRIX = ROOT / "results" / "amd-epyc-2-cores" / "matrix"
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \\input{x} $&%#_{}~^ | `b` é 中"
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return discover()
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    return Report(read_all([MATRIX], compact=True))
+
+
+def rendered(registry, report, name):
+    return registry.get("reporter", name).render(report)
+
+
+class Cells(HTMLParser):
+    """The rows of the static tables of a page, as texts."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables, self._text, self._inside = [], None, False
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "tbody":
+            self.tables.append([])
+            self._inside = True
+        elif tag == "tr" and self._inside:
+            self.tables[-1].append([])
+        elif tag == "td":
+            self._text = ""
+
+    def handle_data(self, data):
+        if self._text is not None:
+            self._text += data
+
+    def handle_endtag(self, tag):
+        if tag == "tbody":
+            self._inside = False
+        if tag == "td":
+            self.tables[-1][-1].append(self._text)
+            self._text = None
+
+
+def page_data(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S).group(1))
+
+
+def unpacked(data):
+    """The tables of a page's data, as texts."""
+    found = []
+    for table in data["tables"]:
+        columns = []
+        for column in table["columns"]:
+            form = Column("", digits=column.get("d", 2))
+            if column["k"] == "s":
+                columns.append([data["unknown"] if v is None else data["strings"][v] for v in column["v"]])
+            else:
+                kind = float if column["k"] == "f" else int
+                columns.append([form.text(None if v is None else kind(v)) for v in column["v"]])
+        found.append([list(row) for row in zip(*columns, strict=True)])
+    return found
+
+
+def test_the_page_holds_every_table_to_the_digit(registry, matrix):
+    page = rendered(registry, matrix, "html")
+    wanted = [
+        [[c.text(v) for c, v in zip(small.columns, row, strict=True)] for row in small.rows]
+        for small, _ in (table.without_constants() for table in matrix.tables)
+    ]
+    assert unpacked(page_data(page)) == wanted
+    parser = Cells()
+    parser.feed(page)
+    static = [[row[: len(want[0])] for row in got] for got, want in zip(parser.tables, wanted, strict=True)]
+    assert static == [rows[:30] for rows in wanted]
+
+
+def test_markdown_and_latex_hold_every_table_to_the_digit(registry, matrix):
+    markdown = rendered(registry, matrix, "markdown")
+    lines = [re.sub(r"\\(.)", r"\1", line) for line in markdown.splitlines() if line.startswith("| ")]
+    latex = rendered(registry, matrix, "latex")
+    escape = __import__("llmbench_plugins.reporters.latex", fromlist=["escape"]).escape
+    for table in (one.with_ids() for one in matrix.tables):
+        small, _ = table.without_constants()
+        for row in table.rows:
+            assert "| " + " | ".join(" ".join(c.text(v).split()) for c, v in zip(table.columns, row)) + " |" in lines
+        for row in small.rows:
+            assert " & ".join(escape(c.text(v)) for c, v in zip(small.columns, row)) + r" \\" in latex
+
+
+def test_the_terminal_holds_every_number(registry, matrix):
+    text = rendered(registry, matrix, "terminal")
+    for table in matrix.tables:
+        for row in table.rows:
+            numbers = [c.text(v) for c, v in zip(table.columns, row) if isinstance(v, int | float)]
+            assert all(number in text for number in numbers)
+
+
+def test_csv_json_and_parquet_hold_every_digit(registry, matrix):
+    pq = pytest.importorskip("pyarrow.parquet")
+    cells = json.loads(rendered(registry, matrix, "json"), parse_constant=pytest.fail)["cells"]
+    rows = list(csv.DictReader(io.StringIO(rendered(registry, matrix, "csv"))))
+    table = pq.read_table(io.BytesIO(rendered(registry, matrix, "parquet"))).to_pylist()
+    assert len(cells) == len(rows) == len(table) == 27
+    for cell, row, typed in zip(cells, rows, table, strict=True):
+        for name in ("step_ms", "tokens_per_s", "padding_pct", "peak_memory_mib", "ceiling_pct"):
+            assert cell[name] == float(row[name]) == typed[name]
+        for phase, share in cell["shares"].items():
+            assert share == typed[f"shares.{phase}"] == (float(row[f"shares.{phase}"]) if share is not None else None)
+        assert cell["reproduce"] == row["reproduce"] == typed["reproduce"]
+
+
+def test_no_format_needs_torch(tmp_path):
+    names = ["terminal", "markdown", "html", "latex", "csv", "json", "parquet"]
+    code = (
+        "import sys, llmbench.cli as c\n"
+        f"for name in {names}:\n"
+        f"    try: c.main(['report', {str(MATRIX)!r}, '--format', name, '-o', name])\n"
+        "    except SystemExit as e: assert e.code == 0, e.code\n"
+        "    loaded = {m.split('.')[0] for m in sys.modules}\n"
+        "    assert not loaded & {'torch', 'transformers', 'evaluate', 'datasets'}, (name, loaded)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path)
+    assert all((tmp_path / name).stat().st_size > 1000 for name in names)
+
+
+def hostile_run():
+    made = scored(warnings=[HOSTILE])
+    made["cell"]["model"] = HOSTILE
+    failed = record("error", repeat=1, error={"type": HOSTILE, "message": HOSTILE, "traceback": ""})
+    return Run(HOSTILE, [made, failed], {"e1": {"cpu": HOSTILE}}, {}, {made["cell_id"]: HOSTILE})
+
+
+def test_hostile_text_is_no_markup(registry):
+    page = rendered(registry, Report([hostile_run()], descriptions={"x": HOSTILE}), "html")
+    assert "<img" not in page and page.count("<script") == 3 == page.count("</script>")
+    assert page_data(page)["points"][0]["model"] == HOSTILE
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here (Debian: texlive-latex-recommended)")
+@pytest.mark.parametrize("runs", ["matrix", "hostile"])
+def test_latex_compiles(registry, matrix, runs, tmp_path):
+    report = matrix if runs == "matrix" else Report([hostile_run()])
+    (tmp_path / "report.tex").write_text(rendered(registry, report, "latex"), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"]
+    done = subprocess.run(
+        command, check=False, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "report.pdf").stat().st_size > 10_000
+
+
+# --- several runs, and what stands beside what ---
+
+
+def other(step_s, precision="fp32", name="r"):
+    made = record(step_s=step_s)
+    made["cell"]["precision"] = precision
+    made["cell_id"] = f"{made['cell_id']}-{precision}"
+    again = {**made, "repeat": 1}
+    return [made, again]
+
+
+def test_runs_are_held_against_the_baseline():
+    runs = [Run("a", other((0.2,) * 4)), Run("b", other((0.1,) * 4))]
+    for baseline, speeds in (("a", {"a": 1.0, "b": 2.0}), ("b", {"b": 1.0, "a": 0.5})):
+        (table,) = [t for t in Report(runs, baseline=baseline).tables if t.title == "Runs side by side"]
+        names = [column.name for column in table.columns]
+        found = {row[names.index("run")]: row[names.index("speed")] for row in table.rows}
+        assert found == pytest.approx(speeds)
+        assert table.rows[0][names.index("run")] == baseline
+
+
+def test_what_runs_ran_on_is_side_by_side():
+    runs = [Run("a", [record()], {"e1": {"cpu": "x", "cores": 2}}), Run("b", [record()], {"e2": {"cpu": "y"}})]
+    table = Report(runs).tables[0]
+    assert [column.name for column in table.columns] == ["what", "a", "b"]
+    assert ("cpu", "x", "y") in table.rows and ("cores", "2", None) in table.rows
+
+
+def test_precisions_are_held_against_fp32():
+    run = Run("r", other((0.1,) * 4, "bf16") + other((0.3,) * 4, "fp32"))
+    table = side_by_side([(run, summarise(run.records))], "precision")
+    names = [column.name for column in table.columns]
+    assert [row[names.index("precision")] for row in table.rows] == ["fp32", "bf16"]
+    assert table.rows[1][names.index("speed")] == pytest.approx(3.0)
+    assert "precision" not in names[:5]
+
+
+def test_merged_tables_keep_each_runs_order_and_fill_what_is_missing():
+    a = [Table("x", (Column("p"),), ((1,),)), Table("y", (Column("q"),), ((2,),))]
+    b = [Table("x", (Column("p"), Column("s")), ((3, 4),)), Table("z", (Column("q"),), ((5,),))]
+    merged = merge(["A", "B"], [a, b])
+    assert [table.title for table in merged] == ["x", "z", "y"] or [t.title for t in merged] == ["x", "y", "z"]
+    assert merged[0].rows == (("A", 1, None), ("B", 3, 4))
+
+
+def test_a_row_knows_its_cell_unless_two_have_its_name():
+    cells = [dict(zip(("stage", "model", "size", "task", "device", "precision", "variant"), "abcdefg"))]
+    columns = tuple(Column(name) for name in cells[0])
+    table = Table("t", columns, (tuple("abcdefg"), tuple("xbcdefg")))
+    assert with_cells(table, [{**cells[0], "cell_id": "1"}]).cells == ("1", None)
+    twice = [{**cells[0], "cell_id": "1"}, {**cells[0], "cell_id": "2"}]
+    assert with_cells(table, twice).cells == ()
+    assert with_cells(table, [{**cells[0], "cell_id": "1"}]).with_ids().rows[0][-1] == "1"
+
+
+# --- what a report says first ---
+
+
+def tried(gain, pairs=8):
+    clean = [0.1 + 0.0001 * i for i in range(pairs)]
+    trial = {"axis": "where", "class": "algorithm", "outcome": "measured", "advice": "fuse it", "share": 1.0}
+    trial |= {"predicted_x": gain, "clean_s": clean, "treated_s": [c / gain for c in clean]}
+    return record(interventions={"optimizer": trial})
+
+
+def test_the_finding_names_the_cause_the_gain_and_what_to_do():
+    (found,) = findings(summarise([tried(2.0, 20)]), {"optimizer": "updating the parameters"})
+    assert found.bound == "optimizer" and found.measured_x == pytest.approx(2.0)
+    assert "2.00x as fast (measured, 95 % interval" in found.text and "predicted 2.00x" in found.text
+    assert "What to do: fuse it." in found.text and "updating the parameters" in found.text
+
+
+def test_what_was_tried_comes_before_what_is_only_advised():
+    made = tried(2.0, 20)
+    cells = summarise([made])
+    row = {"cell_id": made["cell_id"], "remedies": ["bf16", "compile"], "measured_x": 1.7, "ci": [1.6, 1.8]}
+    (found,) = findings(cells, recommended=[row])
+    assert "bf16 and compile: tried here, it makes finetune t 1.70x as fast (measured, 95 %" in found.advice
+    assert found.advice.endswith("in general: fuse it")
+    (other,) = findings(cells, recommended=[{**row, "measured_x": None}])
+    assert other.advice == "fuse it"
+
+
+def test_scaling_curves_are_relative_to_their_smallest_point():
+    charts = __import__("llmbench_plugins.reporters._charts", fromlist=["scaling"])
+    row = {"model": "m", "stage": "eval", "axis": "seq_len", "part": "step", "points": [64, 128], "ms": [1.0, 2.0]}
+    (curve,) = charts.scaling([{**row, "held_out": 256, "predicted_ms": 4.0}, {**row, "part": "attention"}])
+    assert curve["points"] == [{"x": 1.0, "y": 1.0}, {"x": 2.0, "y": 2.0}]
+    assert curve["predicted"] == {"x": 4.0, "y": 4.0}
+
+
+def test_of_several_runs_what_is_proven_comes_first():
+    runs = [Run("a", [record()]), Run("b", [tried(1.01)]), Run("c", [tried(2.0, 20)])]
+    assert [one.where.split(",")[0] for one in Report(runs).findings] == ["c", "b", "a"]
+
+
+def test_what_is_not_proven_is_not_claimed():
+    (balanced,) = findings(summarise([tried(1.01)]))
+    assert balanced.bound is None and "no single cause" in balanced.text and "1.01x" in balanced.text
+    (suspected,) = findings(summarise([record()]))
+    assert suspected.bound is None and "not a proof" in suspected.text and "verify=verdict" in suspected.text
+    assert findings([]) == []
+
+
+def test_unknown_is_said(registry):
+    assert UNKNOWN in rendered(registry, Report([Run("r", [record(phases={"forward_s": [0.1]})])]), "markdown")
