@@ -10,68 +10,115 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmbench.errors import DataError, LlmbenchError, PluginError, SuiteError, Unsupported, UserError
+    from llmbench.api import Diagnosis, diagnose
+    from llmbench.errors import (
+        DataError,
+        DoesNotApply,
+        LlmbenchError,
+        PluginError,
+        SuiteError,
+        Unisolated,
+        Unsupported,
+        UserError,
+    )
+    from llmbench.headroom import headroom_of, part_of, without
     from llmbench.hookspecs import hookimpl
     from llmbench.specs import (
         BaselineContext,
         Batch,
         BuildRequest,
+        CauseSpec,
         CollateContext,
         DataRequest,
         Dataset,
         DatasetSpec,
         EncodeContext,
+        Forecast,
+        Intervention,
         MetricSpec,
         ModelSpec,
         PrecisionSpec,
+        RemedySpec,
+        ReporterSpec,
         SpecialTokens,
         TaskSpec,
+        Trial,
     )
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "llmbench.errors": ("DataError", "LlmbenchError", "PluginError", "SuiteError", "Unsupported", "UserError"),
+    "llmbench.errors": (
+        "DataError",
+        "DoesNotApply",
+        "LlmbenchError",
+        "PluginError",
+        "SuiteError",
+        "Unisolated",
+        "Unsupported",
+        "UserError",
+    ),
+    "llmbench.api": ("Diagnosis", "diagnose"),
+    "llmbench.headroom": ("headroom_of", "part_of", "without"),
     "llmbench.hookspecs": ("hookimpl",),
     "llmbench.specs": (
         "BaselineContext",
         "Batch",
         "BuildRequest",
+        "CauseSpec",
         "CollateContext",
         "DataRequest",
         "Dataset",
         "DatasetSpec",
         "EncodeContext",
+        "Forecast",
+        "Intervention",
         "MetricSpec",
         "ModelSpec",
         "PrecisionSpec",
+        "RemedySpec",
+        "ReporterSpec",
         "SpecialTokens",
         "TaskSpec",
+        "Trial",
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "DataError",
+    "DoesNotApply",
     "LlmbenchError",
     "PluginError",
     "SuiteError",
+    "Unisolated",
     "Unsupported",
     "UserError",
     "hookimpl",
     "BaselineContext",
     "Batch",
     "BuildRequest",
+    "CauseSpec",
     "CollateContext",
     "DataRequest",
     "Dataset",
     "DatasetSpec",
+    "Diagnosis",
     "EncodeContext",
+    "Forecast",
+    "Intervention",
     "MetricSpec",
     "ModelSpec",
     "PrecisionSpec",
+    "RemedySpec",
+    "ReporterSpec",
     "SpecialTokens",
     "TaskSpec",
+    "Trial",
+    "diagnose",
+    "headroom_of",
+    "part_of",
+    "without",
 ]
 
 

@@ -90,6 +90,13 @@ def cache_folder(variables: Mapping[str, str] = os.environ) -> Path:
     return Path.home() / ".cache" / "llmbench"
 
 
+def latest(device: str, variables: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
+    """Return the document of `device` that was measured last, None where none is kept; nothing is measured."""
+    name = "cuda-0" if device == "cuda" else device.replace(":", "-")
+    kept = [load(path) for path in sorted((cache_folder(variables) / "ceilings").glob(f"*-{name}.json"))]
+    return max((doc for doc in kept if doc is not None), key=lambda doc: str(doc.get("measured_at")), default=None)
+
+
 def load(path: Path) -> dict[str, Any] | None:
     """Return a kept document; None where there is none, or it is not whole (its content does not give its id)."""
     try:

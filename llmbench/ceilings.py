@@ -64,24 +64,6 @@ def matmul_peak(doc: Document, precision: str) -> dict[str, Any] | None:
     return None if found is None else {**found, "mode": mode}
 
 
-def bandwidth_for(doc: Document, working_set_bytes: float) -> dict[str, Any] | None:
-    """Return the bandwidth ceiling (bytes/s) of the innermost level that the working set fits, None where unknown.
-
-    It is the fastest operation there (`operation`): code that only reads can be faster than STREAM's triad. What fits
-    nothing is bounded by main memory, the last level.
-    """
-    levels = sorted(doc.get("memory_levels") or (), key=lambda level: level["capacity_bytes"])
-    if not levels:
-        return None
-    level = next((one for one in levels if working_set_bytes <= one["capacity_bytes"]), levels[-1])
-    found = [(e, name) for name in OPERATIONS if (e := level.get(f"{name}_bytes_per_s")) is not None]
-    if not found:
-        return None
-    best, operation = max(found, key=lambda pair: pair[0]["value"])
-    highs = [e["high"] for e, _ in found if e["high"] is not None]
-    return {**best, "high": max(highs, default=None), "level": level["level"], "operation": operation}
-
-
 def datasheet_peak(doc: Document, precision: str) -> float | None:
     """Return the datasheet's dense matmul peak (FLOP/s) of a precision, None where there is none."""
     mode = doc.get("precisions", {}).get(precision)

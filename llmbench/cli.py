@@ -6,23 +6,29 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from llmbench.comparing import compare
+from llmbench.diagnosing import diagnose
 from llmbench.errors import UserError
+from llmbench.exporting import export
+from llmbench.planted.command import planted
 
 if TYPE_CHECKING:
     from llmbench.executors.local import LocalExecutor
+    from llmbench.executors.runner import Rounds
     from llmbench.plan import Plan
     from llmbench.plugins import Registry
-    from llmbench.report.cells import Run
+    from llmbench.report.document import Report
+    from llmbench.schema import Cell
+    from llmbench.sources import Run
     from llmbench.store import RunDir
 
 RESULTS = Path("results") / "local"
-FORMATS = ("terminal", "markdown", "csv", "json")
 
 _plugin = click.option("--plugin", "plugin_files", multiple=True, metavar="FILE", help="Load a plugin file too.")
 _set = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a value of the suite.")
@@ -67,6 +73,12 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+cli.add_command(diagnose)
+cli.add_command(compare)
+cli.add_command(export)
+cli.add_command(planted)
+
+
 @cli.command()
 @click.argument("suites", nargs=-1, metavar="[SUITE]...")
 @click.option("-o", "output", type=click.Path(path_type=Path), help="Run directory (default results/local/SUITE).")
@@ -80,6 +92,8 @@ def cli(ctx: click.Context) -> None:
 @click.option("--start-method", type=click.Choice(["forkserver", "spawn"]), default="forkserver", show_default=True)
 @_plugin
 @_json
+@click.option("--remedies", is_flag=True, help="Then try changes that answer each verdict, and recommend some.")
+@click.option("--remedy", "only", multiple=True, metavar="NAME", help="Try this one whatever the verdict is.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def run(suites: tuple[str, ...], output: Path | None, **options: Any) -> int:
     """Plan and run SUITE (a shipped suite or a YAML file; default quick), and print where the time goes.
@@ -91,18 +105,18 @@ def run(suites: tuple[str, ...], output: Path | None, **options: Any) -> int:
     registry = _discover(options["plugin_files"])
     plans = [_plan(name, registry, options["settings"], options["expression"]) for name in suites or ("quick",)]
     if options["dry_run"]:
-        _print_plans(plans, as_json=options["as_json"])
+        _print_plans(plans, registry, as_json=options["as_json"])
         return 0
     folders = _folders(plans, output)
     any_failed, runs = False, []
     for name, one, folder in zip(suites or ("quick",), plans, folders, strict=True):
-        failed, done = _run_one(one, folder, registry, options, _command(name, options))
+        failed, done = _run_one(one, folder, registry, options | {"suite": name}, _command(name, options))
         any_failed |= failed
         runs.append(done)
-    _print_runs(runs, "json" if options["as_json"] else "terminal")
+    _print_runs(runs, "json" if options["as_json"] else "terminal", registry)
     if not options["as_json"]:
         for folder in folders:
-            click.echo(f"{folder}: records.jsonl, report.md", err=True)
+            click.echo(f"{folder}: records.jsonl, report.md, report.html", err=True)
     return int(any_failed)
 
 
@@ -119,35 +133,43 @@ def _folders(plans: Sequence[Plan], output: Path | None) -> list[Path]:
 
 def _run_one(plan: Plan, folder: Path, registry: Registry, options: dict[str, Any], command: str) -> tuple[bool, Run]:
     """Run one plan into `folder`; return whether a cell failed, and what is recorded. Ctrl-C says how to go on."""
-    from llmbench.report.markdown import document
+    from llmbench.sources import read_json, read_runs
     from llmbench.store import RunDir
 
     with RunDir.open(folder, write=True) as run_dir:
         if options["fresh"]:
             run_dir.archive()
         run_dir.write_text("suite.yaml", plan.suite.to_yaml())
-        known = _read_json(folder / "commands.json")
-        run_dir.write_json("commands.json", known | {p.cell.cell_id: command for p in plan.cells})
+        known = read_json(folder / "commands.json") | {p.cell.cell_id: command for p in plan.cells}
+        run_dir.write_json("commands.json", known)
         try:
-            failed = _execute(plan, run_dir, registry, options)
+            failed, better = _execute(plan, run_dir, registry, options)
+            if better:
+                run_dir.write_json("commands.json", known | _recommended(command, plan, better, registry, options))
         except KeyboardInterrupt:
             go_on = "llmbench " + shlex.join(word for word in sys.argv[1:] if word != "--fresh")
             click.echo(f"interrupted; what was measured is kept in {folder}; go on with: {go_on}", err=True)
             raise
         finally:
             if (folder / "records.jsonl").exists():
-                done = read_run(folder)
-                run_dir.write_text("report.md", document([done]))
+                (done,) = read_runs(folder)
+                _write_reports(done, run_dir, registry)
     return failed, done
 
 
-def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str, Any]) -> bool:
-    """Run the cells with progress on standard error; return whether one failed."""
+def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str, Any]) -> tuple[bool, dict[str, Cell]]:
+    """Run the cells with progress on standard error; return whether one failed, and what `--remedies` recommends."""
     from llmbench.executors.local import LocalExecutor
+    from llmbench.executors.remedies import Settings, try_remedies
     from llmbench.executors.runner import pairs_left, run_plan
     from llmbench.progress import Progress
+    from llmbench.sources import read_json
 
     left = pairs_left(plan, run_dir, options["retry_failed"])
+    remedies = bool(options["remedies"] or options["only"])
+    for name in options["only"]:
+        registry.get("remedy", name)
+    better: dict[str, Cell] = {}
     quiet = options["quiet"] or options["as_json"]
     with Progress(len(left), quiet=quiet) as progress:
         executor = LocalExecutor(
@@ -158,13 +180,21 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str,
             on_event=progress.event,
         )
         identity, ceilings_ids = None, {}
-        with executor if left else contextlib.nullcontext():  # nothing left: nothing of torch is needed
-            if left:
+        some = bool(left) or remedies
+        with executor if some else contextlib.nullcontext():  # nothing left: nothing of torch is needed
+            if some:
                 environment = dict(executor.call("llmbench.worker.environment:capture"))
                 identity = environment["environment_id"]
-                known = _read_json(run_dir.path / "environment.json")
+                known = read_json(run_dir.path / "environment.json")
                 run_dir.write_json("environment.json", {**known, identity: environment})
                 ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment, quiet=quiet)
+
+            def then(rounds: Rounds) -> None:
+                documents = read_json(run_dir.path / "ceilings.json")
+                ceilings = {device: documents.get(name, {}) for device, name in ceilings_ids.items()}
+                settings = Settings(ceilings, options["only"], progress.left)
+                better.update(try_remedies(rounds, plan, registry, settings))
+
             outcome = run_plan(
                 plan,
                 run_dir,
@@ -177,8 +207,27 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: dict[str,
                 on_record=progress.record,
                 on_start=progress.start,
                 on_left=progress.left,
+                then=then if remedies else None,
             )
-    return outcome.failed
+    return outcome.failed, better
+
+
+def _recommended(
+    command: str, plan: Plan, better: dict[str, Cell], registry: Registry, options: dict[str, Any]
+) -> dict[str, str]:
+    """Return cell id -> the command line that plans it, of the recommended cells."""
+    from llmbench.executors.remedies import settings_for
+
+    def replan(more: Sequence[str]) -> Plan:
+        return _plan(options["suite"], registry, [*options["settings"], *more], None)
+
+    commands = {}
+    by_id = {one.cell.cell_id: one.cell for one in plan.cells}
+    for name, cell in better.items():
+        settings = settings_for(by_id[name], cell, plan, replan)
+        if settings is not None:
+            commands[cell.cell_id] = " ".join([command, *(f"--set {shlex.quote(text)}" for text in settings)])
+    return commands
 
 
 def _ceilings(
@@ -193,6 +242,7 @@ def _ceilings(
     """Return device -> id of its ceilings, measured where this machine is new; the run directory keeps a copy."""
     from llmbench.calibration import ensure
     from llmbench.errors import Unsupported
+    from llmbench.sources import read_json
 
     def note(text: str) -> None:
         if not quiet:
@@ -212,15 +262,19 @@ def _ceilings(
                 err=True,
             )
             continue
-        known = _read_json(run_dir.path / "ceilings.json")
+        known = read_json(run_dir.path / "ceilings.json")
         run_dir.write_json("ceilings.json", {**known, doc["ceilings_id"]: doc})
         found[device] = doc["ceilings_id"]
     return found
 
 
 def _preload(plan: Plan, registry: Registry) -> tuple[str, ...]:
-    models = sorted({planned.cell.model for planned in plan.cells if planned.blocked is None})
-    return tuple(dict.fromkeys(name for model in models for name in registry.get("model", model).preload))
+    """Return the library modules that the models and the metrics of the plan's cells need."""
+    cells = [planned.cell for planned in plan.cells if planned.blocked is None]
+    scored = {cell.task for cell in cells if cell.stage != "finetune"}
+    specs = [registry.model(name, plan.weights) for name in {cell.model for cell in cells}]
+    specs += [registry.get("metric", name) for task in scored for name in registry.get("task", task).metrics]
+    return tuple(sorted({name for spec in specs for name in spec.preload}))
 
 
 def _command(suite: str, options: dict[str, Any]) -> str:
@@ -251,76 +305,133 @@ def _portable(name: str) -> str:
 def plan(
     suite: str, settings: tuple[str, ...], expression: str | None, plugin_files: tuple[str, ...], as_json: bool
 ) -> int:
-    """Print the cells of SUITE in order, what each starts from, and why one cannot run."""
-    _print_plans([_plan(suite, _discover(plugin_files), settings, expression)], as_json=as_json)
+    """Print the cells of SUITE in order, what each starts from, the least time and memory, and why one cannot run.
+
+    Times are predicted from the machine's ceilings, where `llmbench calibrate` or a run has measured them before.
+    """
+    registry = _discover(plugin_files)
+    _print_plans([_plan(suite, registry, settings, expression)], registry, as_json=as_json)
     return 0
 
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="terminal", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    default="terminal",
+    show_default=True,
+    metavar="NAME",
+    help="terminal, markdown, html, latex, csv, json, parquet, or what a plugin brings.",
+)
 @click.option("-o", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
-def report(runs: tuple[str, ...], form: str, output: Path | None) -> int:
-    """Print the tables of one or many run directories."""
-    found = [read_run(Path(name)) for name in runs]
-    if output is None:
-        _print_runs(found, form)
-        return 0
+@click.option("--baseline", metavar="RUN", help="Of several runs, the one that others are held against (the first).")
+@_plugin
+def report(
+    runs: tuple[str, ...], form: str, output: Path | None, baseline: str | None, plugin_files: tuple[str, ...]
+) -> int:
+    """Print the tables of one or many runs: run directories, bundles, or folders of them such as results/.
+
+    Several runs are put side by side.
+    """
+    with _no_collector():
+        return _report(runs, form, output, baseline, _discover(plugin_files))
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep the garbage collector from going through a hundred thousand records again and again: they have no cycles."""
+    import gc
+
+    on = gc.isenabled()
+    gc.disable()
     try:
-        with output.open("w", encoding="utf-8") as stream:
-            _print_runs(found, form, stream)
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str | None, registry: Registry) -> int:
+    from llmbench.sources import guarded, read_all
+
+    registry.get("reporter", form)  # an unknown name is told before anything is read
+    found = read_all([Path(name) for name in runs], compact=True)
+    if output is None:
+        with guarded(found):
+            _print_runs(found, form, registry, baseline)
+        return 0
+    with guarded(found):
+        document = _rendered(found, form, registry, baseline)
+    try:
+        output.write_bytes(document)
     except OSError as error:
         raise UserError(f"-o {output}: cannot be written ({error.strerror}); give another file") from None
     click.echo(f"{output}: written", err=True)
     return 0
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run directory for a report. Raises RunDirError when it is not one."""
-    from llmbench.report.cells import Run
-    from llmbench.store import RunDir
-
-    with RunDir.open(folder, write=False) as run_dir:
-        records = run_dir.records()
-    environments, ceilings = _read_json(folder / "environment.json"), _read_json(folder / "ceilings.json")
-    commands = _read_json(folder / "commands.json")
-    return Run(folder.resolve().name, records, environments, ceilings, commands)
+def _print_runs(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> None:
+    """Print the report of `runs`. Raises UserError rather than send what is no text to a terminal."""
+    document = _rendered(runs, form, registry, baseline)
+    sys.stdout.flush()
+    if b"\0" in document and sys.stdout.isatty():
+        raise UserError(f"--format {form} is no text; write it to a file with -o FILE")
+    click.echo(document, nl=False)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    import json
+def _rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> bytes:
+    """Return the report of `runs` as bytes; a text ends with its line."""
+    from llmbench.errors import did_you_mean
+    from llmbench.report import Report
 
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); remove it, or restore it") from None
-    return value if isinstance(value, dict) else {}
-
-
-def _print_runs(runs: Sequence[Run], form: str, stream: TextIO | None = None) -> None:
-    from llmbench.report import csv, json, markdown, tables, terminal
-
-    stream = stream or sys.stdout
-    if form == "terminal":
-        for one in runs:
-            terminal.render(tables.run_tables(one), stream)
-        return
-    render = {"markdown": markdown.document, "csv": csv.document, "json": json.render}[form]
-    stream.write(render(runs).rstrip("\n") + "\n")
+    names = [run.name for run in runs]
+    if baseline is not None and baseline not in names:
+        known = ", ".join(names)
+        raise UserError(f"--baseline {baseline}: no such run{did_you_mean(baseline, names)}; write one of: {known}")
+    return _render(Report(runs, baseline=baseline, descriptions=_causes(registry)), form, registry)
 
 
-def _print_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
+def _render(report: Report, form: str, registry: Registry) -> bytes:
+    document = registry.get("reporter", form).render(report)
+    return document if isinstance(document, bytes) else (document.rstrip("\n") + "\n").encode()
+
+
+def _causes(registry: Registry) -> dict[str, str]:
+    """Return what each cause is, in a few words."""
+    return {name: provided.spec.description for name, provided in registry.by_kind["cause"].items()}
+
+
+def _write_reports(run: Run, run_dir: RunDir, registry: Registry) -> None:
+    """Write report.md and report.html; one whose plugin is missing or fails is said on standard error."""
+    from llmbench.report import Report
+
+    report = Report([run], descriptions=_causes(registry))
+    for form, name in (("markdown", "report.md"), ("html", "report.html")):
+        try:
+            run_dir.write_text(name, _render(report, form, registry).decode())
+        except Exception as error:  # the run is done, and must not fail for its report
+            click.echo(f"note: {run_dir.path / name} was not written: {type(error).__name__}: {error}", err=True)
+
+
+def _print_plans(plans: Sequence[Plan], registry: Registry, *, as_json: bool) -> None:
+    from llmbench.calibration import latest
+    from llmbench.ceilings import precision_modes
+    from llmbench.predict import predictions
     from llmbench.report import terminal
     from llmbench.report.inventory import plan_document, plan_table
+
+    modes = precision_modes(vars(provided.spec) for provided in registry.by_kind["precision"].values())
+    kept = {device: latest(device) for device in {one.cell.device for plan in plans for one in plan.cells}}
+    docs = {device: {**doc, "precisions": modes} for device, doc in kept.items() if doc is not None}
+    predicted = {name: one for plan in plans for name, one in predictions(plan, registry, docs).items()}
 
     if as_json:
         import json
 
-        click.echo(json.dumps(plan_document(plans), indent=1))
+        click.echo(json.dumps(plan_document(plans, predicted), indent=1))
         return
-    terminal.render([plan_table(one) for one in plans])
+    terminal.render([plan_table(one, predicted) for one in plans])
 
 
 @cli.group()

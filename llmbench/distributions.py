@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from statistics import NormalDist
 
 #: Above this many degrees of freedom the first term of the expansion around the normal is exact to 1e-8.
 MANY = 1e5
 _TINY = 1e-300
+#: From this many degrees of freedom on, an expansion around the normal is a good place to start from.
+CLOSE = 2.0
 
 
 def t_quantile(probability: float, dof: float) -> float:
@@ -25,19 +28,37 @@ def t_quantile(probability: float, dof: float) -> float:
     z = NormalDist().inv_cdf(probability)
     if dof > MANY:
         return z + z * (z * z + 1) / (4 * dof) if math.isfinite(dof) else z
-    tail = 2.0 * (1.0 - probability)
+    return _quantile(2.0 * (1.0 - probability), z, dof)
+
+
+@functools.lru_cache(maxsize=4096)
+def _quantile(tail: float, z: float, dof: float) -> float:
+    """Return t with P(|T| > t) = tail; `z` is the normal's quantile. Cells of a run ask for the same few again."""
+    if dof >= CLOSE:
+        return _solve(tail, dof, 0.0, math.inf, _near(z, dof))
     low, high = 0.0, z
     while t_tail(high, dof) > tail:
         low, high = high, high * 4
         if high > 1e150:
             raise ValueError("probability is too close to 1")
-    return _solve(tail, dof, low, high)
+    return _solve(tail, dof, low, high, high)
 
 
-def _solve(tail: float, dof: float, low: float, high: float) -> float:
+def _near(z: float, dof: float) -> float:
+    """Return about the quantile whose normal one is `z`: the expansion in 1 / dof (Abramowitz & Stegun 26.7.5)."""
+    a = z * z
+    terms = (
+        (a + 1) / 4,
+        ((5 * a + 16) * a + 3) / 96,
+        (((3 * a + 19) * a + 17) * a - 15) / 384,
+        ((((79 * a + 776) * a + 1482) * a - 1920) * a - 945) / 92160,
+    )
+    return z * (1 + sum(term / dof ** (k + 1) for k, term in enumerate(terms)))
+
+
+def _solve(tail: float, dof: float, low: float, high: float, t: float) -> float:
     """Return t in [low, high] with P(|T| > t) = tail. The tail falls like a power: Newton on its logarithms."""
     log_scale = math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2) - 0.5 * math.log(dof * math.pi)
-    t = high
     for _ in range(200):
         found = t_tail(t, dof)
         low, high = (t, high) if found > tail else (low, t)
@@ -45,7 +66,7 @@ def _solve(tail: float, dof: float, low: float, high: float) -> float:
         slope = t * density / max(found, _TINY)
         ahead = t * math.exp((math.log(max(found, _TINY)) - math.log(tail)) / slope) if slope > 1e-12 else math.inf
         if not low < ahead < high:
-            ahead = (low + high) / 2
+            ahead = (low + high) / 2 if math.isfinite(high) else 2 * t
         if abs(ahead - t) <= 1e-12 * t:
             return ahead
         t = ahead

@@ -6,7 +6,10 @@ LlmbenchError
 │   ├── DataError        a data set that cannot be read or is malformed
 │   ├── PluginError      a plugin that is missing, clashes with another or breaks its contract
 │   └── RunDirError      a run directory that is locked, not one, or from a newer version
-└── Unsupported          this cell cannot run here; recorded as `unsupported` with this reason
+├── Unsupported          this cell cannot run here; recorded as `unsupported` with this reason
+└── NotMeasured          a cause that is not measured on this cell, and why
+    ├── DoesNotApply     it cannot bound this cell: there is nothing of that kind in it
+    └── Unisolated       it may bound this cell, but here nothing removes it and leaves the rest alone
 
 Anything else that escapes is a bug and keeps its traceback.
 """
@@ -51,6 +54,18 @@ class RunDirError(UserError):
 
 class Unsupported(LlmbenchError):
     """This model, device and precision (or option) cannot run together; the message is the reason."""
+
+
+class NotMeasured(LlmbenchError):
+    """A cause is not measured on this cell; the message is the reason, in a few words."""
+
+
+class DoesNotApply(NotMeasured):
+    """The cause cannot bound this cell, since what it is about is not part of a step."""
+
+
+class Unisolated(NotMeasured):
+    """The cause may bound this cell, but no intervention removes it and leaves the rest alone."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

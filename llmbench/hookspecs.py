@@ -14,7 +14,16 @@ from collections.abc import Iterable
 
 import pluggy
 
-from llmbench.specs import DatasetSpec, MetricSpec, ModelSpec, PrecisionSpec, TaskSpec
+from llmbench.specs import (
+    CauseSpec,
+    DatasetSpec,
+    MetricSpec,
+    ModelSpec,
+    PrecisionSpec,
+    RemedySpec,
+    ReporterSpec,
+    TaskSpec,
+)
 
 PROJECT = "llmbench"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -144,5 +153,102 @@ def llmbench_precisions() -> Iterable[PrecisionSpec]:
         @llmbench.hookimpl
         def llmbench_precisions():
             return [llmbench.PrecisionSpec(name="fp16-bf16", parameters="float16", autocast="bfloat16")]
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def llmbench_causes() -> Iterable[CauseSpec]:
+    """Return the causes that this plugin can predict, remove and measure.
+
+    A complete plugin, dropout as a bottleneck::
+
+        import contextlib
+        import llmbench
+
+        def dropouts(trial):
+            from torch import nn
+
+            found = [m for m in trial.module.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+            if not found or not trial.trains:
+                raise llmbench.DoesNotApply("no dropout in a step")
+            return found
+
+        @contextlib.contextmanager
+        def replaced(modules, new):
+            for m in modules:
+                m.forward = new(m.forward)  # hides the method of the class
+            try:
+                yield
+            finally:
+                for m in modules:
+                    del m.forward
+
+        def probe(trial):
+            found = dropouts(trial)
+            return {"part_s": trial.timed(lambda timer: replaced(found, timer))}
+
+        def predict(record, facts):
+            return llmbench.without(record, facts["part_s"])
+
+        def intervene(trial):
+            found = dropouts(trial)
+            return llmbench.Intervention(lambda: replaced(found, lambda forward: lambda x: x))
+
+        @llmbench.hookimpl
+        def llmbench_causes():
+            return [llmbench.CauseSpec("dropout", "where", "algorithm", probe, predict, intervene)]
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def llmbench_remedies() -> Iterable[RemedySpec]:
+    """Return the changes that `llmbench run --remedies` may try.
+
+    A complete plugin, one loader process that prepares batches ahead::
+
+        import dataclasses
+        import llmbench
+
+        def change(cell):
+            if cell.workers:
+                raise llmbench.DoesNotApply(f"it has {cell.workers} loader processes already")
+            return dataclasses.replace(cell, workers=1)
+
+        def predict(record, ceilings):
+            gain = llmbench.without(record, record["phases"].get("input_s", ()))
+            return llmbench.Forecast(gain, "the wait for batches is hidden behind the step")
+
+        @llmbench.hookimpl
+        def llmbench_remedies():
+            return [llmbench.RemedySpec("one-worker", ("input",), change, predict, same_updates=True)]
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def llmbench_reporters() -> Iterable[ReporterSpec]:
+    """Return the formats of `llmbench report` that this plugin brings.
+
+    A complete plugin, the tables for Org mode::
+
+        import llmbench
+
+        def render(report):
+            lines = [f"#+title: {report.title}", ""]
+            for table in report.tables:
+                lines += [f"* {table.title}", "", row(c.heading for c in table.columns), "|-"]
+                for values in table.rows:
+                    lines.append(row(c.text(v) for c, v in zip(table.columns, values)))
+                lines += ["", *(f"- {note}" for note in table.notes), ""]
+            return "\\n".join(lines)
+
+        def row(texts):
+            return "| " + " | ".join(text.replace("|", "\\\\vert{}") for text in texts) + " |"
+
+        @llmbench.hookimpl
+        def llmbench_reporters():
+            return [llmbench.ReporterSpec("org", render, ".org", "tables for Org mode")]
     """
     raise NotImplementedError

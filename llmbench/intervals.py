@@ -18,6 +18,8 @@ from llmbench.distributions import t_quantile
 BOOTSTRAP_DRAWS = 1000
 #: Fewer cells, or fewer degrees of freedom in all of them, say too little about a variance to be a prior.
 FEWEST_CELLS, FEWEST_DOF = 6, 8
+#: Of more cells, every so many-th: a prior of so many is as sure as it needs to be.
+MOST_CELLS = 2000
 #: Half of the 95 % quantile of chi-squared with one degree of freedom: a one-sided 97.5 % profile likelihood limit.
 LIKELIHOOD_DROP = 1.921
 #: Degrees of freedom that a prior may have, and the log variances tried around the median one.
@@ -83,12 +85,12 @@ def pooled_interval(processes: Processes, level: float = 0.95, prior: Prior | No
     Raises ValueError without samples, for a sample that is not finite and positive, and for a level outside (0, 1).
     """
     check_level(level)
-    logs = log_processes(processes)
-    medians = log_medians(logs)
+    medians = process_medians(processes)
     location = float(medians.mean())
     if replicated(medians, prior):
         variance, dof = mean_variance(medians, prior)
         return student(location, variance, dof, level, prior)
+    logs = log_processes(processes)
     if len(logs[0]) < 2:
         return Estimate(math.exp(location), None, None)
     return percentiles(location, bootstrap_medians(logs[0], np.random.default_rng(0)), level)
@@ -111,8 +113,9 @@ def fit_prior(cells: Sequence[Processes]) -> Prior | None:
     None for fewer than 6 cells that have two processes or 8 degrees of freedom in all, or without any spread: use
     Student's t then. Raises ValueError as `pooled_interval` does.
     """
-    found = [log_medians(log_processes(cell)) for cell in cells if any(len(p) for p in cell)]
+    found = [process_medians(cell) for cell in cells if any(len(p) for p in cell)]
     found = [medians for medians in found if len(medians) > 1]
+    found = found[:: -(-len(found) // MOST_CELLS) or 1]
     dofs = np.array([len(medians) - 1 for medians in found], dtype=float)
     if len(found) < FEWEST_CELLS or dofs.sum() < FEWEST_DOF:
         return None
@@ -122,7 +125,7 @@ def fit_prior(cells: Sequence[Processes]) -> Prior | None:
     variances = np.array([_own_variance(medians, rounds, scale) for medians in found])
     if not np.median(variances) > 0:
         return None
-    dof, variance = _likeliest(variances, dofs)
+    dof, variance = likeliest(variances, dofs)
     return Prior(dof, variance, float(dofs.sum()), tuple(rounds.tolist()), float(rounds.var(ddof=1)), scale)
 
 
@@ -141,8 +144,10 @@ def _own_variance(medians: np.ndarray, rounds: np.ndarray, scale: float) -> floa
     return scale * float((medians - rounds).var(ddof=1))
 
 
-def _likeliest(variances: np.ndarray, dofs: np.ndarray) -> tuple[float, float]:
+def likeliest(variances: np.ndarray, dofs: np.ndarray, drop: float = LIKELIHOOD_DROP) -> tuple[float, float]:
     """Return the lower limit of the prior's degrees of freedom, and the likeliest variance that goes with it.
+
+    The limit is where the profile of the log likelihood is `drop` below its maximum; 0: the likeliest itself.
 
     The likelihood is that of s^2 / variance ~ F(dofs, dof). Variances below 1e-5 of the median are raised to it.
     """
@@ -157,7 +162,7 @@ def _likeliest(variances: np.ndarray, dofs: np.ndarray) -> tuple[float, float]:
             dofs[:, None] / 2 * np.log(scaled) - (dofs[:, None] + dof) / 2 * np.log1p(scaled), axis=0
         )
     profile = total.max(axis=1)
-    lowest = int(np.argmax(profile >= profile.max() - LIKELIHOOD_DROP))
+    lowest = int(np.argmax(profile >= profile.max() - drop))
     return float(_DOFS[lowest]), float(np.exp(levels[total[lowest].argmax()]))
 
 
@@ -240,6 +245,23 @@ def log_processes(processes: Processes) -> list[np.ndarray]:
 def log_medians(logs: Sequence[np.ndarray]) -> np.ndarray:
     """Return the median of each process's log samples."""
     return np.array([np.median(p) for p in logs])
+
+
+def process_medians(processes: Processes) -> np.ndarray:
+    """Return log_medians(log_processes(processes)) without the logs of what is not in the middle."""
+    medians = [_log_median(process) for process in processes if len(process)]
+    if not medians:
+        raise ValueError("no samples")
+    return np.array(medians)
+
+
+def _log_median(samples: Sequence[float]) -> float:
+    """Return the median of the logs of `samples`."""
+    if not (min(samples) > 0 and math.isfinite(sum(samples))):
+        raise ValueError("samples must be finite and positive")
+    ordered, n = sorted(samples), len(samples)
+    high = math.log(ordered[n // 2])
+    return high if n % 2 else (math.log(ordered[n // 2 - 1]) + high) / 2
 
 
 def log_samples(samples: Sequence[float]) -> np.ndarray:

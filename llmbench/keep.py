@@ -21,7 +21,7 @@ def word_of(value: Any) -> str:
 def parse_keep(expression: str) -> Callable[[Cell], bool]:
     """Return a test of cells: words joined by `and`, `or`, `not` and parentheses.
 
-    A word matches a cell when it is the cell's id, the value of a field, or part of the data set's name.
+    A word matches a cell when it is the cell's id, the value of a field, or part of the data set's or model's name.
     Raises UserError, one line, for a bad expression.
     """
     tokens = re.findall(r"[()]|[^\s()]+", expression)
@@ -78,4 +78,7 @@ def _both(left: Test, right: Test) -> Test:
 
 def _has_word(cell: Cell, word: str) -> bool:
     values = [v for name, v in dataclasses.asdict(cell).items() if v is not None and name != "parent"]
-    return word == cell.cell_id or word in cell.dataset or any(word == word_of(value) for value in values)
+    parts = cell.model.partition("@")[0].split(":")
+    return (
+        word == cell.cell_id or word in cell.dataset or word in parts or any(word == word_of(value) for value in values)
+    )

@@ -7,12 +7,15 @@ pretrain, finetune, eval. Cells of equal content are one cell, so all tasks shar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from llmbench.errors import DataError, PluginError, SuiteError, did_you_mean
+from llmbench import sizes
+from llmbench.errors import DataError, PluginError, SuiteError
 from llmbench.keep import parse_keep
 from llmbench.plugins import Registry
 from llmbench.points import DEFAULT_DATASET, DEVICE_ORDER, Matrix, Point, leaves, value_at
+from llmbench.pretrained import Pretrained, locate
 from llmbench.schema import CELL_FIELDS, STAGES, Cell, DataSource, content_id
 from llmbench.specs import DataRequest
 from llmbench.suite import Key, Suite
@@ -31,13 +34,15 @@ class Plan:
     """Cells in an order in which each comes after its parent.
 
     `sources` says where each data set identity is on this machine; `corpora` are the identities whose training text
-    the tokenizer is trained on: those of the whole suite, whatever `keep` leaves.
+    the tokenizer is trained on: those of the whole suite, whatever `keep` leaves. `weights` says where the pretrained
+    model behind an identity is.
     """
 
     suite: Suite
     cells: tuple[PlannedCell, ...]
     sources: dict[str, DataSource]
     corpora: tuple[str, ...]
+    weights: dict[str, str] = field(default_factory=dict)
 
 
 def plan_cells(suite: Suite, registry: Registry, keep: str | None = None, devices: Sequence[str] = ()) -> Plan:
@@ -58,7 +63,7 @@ def plan_cells(suite: Suite, registry: Registry, keep: str | None = None, device
         planned = _kept(planned, selected)
         if not planned:
             raise SuiteError(f"-k {keep}: no cell of suite {suite.name!r} matches; `llmbench plan` lists them")
-    return Plan(suite, tuple(planned.values()), data.sources, corpora)
+    return Plan(suite, tuple(planned.values()), data.sources, corpora, builder.weights)
 
 
 # --- data sets ------------------------------------------------------------------------------------------
@@ -123,6 +128,8 @@ class _Builder:
     def __init__(self, matrix: Matrix, data: _Data, corpora: tuple[str, ...], devices: Sequence[str]) -> None:
         self.matrix, self.data, self.registry = matrix, data, matrix.registry
         self.fingerprint = content_id(list(corpora))
+        self.weights: dict[str, str] = {}  # identity -> folder
+        self._located: dict[str, Pretrained] = {}
         kinds = {device: device.partition(":")[0] for device in devices}
         ranked = sorted((d for d in devices if kinds[d] in DEVICE_ORDER), key=lambda d: DEVICE_ORDER.index(kinds[d]))
         self.best_device = ranked[0] if ranked else "auto"
@@ -178,25 +185,56 @@ class _Builder:
             fields["steps"] = 0
         if fields.get("device") == "auto":
             fields["device"] = self.best_device
-        vocab_size = fields.get("vocab_size", Cell.vocab_size)
-        return Cell(**fields, tokenizer=f"bpe-{vocab_size}@{self.fingerprint}")
+        if stage == "pretrain":
+            fields["lora"] = None  # adapters are for fine-tuning
+        begin = self._begin(fields)
+        if begin is not None and begin.has_tokenizer:  # what its weights have learned is about those ids
+            fields["vocab_size"] = begin.vocab_size or fields.get("vocab_size", Cell.vocab_size)
+            return Cell(**fields, tokenizer=begin.identity)
+        return Cell(**fields, tokenizer=f"bpe-{fields.get('vocab_size', Cell.vocab_size)}@{self.fingerprint}")
+
+    def _begin(self, fields: dict[str, Any]) -> Pretrained | None:
+        """Return the pretrained model that a cell begins with, and let its fields name that by its identity.
+
+        A model named `NAME:WEIGHTS` has but one size, whatever the suite says.
+        """
+        kind, _, argument = fields["model"].partition(":")
+        begin = self._located_at(argument or fields.get("weights"))
+        if begin is not None and argument:
+            fields["model"] = f"{kind}:{begin.identity}"
+            (fields["size"],) = self.registry.model(fields["model"], self.weights).sizes
+        elif begin is not None:
+            fields["weights"] = begin.identity
+        return begin
+
+    def _located_at(self, name: str | None) -> Pretrained | None:
+        if name is None:
+            return None
+        if name not in self._located:
+            found = self._located[name] = locate(name)
+            self.weights[found.identity] = found.folder
+        return self._located[name]
 
     def _blocked(self, point: Point, cell: Cell) -> str | None:
         """Return why `cell` cannot run, in one line, or None."""
-        model, task = self.registry.get("model", cell.model), self.registry.get("task", cell.task)
-        if cell.size not in model.sizes:
-            message = f"model {cell.model!r} has no size {cell.size!r}{did_you_mean(cell.size, model.sizes)}"
-            raise self.matrix.fail(self._size_path(cell.size), message)
+        model, task = self.registry.model(cell.model, self.weights), self.registry.get("task", cell.task)
+        try:
+            sizes.configuration(model, cell.size, cell.vocab_size)
+        except PluginError as error:
+            raise self.matrix.fail(self._size_path(cell.size), str(error)) from None
         for metric in task.metrics:
             self.registry.get("metric", metric)
         dataset = value_at(point, "pretrain_dataset" if cell.stage == "pretrain" else "dataset", cell.stage)
-        longest = model.max_len(cell.size)
+        size = sizes.parse_size(cell.size)
+        longest = None if size.settings else model.max_len(size.name)  # building says so where settings decide it
         if cell.stage not in task.stages:
             return f"task {task.name} has no stage {cell.stage}"
         if not self.data.serves(dataset, cell.task):
             return f"data set {dataset.partition(':')[0]} does not serve task {cell.task}"
         if task.head not in model.layouts:
             return f"model {cell.model} has no layout for head {task.head!r} of task {cell.task}"
+        if cell.lora is not None and "lora" not in model.options:
+            return f"model {cell.model} has no low-rank adapters (lora)"
         if longest is not None and cell.seq_len > longest:
             return f"seq_len {cell.seq_len} is longer than {cell.model}/{cell.size} reads ({longest})"
         return self._precision_blocked(cell)

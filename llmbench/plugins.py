@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -17,7 +18,16 @@ import pluggy
 from llmbench import hookspecs
 from llmbench.errors import PluginError, did_you_mean
 from llmbench.hookspecs import PROJECT
-from llmbench.specs import DatasetSpec, MetricSpec, ModelSpec, PrecisionSpec, TaskSpec
+from llmbench.specs import (
+    CauseSpec,
+    DatasetSpec,
+    MetricSpec,
+    ModelSpec,
+    PrecisionSpec,
+    RemedySpec,
+    ReporterSpec,
+    TaskSpec,
+)
 
 #: kind -> (hook that returns it, type of what it returns)
 KINDS: Mapping[str, tuple[str, type]] = MappingProxyType(
@@ -27,6 +37,9 @@ KINDS: Mapping[str, tuple[str, type]] = MappingProxyType(
         "dataset": ("llmbench_datasets", DatasetSpec),
         "metric": ("llmbench_metrics", MetricSpec),
         "precision": ("llmbench_precisions", PrecisionSpec),
+        "cause": ("llmbench_causes", CauseSpec),
+        "remedy": ("llmbench_remedies", RemedySpec),
+        "reporter": ("llmbench_reporters", ReporterSpec),
     }
 )
 
@@ -79,6 +92,12 @@ class Registry:
         if found is None:
             raise PluginError(f"unknown {kind} {name!r}{did_you_mean(name, self.by_kind[kind])}")
         return found.spec
+
+    def model(self, name: str, folders: Mapping[str, str]) -> ModelSpec:
+        """Return the spec of a cell's model: `NAME`, or `NAME:IDENTITY` with the folder of its weights in `folders`."""
+        kind, _, identity = name.partition(":")
+        spec: ModelSpec = self.get("model", kind)
+        return spec.of_weights(folders[identity]) if spec.of_weights else spec
 
     def names(self, kind: str) -> list[str]:
         """Return the names of all plugins of `kind`, sorted."""
@@ -133,6 +152,13 @@ def discover(files: Iterable[str | Path] = (), cwd: Path | None = None) -> Regis
     return Registry(by_kind, tuple(broken), tuple(str(p) for p in given), clashes)
 
 
+def load_own() -> None:
+    """Import the built-in plugins, so that processes forked from this one need not; others may do anything."""
+    for owner, load in _entry_points():
+        if owner.name == PROJECT:
+            load()
+
+
 def _register(manager: pluggy.PluginManager, module: ModuleType, owner: Owner) -> None:
     """Register `module`; one that implements an unknown hook is taken out again before the error goes up."""
     manager.register(module, name=f"{owner.name}:{owner.origin}")
@@ -159,6 +185,7 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+@functools.cache
 def _entry_points() -> list[tuple[Owner, Any]]:
     found = []
     for point in importlib.metadata.entry_points(group=PROJECT):

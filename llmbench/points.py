@@ -7,14 +7,16 @@ maps each field to a choice: stage -> value.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from llmbench import studies
 from llmbench.errors import PluginError, SuiteError, did_you_mean
 from llmbench.hookspecs import PROJECT
 from llmbench.keep import word_of
 from llmbench.plugins import Registry
 from llmbench.schema import SETTABLE_FIELDS, STAGES, Cell
+from llmbench.sizes import parse_size
 from llmbench.specs import TaskSpec
 from llmbench.suite import Key, Suite
 
@@ -67,7 +69,33 @@ class Matrix:
                 for name, value in section.items():
                     layers.setdefault(name, []).append(((*path, name), value))
             found += self._points(layers)
-        return found
+        return self._studied(found)
+
+    def _studied(self, found: list[tuple[Point, tuple[str, ...]]]) -> list[tuple[Point, tuple[str, ...]]]:
+        """Return the points of the suite's studies of each point, or the points themselves where nothing is studied."""
+        suite, out = self.suite, []
+        if suite.learning is None and suite.scaling is None:
+            return found
+        for point, stages in found:
+            if suite.learning is not None:
+                out += [
+                    (p, stages) for p in studies.learning(point, stages, suite.learning, self._ample(point, stages))
+                ]
+            if suite.scaling is not None:
+                model = self.registry.get("model", value_at(point, "model", stages[0]).partition(":")[0])
+                try:
+                    out += [(p, stages) for p in studies.scaling(point, suite.scaling, model)]
+                except PluginError as error:
+                    raise self.fail(("scaling",), str(error)) from None
+        return out
+
+    def _ample(self, point: Point, stages: Sequence[str]) -> dict[str, Any]:
+        """Return what is enough at `point`: the fields of `learning: ample` at the stage that is studied."""
+        stage = studies.studied_stage(stages)
+        values = {name: choice[stage] for name, choice in point.items()} | {"stage": stage}
+        fields = {} if self.suite.learning is None else self.suite.learning["ample"]
+        layers: Layers = {name: [(("learning", "ample", name), value)] for name, value in fields.items()}
+        return {name: self._leaf(name, layer, values)[1][0] for name, layer in layers.items()}
 
     def excluded(self, point: Point, stage: str) -> bool:
         """Return whether an exclude entry matches `point` at `stage` in all its keys."""
@@ -189,17 +217,34 @@ class Matrix:
     def _check_names(self, name: str, path: Key, value: Any) -> None:
         kind = PLUGIN_FIELDS.get(name)
         for at, leaf in leaves(value, path):
-            plugin = str(leaf).partition(":")[0] if kind == "dataset" else leaf
+            plugin = str(leaf).partition(":")[0] if kind in ("dataset", "model") else leaf
             if kind and leaf is not None and not (name == "precision" and leaf in RESERVED_PRECISIONS):
                 try:
                     self.registry.get(kind, plugin)
                 except PluginError as error:
                     raise self.fail(at, str(error)) from None
+            if kind == "model":
+                self._check_model(str(leaf), at)
         if name == "size":
             sizes = {s for m in self.registry.names("model") for s in self.registry.get("model", m).sizes}
             for at, leaf in leaves(value, path):
-                if leaf not in sizes:
-                    raise self.fail(at, f"unknown size {leaf!r}{did_you_mean(leaf, sizes)}")
+                try:
+                    known = parse_size(leaf).name
+                except PluginError as error:
+                    raise self.fail(at, str(error)) from None
+                if known not in sizes:
+                    raise self.fail(at, f"unknown size {known!r}{did_you_mean(known, sizes)}")
+
+    def _check_model(self, name: str, path: Key) -> None:
+        """Refuse a model that needs weights and has none, and the other way round."""
+        kind, _, weights = name.partition(":")
+        named = self.registry.get("model", kind).of_weights is not None
+        if named and not weights:
+            raise self.fail(path, f"model {name!r} needs weights; write {kind}:NAME_OR_PATH")
+        if weights and not named:
+            raise self.fail(
+                path, f"model {kind!r} takes no name behind a colon; write model: {kind}, weights: {weights}"
+            )
 
 
 def _pretraining_task(registry: Registry) -> TaskSpec | None:
@@ -226,10 +271,13 @@ def leaves(value: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 
 def _labels(name: str, value: Any) -> list[str]:
-    """Return the words that stand for `value`: of a data set also its folder and scheme, of a device its kind."""
+    """Return the words that stand for `value`: of a data set or model also folder and scheme, of a device its
+    kind, of a size also the one that it is made from."""
     text = word_of(value)
-    if name in ("dataset", "pretrain_dataset"):
+    if name in ("dataset", "pretrain_dataset", "model"):
         return [text, text.rstrip("/").rpartition("/")[2], text.partition(":")[0]]
+    if name == "size":
+        return [text, text.partition("*")[0], text.partition("*")[0].partition(":")[0]]
     return [text, text.partition(":")[0]] if name == "device" else [text]
 
 

@@ -15,10 +15,11 @@ Record = Mapping[str, Any]
 
 
 def by_cell(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Return cell id -> its records, in the order of first appearance."""
+    """Return cell id -> its records, in the order of first appearance; trials of remedies are no cells of their own."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(record["cell_id"], []).append(record)
+        if (record.get("cell") or {}).get("remedy_of") is None:
+            groups.setdefault(record["cell_id"], []).append(record)
     return groups
 
 

@@ -86,6 +86,7 @@ class Progress:
         if self.style == "plain":
             cell = record["cell"]
             name = "/".join(str(cell[k]) for k in ("stage", "model", "size", "task", "precision", "device"))
+            name += f"/{cell['role']}" if cell.get("role") else ""
             took = f" in {record['wall_s']:.1f} s" if record.get("wall_s") is not None else ""
             error = (record.get("error") or {}).get("message")
             why = f": {' '.join(str(error).split())}" if error else ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from llmbench.distributions import t_tail
+from llmbench.distributions import t_quantile, t_tail
 from llmbench.intervals import (
     FEWEST_CELLS,
     Estimate,
@@ -29,6 +30,8 @@ from llmbench.intervals import (
 
 #: Relabellings that are all tried; beyond that this many are drawn.
 EXACT, DRAWS = 10_000, 9_999
+#: Share trimmed at each end of the pairs of one process (Wilcox 2012 recommends 20 %), and the fewest with an interval.
+TRIMMED, FEWEST_PAIRS = 0.2, 5
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,16 @@ def ratio_interval(
 
     Paired, a[i][j] and b[i][j] are the step times of block pair j of process i, measured next to each other
     (A B A B) so that drift cancels. It is the pooled interval of the ratios of pairs: per process the median log
-    ratio, processes as units, block bootstrap with one process. A prior must then come from ratios, too:
-    `fit_prior([block_ratios(a, b), ...])`.
+    ratio, processes as units. With one process it is the trimmed mean of its log ratios (see `trimmed_interval`),
+    labelled `within`. A prior must then come from ratios, too: `fit_prior([block_ratios(a, b), ...])`.
 
     Raises ValueError as `pooled_interval` does, and for paired sides that do not match.
     """
     if paired:
-        return pooled_interval(block_ratios(a, b), level, prior)
+        ratios = block_ratios(a, b)
+        if len(ratios) == 1 and prior is None:
+            return trimmed_interval(np.log(ratios[0]), level)
+        return pooled_interval(ratios, level, prior)
     check_level(level)
     sides = [log_processes(side) for side in (a, b)]
     medians = [log_medians(side) for side in sides]
@@ -87,6 +93,27 @@ def ratio_interval(
     rng = np.random.default_rng(0)
     means = [np.mean([bootstrap_medians(p, rng) for p in side], axis=0) for side in sides]
     return percentiles(location, means[0] - means[1], level)
+
+
+def trimmed_interval(logs: np.ndarray, level: float) -> Estimate:
+    """Return exp of the 20 % trimmed mean of independent `logs`, with the interval of Tukey and McLaughlin (1963).
+
+    Student's with the winsorized variance and h - 1 degrees of freedom, h the values that are not trimmed: a stall in
+    one pair of blocks neither moves nor widens it much, and eight pairs have the coverage they claim, which a bootstrap
+    of their median has not. Fewer than 5 values have no interval.
+    """
+    check_level(level)
+    ordered = sorted(map(float, logs))
+    n = len(ordered)
+    cut = int(TRIMMED * n)
+    location = statistics.fmean(ordered[cut : n - cut])
+    if n < FEWEST_PAIRS:
+        return Estimate(math.exp(location), None, None)
+    winsorized = [*[ordered[cut]] * cut, *ordered[cut : n - cut], *[ordered[n - cut - 1]] * cut]
+    mean = statistics.fmean(winsorized)
+    error = math.sqrt(sum((x - mean) ** 2 for x in winsorized) / (n - 1)) / ((1 - 2 * TRIMMED) * math.sqrt(n))
+    half = t_quantile((1 + level) / 2, n - 2 * cut - 1) * error
+    return Estimate(math.exp(location), math.exp(location - half), math.exp(location + half), "within")
 
 
 def block_ratios(a: Processes, b: Processes) -> list[list[float]]:

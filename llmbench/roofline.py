@@ -135,7 +135,10 @@ def bandwidth_at(working_set_bytes: float | None, levels: Sequence[Level]) -> Es
     """Return the highest bytes per second at which a working set can be gone through (see the head of this file)."""
     if working_set_bytes is None or working_set_bytes < 0:
         return None
-    speeds = _speeds(_ordered(levels))
+    return _bandwidth(working_set_bytes, _speeds(_ordered(levels)))
+
+
+def _bandwidth(working_set_bytes: float, speeds: Sequence[tuple[float, Estimate]]) -> Estimate | None:
     if not speeds:
         return None
     if working_set_bytes == 0:
@@ -251,7 +254,8 @@ def _position(
 ) -> Position:
     flops, moved = sum(row["flops"] for row in group), sum(row["bytes"] for row in group)
     compute = [_compute_s(row, peaks, named) for row in group]
-    memory = [_memory_s(row, levels) for row in group]
+    speeds = _speeds(_ordered(levels))
+    memory = [_memory_s(row, speeds) for row in group]
     compute_s, memory_s = _sum(compute), _sum(memory)
     least_s, limits = None, (0.0, 0.0)
     if compute_s is not None and memory_s is not None:
@@ -279,8 +283,8 @@ def _compute_s(row: Mapping[str, Any], peaks: Mapping[str, Ceiling], named: Mapp
     return peak.over(row["flops"]) if peak is not None else None
 
 
-def _memory_s(row: Mapping[str, Any], levels: Sequence[Level]) -> Estimate | None:
-    speed = bandwidth_at(row["bytes"] / row["calls"], levels)
+def _memory_s(row: Mapping[str, Any], speeds: Sequence[tuple[float, Estimate]]) -> Estimate | None:
+    speed = _bandwidth(row["bytes"] / row["calls"], speeds)
     return speed.over(row["bytes"]) if speed is not None else None
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
+from operator import mul
 
 import numpy as np
 
-from llmbench.intervals import Processes, lag_correlation, log_samples
+from llmbench.intervals import Processes, log_samples
 
 #: Standard deviations per median absolute deviation of a normal distribution (1 / 0.6745).
 MAD_TO_SD = 1.4826
@@ -34,10 +36,11 @@ def outliers(samples: Sequence[float]) -> list[int]:
     """
     if len(samples) < 4:
         return []
-    logs = log_samples(samples)
-    away = np.abs(logs - np.median(logs))
-    limit = max(OUTLIER_Z * MAD_TO_SD * float(np.median(away)), math.log1p(TOLERANCE))
-    return [int(i) for i in np.flatnonzero(away > limit)]
+    logs = _logs(samples)
+    middle = statistics.median(logs)
+    away = [abs(value - middle) for value in logs]
+    limit = max(OUTLIER_Z * MAD_TO_SD * statistics.median(away), math.log1p(TOLERANCE))
+    return [i for i, distance in enumerate(away) if distance > limit]
 
 
 def autocorrelation(samples: Sequence[float], lag: int = 1) -> float | None:
@@ -49,8 +52,8 @@ def autocorrelation(samples: Sequence[float], lag: int = 1) -> float | None:
         raise ValueError(f"lag must be at least 1, not {lag}")
     if len(samples) < lag + 3:
         return None
-    logs = log_samples(samples)
-    return lag_correlation(logs, lag) if float(np.ptp(logs)) > 0 else None
+    centred, total = _centred(_logs(samples))
+    return _correlation(centred, total, lag) if total > 0 else None
 
 
 def effective_samples(samples: Sequence[float]) -> float:
@@ -63,17 +66,37 @@ def effective_samples(samples: Sequence[float]) -> float:
     n = len(samples)
     if n < 4:
         return float(n)
-    logs = log_samples(samples)
-    if not np.ptp(logs) > 0:
+    centred, square = _centred(_logs(samples))
+    if not square > 0:
         return float(n)
     total, last = 0.0, math.inf
     for k in range(0, max(2, n // 3), 2):
-        pair = (lag_correlation(logs, k) if k else 1.0) + lag_correlation(logs, k + 1)
+        pair = (_correlation(centred, square, k) if k else 1.0) + _correlation(centred, square, k + 1)
         last = min(last, pair)
         if last <= 0:
             break
         total += last
     return n / min(max(2 * total - 1, 1.0), n)
+
+
+def _logs(samples: Sequence[float]) -> list[float]:
+    """Return the logs of `samples`, in plain Python: they are few, and numpy would take longer to begin."""
+    if not (min(samples) > 0 and math.isfinite(sum(samples))):
+        raise ValueError("samples must be finite and positive")
+    return list(map(math.log, samples))
+
+
+def _centred(values: Sequence[float]) -> tuple[list[float], float]:
+    """Return `values` less their mean, and the sum of squares; 0 where they are all equal."""
+    if max(values) == min(values):
+        return [0.0] * len(values), 0.0
+    mean = math.fsum(values) / len(values)
+    centred = [value - mean for value in values]
+    return centred, sum(map(mul, centred, centred))
+
+
+def _correlation(centred: Sequence[float], square: float, lag: int) -> float:
+    return sum(map(mul, centred, centred[lag:])) / square if lag < len(centred) else 0.0
 
 
 def reliability(processes: Processes) -> list[str]:

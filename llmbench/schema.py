@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -57,19 +58,36 @@ class Cell:
     vocab_size: int = 2048
     tokenizer: str | None = None  # identity of the tokenizer: kind-vocabulary@fingerprint of its training text
     pretrain_dataset: str | None = None  # corpus behind the checkpoint this cell descends from
-    weights: str | None = None  # hub name or local folder to start from instead of random weights
+    weights: str | None = None  # identity of what it starts from instead of random weights: name@fingerprint
     parent: str | None = None  # id of the cell whose checkpoint this one starts from
+    # Options below came later (see `LATER_FIELDS`).
+    threads: int | None = None  # of an operator on the CPU; None: torch's own choice
+    accumulation: int = 1  # parts that a batch is taken in, one after the other, before an update
+    labelled_logits: bool = False  # output projection and loss only where there is a label
+    pretokenized: bool = True  # text becomes tokens once, before the first step; False: in the loader, batch by batch
+    pin_memory: bool = True  # page-locked batches, copied without waiting, where the device has a memory of its own
+    checkpointing: bool = False  # activations computed again in the backward pass
+    kv_cache: bool = True  # generation keeps keys, values and states from token to token
+    cuda_graphs: bool = False  # compiled, and replayed as CUDA graphs
+    lora: int | None = None  # rank of the low-rank adapters that alone are fine-tuned; None: all weights are
+    remedy_of: str | None = None  # id of the cell that this one is a trial of a remedy for
+    role: str | None = None  # in that trial: see `llmbench.remedies`
 
     @property
     def cell_id(self) -> str:
-        """Hash of the content: 12 hex digits, the same on every machine."""
-        return content_id(dataclasses.asdict(self))
+        """Hash of the content: 12 hex digits, the same on every machine; later fields count where they are set."""
+        return id_of_cell(dataclasses.asdict(self))
 
     @property
     def label(self) -> str:
         """Short name for people, for progress and logs; not unique."""
         what = [self.stage, self.model, self.size, self.task, self.precision, self.device]
-        return "/".join(what)
+        return "/".join([*what, *([self.role] if self.role else [])])
+
+    @property
+    def begins_with(self) -> str | None:
+        """Return the identity of the pretrained model that the cell's model is made from, if there is one."""
+        return self.weights or self.model.partition(":")[2] or None
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as a JSON-able dict."""
@@ -82,8 +100,18 @@ class Cell:
         return cls(**{k: v for k, v in fields.items() if k in known})
 
 
+#: Fields that cells did not always have, and their defaults, which leave a cell's id what it was without them.
+LATER_FIELDS: dict[str, Any] = {
+    f.name: f.default
+    for f in dataclasses.fields(Cell)
+    if f.name
+    in (
+        *("threads", "accumulation", "labelled_logits", "pretokenized", "pin_memory", "checkpointing", "kv_cache"),
+        *("cuda_graphs", "lora", "remedy_of", "role"),
+    )
+}
 #: Fields a suite may set on a cell (the rest is derived by the planner).
-DERIVED_FIELDS = frozenset({"tokenizer", "parent"})
+DERIVED_FIELDS = frozenset({"tokenizer", "parent", "remedy_of", "role"})
 CELL_FIELDS = tuple(f.name for f in dataclasses.fields(Cell))
 SETTABLE_FIELDS = tuple(name for name in CELL_FIELDS if name not in DERIVED_FIELDS)
 
@@ -96,7 +124,9 @@ class Budget:
     the step time. `max_repeats`: up to so many processes per cell, where the first ones show that `ci_pct` needs
     them; None: no more than the first ones. `memory_mib`: limit of the cell's process (host memory on `cpu`, device
     memory elsewhere). `largest_batch`: search the largest batch that fits. `price_per_hour`: of the machine, in any
-    currency.
+    currency. `verify_seconds`: trying causes, per cell. `remedy_seconds`: clean timing of each process that tries a
+    remedy; `remedy_pairs`: pairs of processes that measure the recommended configuration; `remedy_seeds`: seeds that
+    it is trained with.
     """
 
     seconds: float = 10.0
@@ -105,6 +135,10 @@ class Budget:
     max_repeats: int | None = None
     largest_batch: bool = False
     price_per_hour: float | None = None
+    verify_seconds: float = 10.0
+    remedy_seconds: float = 2.0
+    remedy_pairs: int = 5
+    remedy_seeds: int = 4
 
 
 @dataclass(frozen=True)
@@ -136,6 +170,11 @@ class Job:
     environment_id: str | None = None
     ceilings_id: str | None = None
     processes: int | None = None
+    score: bool = False  # a training is scored at its end, as a pretraining always is
+    trace: str = "first"  # which repeats are traced: first, all or none
+    verify: str = "none"  # which causes repeat 0 removes and measures: none, verdict (the leading suspects) or all
+    remedy: dict[str, Any] | None = None  # of a trial of a remedy: what was predicted, for the record
+    weights: dict[str, str] = field(default_factory=dict)  # identity of a pretrained model -> its folder
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as a JSON-able dict."""
@@ -154,6 +193,20 @@ class Job:
                 "plugin_files": tuple(fields["plugin_files"]),
             }
         )
+
+
+#: First word of the role of a trial that trains and is scored; all others are timed.
+LEARN = "learn"
+
+
+def learns(role: str | None) -> bool:
+    """Return whether a trial of this role (see `llmbench.remedies`) trains and is scored."""
+    return (role or "").partition(":")[0] == LEARN
+
+
+def id_of_cell(fields: Mapping[str, Any]) -> str:
+    """Return the id of a cell from its fields, whether or not they name the later ones at their defaults."""
+    return content_id({k: v for k, v in fields.items() if k not in LATER_FIELDS or v != LATER_FIELDS[k]})
 
 
 def content_id(value: Any) -> str:
@@ -186,6 +239,8 @@ def new_record(job: Job, status: str, **fields: Any) -> dict[str, Any]:
         "memory": {},
         "energy": None,
         "interventions": {},
+        "together": None,
+        "remedy": job.remedy,
         "quality": {},
         "oracle": None,
         "baselines": {},

@@ -18,7 +18,8 @@ heads it can be built, so that neither names the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -111,14 +112,17 @@ class BuildRequest:
 
     head: str
     size: str
-    config: Mapping[str, Any]  # `ModelSpec.sizes[size]`
+    config: Mapping[str, Any]  # of the size: `ModelSpec.sizes`, with what the suite sets or scales
     vocab_size: int
     special: SpecialTokens
     seq_len: int
     target_len: int
     num_labels: int = 0  # classes, for `classify`
-    weights: str | None = None  # hub name or local folder; None: random
+    weights: str | None = None  # folder of a pretrained model, as transformers saves them; None: random
     attention: str = "sdpa"
+    labelled_logits: bool = False  # project only positions that have a label
+    kv_cache: bool = True  # False: generation computes everything again for every token
+    lora: int | None = None  # rank of low-rank adapters that are trained instead of the weights; None: train all
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,18 @@ class ModelSpec:
     step is 3 times that. For a generation, `shapes` hold the prompt's arrays and `new_ids` (B, T), the tokens made one
     at a time with states kept. It may return None where it does not know (`request.weights`, say).
 
+    `of_weights(folder)` makes this a kind of models that suites name `NAME:NAME_OR_PATH`: it returns the spec of the
+    pretrained model in the folder, with one size. It reads the configuration only; cells name the model
+    `NAME:FOLDER@FINGERPRINT`, and `request.weights` is the folder.
+
     `cache_bytes(request, shapes, element_bytes)` returns the bytes of what generating `new_ids` of these shapes keeps
     from token to token (keys and values, states; not weights, and not what one pass frees), at its largest, padding
     included; an element has `element_bytes`, by the precision. None where it does not know, and without `new_ids`.
+
+    `parameters(request)` returns how many parameters the module has, those that are shared counted once.
+
+    `wider(config, x)` returns the configuration with its widths times `x`, as near as it can be built. With it (and
+    with `parameters`) the model has sizes such as `tiny*2`: twice the parameters, by width.
     """
 
     name: str
@@ -157,10 +170,14 @@ class ModelSpec:
     engine: str = "torch"
     learning_rate: Mapping[str, float] = field(default_factory=dict)  # stage -> peak learning rate
     preload: tuple[str, ...] = ()  # library modules worth importing once for all cells
+    options: tuple[str, ...] = ()  # of a request: which of `labelled_logits`, `kv_cache` (False) and `lora` it obeys
     masked: bool = False  # pretraining predicts masked tokens, not every next token
     max_len: Callable[[str], int | None] = lambda size: None  # longest input of a size, None: any
     flops: Callable[[BuildRequest, Mapping[str, tuple[int, ...]]], float | None] | None = None  # see above
     cache_bytes: Callable[[BuildRequest, Mapping[str, tuple[int, ...]], int], float | None] | None = None  # see above
+    parameters: Callable[[BuildRequest], int | None] | None = None  # see above
+    wider: Callable[[Mapping[str, Any], float], Mapping[str, Any]] | None = None  # see above
+    of_weights: Callable[[str], ModelSpec] | None = None  # see above
 
 
 # --- data -----------------------------------------------------------------------------------------------
@@ -262,13 +279,19 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric. `load(cache_dir)` returns an `evaluate.Metric` whose `compute` takes predictions and references."""
+    """A metric. `load(cache_dir)` returns an `evaluate.Metric` whose `compute` takes predictions and references.
+
+    `each(predictions, references)` returns value -> the score of every example, of the values that are the mean of such
+    scores; with it, intervals of quality hold for other test examples too. None: no value is such a mean.
+    """
 
     name: str
     load: Callable[[str], Any]
     values: Mapping[str, str]  # name of each value it returns -> "higher" or "lower" (which is better)
     options: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda info: {}  # data set's info -> compute() keywords
     description: str = ""
+    each: Callable[[Sequence[Any], Sequence[Any]], Mapping[str, list[float]]] | None = None  # see above
+    preload: tuple[str, ...] = ("evaluate", "datasets")  # library modules worth importing once for all cells
 
 
 # --- precisions -----------------------------------------------------------------------------------------
@@ -291,3 +314,157 @@ class PrecisionSpec:
         """Return the bytes of an element that a layer computes: the autocast type's, else the parameters'."""
         bits = re.search(r"\d+", self.autocast or self.parameters)
         return int(bits.group()) // 8 if bits else 4
+
+
+# --- reporters ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReporterSpec:
+    """A format of `llmbench report`. `render(report)` returns the whole document; bytes for what is no text.
+
+    `report` (`llmbench.report.Report`) holds everything, made once: `tables` (each with `title`, `columns`, `rows` of
+    raw values and `notes`; `column.text(value)` is a value as people read it), `findings` (sentences), `cells`
+    (summaries), `commands` (cell id -> what measures it again), `document` (of `--format json`), and the `runs`.
+    """
+
+    name: str  # what `--format` is given
+    render: Callable[[Any], str | bytes]
+    suffix: str  # of a file of this format, such as ".md"
+    description: str = ""
+
+
+# --- causes ---------------------------------------------------------------------------------------------
+
+#: The two ways to cut a step: *where* its time goes (a component), and *why* (a resource). Their headrooms overlap.
+AXES = ("where", "why")
+CAUSE_CLASSES = ("data", "algorithm", "hardware")
+
+Function = Callable[..., Any]
+
+
+class Trial(Protocol):
+    """A step under test, as a cause sees it: the model, a pool of batches, and ways to time parts and change them.
+
+    Nothing is learned while causes are tried: learning rates are 0, so that parameters stay what they are.
+    """
+
+    engine: str  # "torch"
+    module: Any  # of the engine; torch: an `nn.Module`
+    optimizer: Any  # None where the step has none
+    device: str  # kind: cpu, cuda, mps
+    trains: bool  # whether a step has a backward pass
+    generates: bool  # whether a step makes tokens one by one
+    compiled: bool  # whether the module's operators are hidden in compiled code
+    workers: int  # loader processes
+    pool: Sequence[Any]  # batches, collated and in memory
+    step_s: float  # seconds of a step, about
+
+    def step(self, batch: Any) -> Any:
+        """Take the ordinary step on `batch`."""
+
+    def fresh(self) -> Iterator[Any]:
+        """Return an endless iterator over newly made batches, as the loader gives them."""
+
+    def tensors(self, batch: Any) -> dict[str, Any]:
+        """Return the tensors of `batch` by a name each."""
+
+    def rebuilt(self, batch: Any, tensors: Mapping[str, Any]) -> Any:
+        """Return `batch` with other tensors under the same names."""
+
+    def real_tokens(self, batch: Any) -> int | None:
+        """Return the tokens of `batch` that are no padding, None where that cannot be told."""
+
+    def regrouped(self) -> list[Any]:
+        """Return the pool's examples in batches of the same size, sorted by length and no longer than needed.
+
+        Raises Unisolated where it cannot be told which tokens are padding.
+        """
+
+    def merged(self, batches: Sequence[Any]) -> Any:
+        """Return one batch with the examples of all. Raises Unisolated where they cannot be put together."""
+
+    def timed(self, parts: Callable[[Callable[[Function], Function]], AbstractContextManager[Any]]) -> list[float]:
+        """Return the seconds per step of some calls, their share of the backward pass included, over several steps.
+
+        `parts(timer)` is a context in which those functions are replaced by `timer(function)`.
+        """
+
+    def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
+        """Return the seconds of each of a few calls of `call`, the device waited for."""
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """How a cause is removed. Both arms take the same batches in turns, A B A B, from a random start.
+
+    A block is `steps` steps. In the changed arm it runs inside `changed()`, which is entered outside of the clock.
+    Steps there are ordinary ones unless `treated` takes the block's batches in another way. `clean` does so in the
+    unchanged arm. `burn` steps of each block are not timed. `share` is the part of the cause that is removed: what is
+    left of it is taken off by proportion (1: all). `check` says what was left alone, for the record.
+    """
+
+    changed: Callable[[], AbstractContextManager[Any]] = nullcontext
+    steps: int | None = None  # None: as many as make a block long enough for the clock
+    treated: Callable[[Sequence[Any]], Any] | None = None
+    clean: Callable[[Sequence[Any]], Any] | None = None
+    burn: int = 1
+    share: float = 1.0
+    check: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CauseSpec:
+    """What can bound a step: how much removing it should give, and how it is removed to see.
+
+    `probe(trial)` runs in the worker and returns facts about the step (JSON-able) that the prediction needs;
+    `predict(record, facts)` is pure and returns the headroom, step time over step time without the cause, or None where
+    it is not known. `intervene(trial)` returns how to remove it. `probe` and `intervene` raise DoesNotApply or
+    Unisolated with the reason. `advice` says in a few words what to change where this is the verdict.
+    """
+
+    name: str
+    axis: str  # of AXES
+    cause_class: str  # of CAUSE_CLASSES
+    probe: Callable[[Trial], Mapping[str, Any]]
+    predict: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None]
+    intervene: Callable[[Trial], Intervention]
+    description: str = ""
+    advice: str = ""
+    engines: tuple[str, ...] = ("torch",)
+
+
+# --- remedies -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a remedy should give: throughput with it over throughput without, None where not known, and why."""
+
+    gain_x: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RemedySpec:
+    """A change that a user can make to a cell, the causes that it answers, and what it should give.
+
+    `change(cell)` is pure: it returns the changed cell (`dataclasses.replace`; fields as in a suite), or raises
+    DoesNotApply where it has that already or cannot have it. `learning_rate` is always a number there. What is trained
+    must stay the same number of examples: who enlarges the batch divides the steps.
+
+    `predict(record, ceilings)` is pure, too: the record of the measured cell and the machine's ceilings (empty where
+    they are not known). It answers the causes named in `answers`; a `general` one is cheap enough to be tried whatever
+    the verdict is. Of one `family`, a recommendation takes at most one. `same_updates`: the same sums, up to rounding,
+    so that alone it need not be trained to see what it does to quality.
+    """
+
+    name: str
+    answers: tuple[str, ...]  # names of causes
+    change: Callable[[Any], Any]
+    predict: Callable[[Mapping[str, Any], Mapping[str, Any]], Forecast]
+    description: str = ""
+    general: bool = False
+    same_updates: bool = False
+    family: str = ""  # empty: its own
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps")

@@ -5,13 +5,17 @@ functions of lists; no clock, no global random state.
 
 - `intervals`: a step time over processes, and the prior that the cells of a run are for each other
 - `ratios`: the ratio of two step times, several at once, and whether two runs can be told apart
+- `changes`: what changed between two runs of the same cells, beyond what all cells share
 - `stopping`: how many samples and processes, from a first stage
 - `steady`: where warm-up ends
+- `crossed`: a mean over runs and the examples that each is scored on
 - `samples`: outliers, autocorrelation, and why not to rely on a measurement
 """
 
 from __future__ import annotations
 
+from llmbench.changes import Change, Changes, changes, repeats_to_decide
+from llmbench.crossed import Crossed, crossed_mean
 from llmbench.distributions import t_quantile
 from llmbench.intervals import Estimate, Prior, fit_prior, pooled_interval
 from llmbench.ratios import Bound, RunTest, block_ratios, permutation_p, ratio_interval, runs_differ, simultaneous
@@ -21,6 +25,9 @@ from llmbench.stopping import ProcessPlan, Reached, processes_for, samples_for, 
 
 __all__ = [
     "Bound",
+    "Change",
+    "Changes",
+    "Crossed",
     "Estimate",
     "Prior",
     "ProcessPlan",
@@ -29,6 +36,8 @@ __all__ = [
     "autocorrelation",
     "block_ratios",
     "changepoints",
+    "changes",
+    "crossed_mean",
     "effective_samples",
     "fit_prior",
     "is_steady",
@@ -38,6 +47,7 @@ __all__ = [
     "processes_for",
     "ratio_interval",
     "reliability",
+    "repeats_to_decide",
     "runs_differ",
     "samples_for",
     "simultaneous",

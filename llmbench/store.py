@@ -8,13 +8,19 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from llmbench.errors import RunDirError
 from llmbench.schema import FAILED, SCHEMA_VERSION, SETTLED
+
+try:
+    import orjson
+except ImportError:  # a machine that only measures need not have it
+    orjson = None  # type: ignore[assignment]
 
 RECORDS = "records.jsonl"
 TORN = "records.jsonl.torn"
@@ -173,25 +179,17 @@ class RunDir:
         """
         return list(self._parse())
 
+    def compact_records(self) -> list[dict[str, Any]]:
+        """Return what `records` does in half the memory: series are arrays, and what cells repeat is there once."""
+        shared: dict[Any, Any] = {}
+        return [_compact(record, shared) for record in self._parse()]
+
     def _parse(self) -> Iterator[dict[str, Any]]:
         path = self.path / RECORDS
         if not path.exists():
             return
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                record = _parse_line(line)
-                if record is None:
-                    if not line.endswith(b"\n"):
-                        return
-                    raise RunDirError(f"{path}:{number}: not a record; remove the line, or restore the file")
-                if record["schema_version"] > SCHEMA_VERSION:
-                    raise RunDirError(
-                        f"{path}:{number}: written by a newer llmbench (schema {record['schema_version']}, "
-                        f"this one knows {SCHEMA_VERSION}); upgrade llmbench"
-                    )
-                yield record
+            yield from parse_records(file, str(path))
 
     def _repair(self) -> None:
         """Cut a torn last line off and keep its bytes aside; finish a whole one that only lacks its end."""
@@ -271,15 +269,68 @@ class RunDir:
             raise ValueError(f"{self.path} is not open for writing")
 
 
+def parse_records(lines: Iterable[bytes], where: str) -> Iterator[dict[str, Any]]:
+    """Yield the records in `lines`; a torn last line is left out. RunDirError names the line that is none."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        record = _parse_line(line)
+        if record is None:
+            if not line.endswith(b"\n"):
+                return
+            raise RunDirError(f"{where}:{number}: not a record; remove the line, or restore the file")
+        if record["schema_version"] > SCHEMA_VERSION:
+            raise RunDirError(
+                f"{where}:{number}: written by a newer llmbench (schema {record['schema_version']}, "
+                f"this one knows {SCHEMA_VERSION}); upgrade llmbench"
+            )
+        yield record
+
+
 def _parse_line(line: bytes) -> dict[str, Any] | None:
     """Return the record in `line`, None when it is not a whole one."""
     try:
-        record = json.loads(line)
+        record = _loads(line)
     except ValueError:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("schema_version"), int):
         return None
     return record if isinstance(record.get("cell_id"), str) else None
+
+
+def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
+    """Return `record` with arrays for series of numbers; values that were seen before are taken from `shared`."""
+    for name in ("samples", "phases"):
+        series = record.get(name)
+        if isinstance(series, dict):
+            for key, values in series.items():
+                if isinstance(values, list) and len(values) > 1:
+                    series[key] = _array(values)
+    for name in ("cell", "budget"):
+        value = record.get(name)
+        known = shared.setdefault((name, record["cell_id"]), value)
+        if known == value:
+            record[name] = known
+    for name in ("cell_id", "environment_id", "ceilings_id", "status"):
+        record[name] = shared.setdefault(record.get(name), record.get(name))
+    return record
+
+
+def _array(values: list[Any]) -> Any:
+    kinds = set(map(type, values))
+    if kinds == {float}:
+        return array("d", values)
+    if kinds == {int} and max(values) < 2**62 and min(values) > -(2**62):
+        return array("q", values)
+    return values
+
+
+def _loads(line: bytes) -> Any:
+    """Return the JSON value in `line`; by orjson where it is installed, and where it knows the value (no NaN)."""
+    if orjson is not None:
+        with contextlib.suppress(ValueError):
+            return orjson.loads(line)
+    return json.loads(line)
 
 
 def _note(latest: dict[tuple[str, int], tuple[int, str]], record: Mapping[str, Any]) -> None:

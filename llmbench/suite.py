@@ -17,20 +17,28 @@ from typing import Any
 from llmbench.errors import SuiteError, did_you_mean
 from llmbench.schema import SETTABLE_FIELDS, STAGES, Budget
 
-TOP_KEYS = ("name", "extends", "matrix", "include", "exclude", "defaults", "repeats", "budget", "verify")
+STUDIES = ("learning", "scaling")
+TOP_KEYS = ("name", "extends", "matrix", "include", "exclude", "defaults", "repeats", "budget", "verify", *STUDIES)
 BUDGET_KEYS = ("steps", *(f.name for f in fields(Budget)))
 VERIFY = ("none", "verdict", "all")
+LEARNING_KEYS = ("double", "seeds", "ample")
+DOUBLED = ("data", "steps", "parameters")
+AMPLE = ("train_examples", "steps", "size")  # the field of each, in the same order
 #: Smallest integer of a field. `seq_len`: a question, a context and their marks; `vocab_size`: 256 bytes and 6 marks.
 INTEGERS = {
     **{"batch_size": 1, "seq_len": 8, "target_len": 1, "steps": 0, "seed": 0, "workers": 0, "world_size": 1},
-    **{"train_examples": 1, "test_examples": 1, "vocab_size": 262, "repeats": 1, "max_repeats": 2},
+    **{"train_examples": 1, "test_examples": 1, "vocab_size": 262, "repeats": 1, "max_repeats": 2, "seeds": 2},
+    **{"threads": 1, "accumulation": 1, "remedy_pairs": 2, "remedy_seeds": 2, "lora": 1},
 }
-FLOATS = ("learning_rate", "seconds", "ci_pct", "memory_mib", "price_per_hour")
-BOOLEANS = ("bucketing", "compile", "largest_batch")
+FLOATS = ("learning_rate", "seconds", "ci_pct", "memory_mib", "price_per_hour", "verify_seconds", "remedy_seconds")
+BOOLEANS = (
+    *("bucketing", "compile", "largest_batch", "labelled_logits", "pretokenized", "pin_memory", "checkpointing"),
+    *("kv_cache", "cuda_graphs"),
+)
 NULLABLE = frozenset(
     {
         *("target_len", "learning_rate", "train_examples", "test_examples", "pretrain_dataset", "weights"),
-        *("memory_mib", "max_repeats", "price_per_hour"),
+        *("memory_mib", "max_repeats", "price_per_hour", "threads", "lora"),
     }
 )
 CHOICES = {"stage": STAGES, "verify": VERIFY}
@@ -46,6 +54,7 @@ class Suite:
     """A suite, checked, with `extends`, settings and `${variables}` resolved.
 
     `axes` and `defaults` hold field -> value, list or mapping; `include` and `exclude` entries the same.
+    `learning` and `scaling` are what is studied at each point (see `llmbench.studies`); None: nothing.
     `document` is the resolved file, with `${variables}` as written so that no local path gets into it.
     """
 
@@ -59,6 +68,8 @@ class Suite:
     verify: str
     source: str
     document: Mapping[str, Any]
+    learning: Mapping[str, Any] | None = None
+    scaling: Mapping[str, Any] | None = None
     positions: Mapping[Key, str] = field(default_factory=dict, repr=False, compare=False)
 
     def to_yaml(self) -> str:
@@ -88,6 +99,7 @@ def load_suite(name_or_path: str, settings: Sequence[str] = ()) -> Suite:
     positions = {tuple(_fill(p, variables) for p in path): where for path, where in doc.where.items()}
     filled = {key: _substitute(doc, data[key], (key,), variables) for key in ("matrix", "defaults")}
     entries = {key: _substitute(doc, data[key], (key,), variables) for key in ("include", "exclude")}
+    studied = {key: data[key] and _substitute(doc, data[key], (key,), variables) for key in STUDIES}
     return Suite(
         name=data["name"],
         axes=filled["matrix"],
@@ -98,7 +110,8 @@ def load_suite(name_or_path: str, settings: Sequence[str] = ()) -> Suite:
         budget=Budget(**data["budget"]),
         verify=data["verify"],
         source=doc.source,
-        document=copy.deepcopy(data),
+        document=copy.deepcopy({key: value for key, value in data.items() if value is not None}),
+        **studied,
         positions=positions,
     )
 
@@ -128,7 +141,7 @@ class _Doc:
 def _empty() -> dict[str, Any]:
     return {
         **{"name": "", "matrix": {}, "include": [], "exclude": [], "defaults": {}},
-        **{"repeats": 3, "budget": {}, "verify": "verdict"},
+        **{"repeats": 3, "budget": {}, "verify": "verdict", "learning": None, "scaling": None},
     }
 
 
@@ -247,9 +260,8 @@ def _check(doc: _Doc) -> None:
         raise doc.fail(("name",), f"name must be one word of letters, digits, '.', '_' and '-', not {name!r}")
     if not isinstance(data.get("extends", ""), str):
         raise doc.fail(("extends",), "extends must be the name of a suite or a path")
-    for section in ("matrix", "defaults"):
-        if section in data:
-            data[section] = _fields(doc, data[section], (section,))
+    for section in {"matrix", "defaults"} & data.keys():
+        data[section] = _fields(doc, data[section], (section,))
     for section in ("include", "exclude"):
         entries = data.get(section, [])
         if not isinstance(entries, list):
@@ -260,6 +272,13 @@ def _check(doc: _Doc) -> None:
         if key in data:
             data[key] = _scalar(doc, key, data[key], (key,))
     _check_budget(doc)
+    _check_studies(doc)
+
+
+def _check_studies(doc: _Doc) -> None:
+    for key, check in (("learning", _learning), ("scaling", _scaling)):
+        if doc.data.get(key) is not None:
+            doc.data[key] = check(doc, doc.data[key])
 
 
 def _check_budget(doc: _Doc) -> None:
@@ -275,6 +294,46 @@ def _check_budget(doc: _Doc) -> None:
         steps = budget.pop("steps")
         if "steps" not in doc.data.get("matrix", {}) and "steps" not in doc.data.get("defaults", {}):
             _put(doc, "defaults", ("steps",), steps, _take(doc.where, ("budget", "steps")))
+
+
+def _learning(doc: _Doc, study: Any) -> dict[str, Any]:
+    """Return the checked study of what limits learning."""
+    if not isinstance(study, dict):
+        raise doc.fail(("learning",), f"learning must be a mapping with {', '.join(LEARNING_KEYS)}")
+    for key in study:
+        if key not in LEARNING_KEYS:
+            raise doc.fail(("learning", key), f"unknown key {key!r} in learning{did_you_mean(key, LEARNING_KEYS)}")
+    out: dict[str, Any] = {"double": list(DOUBLED), "seeds": 5, "ample": {}, **study}
+    out["seeds"] = _scalar(doc, "seeds", out["seeds"], ("learning", "seeds"))
+    out["double"] = [out["double"]] if isinstance(out["double"], str) else out["double"]
+    for i, name in enumerate(out["double"] or [""]):
+        if name not in DOUBLED:
+            raise doc.fail(("learning", "double", i), f"cannot double {name!r}{did_you_mean(str(name), DOUBLED)}")
+    out["ample"] = _fields(doc, out["ample"], ("learning", "ample"))
+    for key in out["ample"]:
+        if key not in AMPLE:
+            raise doc.fail(("learning", "ample", key), f"ample takes no {key!r}{did_you_mean(key, AMPLE)}")
+    return out
+
+
+def _scaling(doc: _Doc, study: Any) -> dict[str, list[int]]:
+    """Return the checked study of cost: an axis (a field, or a key of the size's configuration) -> its values."""
+    if not isinstance(study, dict) or not study:
+        raise doc.fail(("scaling",), "scaling must be a mapping from axes to values, such as {seq_len: [64, 128, 256]}")
+    for axis, values in study.items():
+        if axis in SETTABLE_FIELDS and axis not in INTEGERS:
+            raise doc.fail(("scaling", axis), f"scaling needs an axis of whole numbers, not {axis!r}")
+        if not isinstance(values, list) or len(values) < 2:
+            raise doc.fail(("scaling", axis), f"{axis} must be a list of at least two values")
+        for i, value in enumerate(values):
+            _whole(doc, axis, value, INTEGERS.get(axis, 1), ("scaling", axis, i))
+    return study
+
+
+def _whole(doc: _Doc, name: str, value: Any, least: int, path: Key) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value
+    raise doc.fail(path, f"{name} must be an integer of at least {least}, not {value!r}")
 
 
 def _check_repeats(doc: _Doc, repeats: int, most: int | None) -> None:
@@ -315,9 +374,7 @@ def _scalar(doc: _Doc, name: str, value: Any, path: Key) -> Any:
     if value is None and name in NULLABLE:
         return None
     if name in INTEGERS:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= INTEGERS[name]:
-            return value
-        raise doc.fail(path, f"{name} must be an integer of at least {INTEGERS[name]}, not {value!r}")
+        return _whole(doc, name, value, INTEGERS[name], path)
     if name in FLOATS:
         number = _number(value)
         if number is None or not math.isfinite(number) or number <= 0:
@@ -377,7 +434,7 @@ def _merge(base: _Doc, child: _Doc) -> _Doc:
     for section in ("defaults", "matrix", "budget"):
         for key, value in child.data.get(section, {}).items():
             _put(base, section, (key,), value, _take(child.where, (section, key)))
-    for key in ("name", "include", "exclude", "repeats", "verify"):
+    for key in ("name", "include", "exclude", "repeats", "verify", *STUDIES):
         if key in child.data:
             _take(base.where, (key,))
             base.data[key] = child.data[key]
@@ -409,6 +466,9 @@ def _apply(doc: _Doc, setting: str, used: set[str], variables: dict[str, str]) -
         _put(doc, "matrix" if in_matrix or section == "matrix" else "defaults", tuple(path), value, {(): here})
     elif len(path) == 1 and name in BUDGET_KEYS and section in (None, "budget"):
         _put(doc, "budget", (name,), _scalar(message, name, _value(here, text), ()), {(): here})
+    elif name == "learning" and len(path) == 2 and path[1] == "seeds" and doc.data.get("learning"):
+        doc.data["learning"]["seeds"] = _scalar(message, "seeds", _value(here, text), ())
+        doc.where[("learning", "seeds")] = here
     elif key in ("repeats", "verify"):
         doc.data[key], doc.where[(key,)] = _scalar(message, key, _value(here, text), ()), here
     elif key in used:

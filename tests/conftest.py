@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import pytest
+
+
+@functools.cache
+def runs_lstm_in_bf16():
+    """Return whether torch has a kernel for it on this CPU: oneDNN has none without AVX-512."""
+    import torch
+
+    try:
+        torch.nn.LSTM(8, 8).to(torch.bfloat16)(torch.zeros(1, 1, 8, dtype=torch.bfloat16))
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.nn.LSTM(8, 8)(torch.zeros(1, 1, 8))
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def lstm_in_bf16():
+    """Skip where this CPU cannot run an LSTM in bfloat16."""
+    if not runs_lstm_in_bf16():
+        pytest.skip("torch has no bfloat16 LSTM for this CPU")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -195,29 +195,6 @@ def test_matmul_peak_of_a_precision():
     assert ceilings.matmul_peak({}, "fp32") is None
 
 
-@pytest.mark.parametrize("size, name", [(1, "L2"), (2 << 20, "L2"), ((32 << 20) + 1, "dram"), (1 << 50, "dram")])
-def test_bandwidth_is_that_of_the_level_the_working_set_fits(size, name):
-    assert ceilings.bandwidth_for(document(), size)["level"] == name
-
-
-def test_bandwidth_is_the_fastest_operation_and_unknown_where_the_level_is():
-    doc = document()
-    main = ceilings.bandwidth_for(doc, 1 << 30)
-    assert (main["operation"], main["value"]) == ("read", 5e10)
-    assert main["high"] == pytest.approx(5e10 * 1.01)
-    assert ceilings.bandwidth_for(doc, (2 << 20) + 1) is None  # L3 was not measured: not guessed from its neighbours
-    assert ceilings.bandwidth_for({"memory_levels": []}, 1) is None
-
-
-@given(st.lists(st.floats(1e6, 1e13), min_size=3, max_size=3), st.integers(1, 1 << 40))
-def test_levels_need_not_get_slower_outwards(rates, size):
-    """A slow cache is reported as it was measured, and not raised to what is outside of it."""
-    levels = [level(f"L{i}", 1 << (12 + 10 * i), r, r, r) for i, r in enumerate(rates)]
-    found = ceilings.bandwidth_for({"memory_levels": levels[::-1]}, size)
-    place = next((i for i in range(3) if size <= 1 << (12 + 10 * i)), 2)
-    assert found["value"] == rates[place]
-
-
 # --- age ---
 
 

@@ -70,6 +70,7 @@ def test_help_and_version(capsys):
 
 def test_plan_says_what_starts_from_what(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "no ceilings"))
     (tmp_path / "small.yaml").write_text(SMALL)
     code, out, _ = call(capsys, "plan", "small.yaml", "--json")
     (plan,) = json.loads(out)["plans"]
@@ -108,14 +109,14 @@ def test_a_run_from_end_to_end(tmp_path: Path):
     assert (done.returncode, statuses) == (0, ["ok", "ok"]), done.stderr + str(found["failures"])
     assert found["cells"][1]["quality"] and found["cells"][0]["step_ms"] > 0
     folder = tmp_path / "results" / "local" / "small"
-    names = {"suite.yaml", "environment.json", "records.jsonl", "report.md"}
+    names = {"suite.yaml", "environment.json", "records.jsonl", "report.md", "report.html"}
     assert names <= {path.name for path in folder.iterdir()}
     assert set(found["environments"]) == {found["cells"][0]["environment_ids"][0]}
 
     before = (folder / "records.jsonl").read_bytes()
     again = llmbench("run", "small.yaml", "--quiet", "--start-method", "spawn", cwd=tmp_path, NO_COLOR="1")
     assert again.returncode == 0 and (folder / "records.jsonl").read_bytes() == before
-    assert again.stderr.strip() == "results/local/small: records.jsonl, report.md"
+    assert again.stderr.strip() == "results/local/small: records.jsonl, report.md, report.html"
     assert "Where the time goes" in again.stdout and "\x1b" not in again.stdout and str(tmp_path) not in again.stdout
     cell_id = found["cells"][1]["cell_id"]
     assert found["cells"][1]["reproduce"].startswith(f"llmbench run small.yaml -k {cell_id} ")

@@ -9,15 +9,16 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from llmbench.errors import DataError
 from llmbench.executors.local import LocalExecutor
 from llmbench.executors.runner import pairs_left, run_plan
+from llmbench.plan import Plan, PlannedCell
 from llmbench.schema import Budget, Cell, Job
 from llmbench.store import RunDir
+from llmbench.suite import Suite
 
 FAULTS = Path(__file__).with_name("faulty_jobs.py")
 
@@ -238,9 +239,9 @@ def test_kill_9_of_the_run_leaves_no_orphan(tmp_path, method, whole_group):
 
 
 def plan_of(*cells, repeats=1, blocked=(), **budget):
-    planned = tuple(SimpleNamespace(cell=c, blocked="no such device" if c.model in blocked else None) for c in cells)
-    suite = SimpleNamespace(repeats=repeats, budget=Budget(**budget))
-    return SimpleNamespace(cells=planned, sources={}, corpora=(), suite=suite)
+    planned = tuple(PlannedCell(c, "no such device" if c.model in blocked else None) for c in cells)
+    suite = Suite("faults", {}, {}, (), (), repeats, Budget(**budget), verify="none", source="", document={})
+    return Plan(suite, planned, sources={}, corpora=())
 
 
 def execute(tmp_path, plan, on_event=None, target="by_model", **options):

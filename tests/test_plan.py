@@ -60,7 +60,7 @@ def registry(**extra: list) -> Registry:
         "precision": [PrecisionSpec("fp32"), PrecisionSpec("bf16"), PrecisionSpec("tf32", devices=("cuda",))],
     }
     owner = Owner("llmbench", "1", "test")
-    return Registry({k: {s.name: Provided(s, owner) for s in [*found[k], *extra.get(k, [])]} for k in KINDS})
+    return Registry({k: {s.name: Provided(s, owner) for s in [*found.get(k, []), *extra.get(k, [])]} for k in KINDS})
 
 
 def plan(tmp_path: Path, *sets: str, keep: str | None = None, devices=(), reg: Registry | None = None, **doc) -> Plan:
@@ -302,3 +302,76 @@ def test_ids_are_the_same_on_every_machine(tmp_path: Path) -> None:
     cell = plan(tmp_path).cells[-1].cell
     assert Cell.from_json(cell.to_json()).cell_id == cell.cell_id
     assert len(cell.cell_id) == 12
+
+
+# --- studies --------------------------------------------------------------------------------------------
+
+
+def scalable() -> Registry:
+    net = ModelSpec(
+        "net",
+        {"tiny": {"hidden": 8, "layers": 2}},
+        LAYOUTS,
+        None,
+        parameters=lambda request: request.config["hidden"] ** 2,
+        wider=lambda config, x: {**config, "hidden": round(config["hidden"] * x)},
+    )
+    return registry(model=[net])
+
+
+STUDY = {"matrix": {"model": "net", "size": "tiny", "task": "sort", "stage": ["finetune", "eval"]}}
+
+
+def test_a_learning_study_is_ordinary_cells(tmp_path: Path) -> None:
+    doc = {**STUDY, "defaults": {"steps": 10, "train_examples": 50}}
+    study = {"seeds": 2, "ample": {"steps": 90, "size": "tiny*4"}}
+    found = at(plan(tmp_path, reg=scalable(), learning=study, **doc), stage="finetune")
+    points = {(c.train_examples, c.steps, c.size) for c in found}
+    doubled = {(100, 10, "tiny"), (50, 20, "tiny"), (50, 10, "tiny*2")}
+    assert points == {(50, 10, "tiny"), *doubled, (50, 90, "tiny"), (50, 10, "tiny*4"), (50, 90, "tiny*4")}
+    assert {c.seed for c in found} == {0, 1} and len(found) == 14
+    scored = at(plan(tmp_path, reg=scalable(), learning=study, **doc), stage="eval")
+    assert {c.parent for c in scored} == {c.cell_id for c in found}
+
+
+def test_all_of_the_data_cannot_be_doubled_and_pretraining_is_studied_alone(tmp_path: Path) -> None:
+    doc = {"matrix": {**STUDY["matrix"], "stage": "pretrain"}, "defaults": {"steps": {"pretrain": 4}}}
+    found = at(plan(tmp_path, reg=scalable(), learning={"seeds": 2}, **doc))
+    assert {(c.steps, c.size) for c in found} == {(4, "tiny"), (8, "tiny"), (4, "tiny*2")}
+
+
+def test_a_pretraining_is_shared_by_seeds_and_follows_the_size(tmp_path: Path) -> None:
+    doc = {"matrix": {**STUDY["matrix"], "stage": ["pretrain", "finetune"]}, "defaults": {"steps": 4}}
+    found = plan(tmp_path, reg=scalable(), learning={"seeds": 2}, **doc)
+    assert sorted(c.size for c in at(found, stage="pretrain")) == ["tiny", "tiny*2"]
+    assert {c.steps for c in at(found, stage="pretrain")} == {4}
+
+
+def test_a_scaling_study_changes_one_axis_at_a_time(tmp_path: Path) -> None:
+    axes = {"seq_len": [16, 32, 64], "hidden": [8, 16, 32]}
+    doc = {**STUDY, "matrix": {**STUDY["matrix"], "stage": "finetune"}, "defaults": {"seq_len": 32}}
+    found = at(plan(tmp_path, reg=scalable(), scaling=axes, **doc))
+    assert {(c.seq_len, c.size) for c in found} == {
+        *((n, "tiny:hidden=8") for n in (16, 32, 64)),
+        *((32, f"tiny:hidden={n}") for n in (8, 16, 32)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("study", "told"),
+    [
+        ({"learning": {"seed": 3}}, "unknown key 'seed' in learning (did you mean 'seeds'?)"),
+        ({"learning": {"seeds": 1}}, "seeds must be an integer of at least 2"),
+        ({"learning": {"double": ["date"]}}, "cannot double 'date' (did you mean 'data'?)"),
+        ({"learning": {"ample": {"seed": 3}}}, "ample takes no 'seed'"),
+        ({"learning": {"ample": {"size": "huge"}}}, "has no size 'huge'"),
+        ({"scaling": {"seq_len": 3}}, "seq_len must be a list of at least two values"),
+        ({"scaling": {"seq_len": [8, "x"]}}, "seq_len must be an integer of at least 8, not 'x'"),
+        ({"scaling": {"precision": ["fp32", "bf16"]}}, "needs an axis of whole numbers"),
+        ({"scaling": {"hiden": [1, 2]}}, "has no 'hiden' (did you mean 'hidden'?)"),
+    ],
+)
+def test_a_wrong_study_is_told_in_one_line(tmp_path: Path, study: dict, told: str) -> None:
+    with pytest.raises(SuiteError) as error:
+        plan(tmp_path, reg=scalable(), **STUDY, **study)
+    assert told in str(error.value) and "\n" not in str(error.value)

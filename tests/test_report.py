@@ -17,7 +17,8 @@ from llmbench.report import csv as csv_report
 from llmbench.report import json as json_report
 from llmbench.report import markdown, terminal
 from llmbench.report.cells import Run, best_baseline, oracle_pct, summarise
-from llmbench.report.tables import Column, Table, bottleneck_table, quality_table, run_tables
+from llmbench.report.model import Column, Table
+from llmbench.report.tables import bottleneck_table, quality_table, run_tables
 
 CONTRACT = set(
     """cell_id model size task dataset stage device precision status step_ms step_ms_ci steps tokens_per_s
@@ -114,7 +115,8 @@ def the_run():
 def test_tables():
     cells = summarise(the_run().records)
     titles = [table.title for table in run_tables(the_run())]
-    assert titles == ["Run", "Where the time goes", "Quality", "Warnings", "Not measured"]
+    assert titles[:-1] == ["Run", "Where the time goes", "Quality", "Warnings", "Not measured"]
+    assert titles[-1] == "How the numbers were obtained"
     row = dict(zip([c.name for c in bottleneck_table(cells).columns], bottleneck_table(cells).rows[0], strict=True))
     assert row["input"] == pytest.approx(60.0) and row["copy"] is None and row["suspect"] == "input"
     (first, second) = quality_table(cells).rows
@@ -168,13 +170,13 @@ def test_terminal_fits_and_has_no_colour_when_told(width, monkeypatch):
 
 
 def test_reading_a_run_directory(tmp_path: Path):
-    from llmbench.cli import read_run
+    from llmbench.sources import read_runs
     from llmbench.store import RunDir
 
     with RunDir.open(tmp_path / "r", write=True) as run_dir:
         for one in the_run().records:
             run_dir.append(one)
-    found = read_run(tmp_path / "r")
+    (found,) = read_runs(tmp_path / "r")
     assert found.name == "r" and len(found.records) == 2
     (cell,) = summarise(found.records, found.commands)
     assert cell["reproduce"] is None and cell["reasons"]["reproduce"]

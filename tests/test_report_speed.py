@@ -7,6 +7,7 @@ from records import record
 
 from llmbench.report import speed, trust
 from llmbench.report.cells import Run, summarise
+from llmbench.report.rooflines import roofline_table
 from llmbench.report.tables import capacity_table, hardware_table, inference_table, limits_table
 
 PEAK, BANDWIDTH = 1e9, 1e8
@@ -86,10 +87,24 @@ def test_a_repeat_that_was_not_traced_counts_into_the_seconds():
 def test_operator_classes_share_phases_as_profiled_and_the_step_as_the_phase_pass_did():
     found = speed.operator_shares(traced(), [traced()])  # phases: input 0.06, forward 0.02, backward 0.02
     assert found == pytest.approx({"input": 0.6, "elementwise": 0.2, "matmul": 0.15, "host": 0.05})
-    positions = {
-        (p["phase"], p["operator_class"]): p for p in speed.operator_positions(traced(), [traced()], ceilings()["c1"])
-    }
-    assert positions[("forward", "matmul")]["seconds"] == pytest.approx(0.015)
+
+
+def test_each_phase_and_class_has_a_place_under_the_roofline():
+    (cell,) = summarise([traced()], ceilings=ceilings())
+    positions = {(p["phase"], p["operator_class"]): p for p in cell["positions"]}
+    matmul = positions["forward", "matmul"]  # 0.015 s of the mean step, which is 1.5 times the traced one
+    assert matmul["seconds"] == pytest.approx(0.01) and matmul["roofline_s"] == pytest.approx(2e7 / PEAK)
+    assert positions["backward", "all"]["bound"] == "memory" and matmul["bound"] == "compute"
+    (row,) = roofline_table([cell]).rows
+    assert row[-4:] == (
+        "compute 150 %",
+        "memory 30 %",
+        "elementwise (backward)",
+        pytest.approx(100 * 0.0093333 / 0.0266667, rel=1e-3),
+    )
+    (cell,) = summarise([traced()])
+    assert cell["positions"] is None and "not measured" in cell["reasons"]["positions"]
+    assert roofline_table([cell]).rows == ()
 
 
 @pytest.mark.parametrize("parts, residual", [((0.06, 0.03), 10.0), ((0.06, 0.04), 0.0), ((0.1, 0.02), -20.0)])
@@ -174,6 +189,10 @@ def test_compiling_pays_off_against_the_same_cell_not_compiled():
     cells = summarise([eager, made])
     assert cells[1]["compile_pays_off_steps"] == pytest.approx(200.0)
     assert cells[0]["compile_pays_off_steps"] is None and cells[0]["reasons"]["compilation"]
+    other = {**eager, "cell": {**eager["cell"], "workers": 2}, "cell_id": "other"}
+    assert summarise([eager, made, other])[1]["compile_pays_off_steps"] == pytest.approx(200.0)
+    (_, alone) = summarise([other, made])
+    assert "not in this run" in alone["reasons"]["compile_pays_off_steps"]
     (alone,) = summarise([made])
     assert "not in this run" in alone["reasons"]["compile_pays_off_steps"]
 

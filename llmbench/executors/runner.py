@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import signal
 import threading
@@ -14,11 +15,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmbench import processes
+from llmbench.plan import PlannedCell
 from llmbench.schema import FAILED, Cell, Job, new_record
 from llmbench.store import RunDir
 
 if TYPE_CHECKING:
-    from llmbench.plan import Plan, PlannedCell
+    from llmbench.plan import Plan
 
 
 class Executor(Protocol):
@@ -54,6 +56,7 @@ def run_plan(
     on_start: Callable[[Job], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
     on_left: Callable[[int], None] | None = None,
+    then: Callable[[Rounds], None] | None = None,
 ) -> Outcome:
     """Run what `plan` still needs and append every record to `run_dir`.
 
@@ -61,23 +64,28 @@ def run_plan(
     cells get more (see `llmbench.processes`), and those follow in rounds, too.
     `on_start` is called before each process and `on_record` after each record, also of cells that did not run;
     `on_left` with the number of processes that the decision left to run.
+    `then` is called with the rounds when all cells are done, to run more of them.
     `ceilings_ids`: device -> id of its measured ceilings, to be noted in the records.
     Ctrl-C and SIGTERM stop the cell, record it as `interrupted` and raise KeyboardInterrupt.
     """
     common = {
         "repeats": plan.suite.repeats,
         "budget": plan.suite.budget,
+        "verify": plan.suite.verify,
+        "score": plan.suite.learning is not None,
+        "trace": "all" if plan.suite.scaling else "none" if plan.suite.learning else "first",
         "run_dir": str(run_dir.path.resolve()),
         "sources": dict(plan.sources),
+        "weights": dict(plan.weights),
         "corpora": tuple(plan.corpora),
         "plugin_files": tuple(plugin_files),
         "cwd_plugins": cwd_plugins,
         "environment_id": environment_id,
     }
-    run = _Run(
+    run = Rounds(
         plan, run_dir, executor, common=common, ceilings_ids=ceilings_ids or {}, on_start=on_start, on_record=on_record
     )
-    settled = run_dir.settled(retry_failed)
+    settled = run.settled = run_dir.settled(retry_failed)
     with run.interrupts.installed():
         for repeat in range(plan.suite.repeats):
             run.round(plan.cells, repeat, settled)
@@ -86,6 +94,8 @@ def run_plan(
             on_left(len(_further(plan, run_dir, run.counts) - settled))
         for repeat in range(plan.suite.repeats, max(run.counts.values(), default=0)):
             run.round([one for one in plan.cells if run.counts[one.cell.cell_id] > repeat], repeat, settled)
+        if then is not None:
+            then(run)
     return run.outcome()
 
 
@@ -121,8 +131,8 @@ def _further(plan: Plan, run_dir: RunDir, counts: Mapping[str, int]) -> set[tupl
     return {(name, repeat) for name, count in runs.items() for repeat in range(plan.suite.repeats, count)}
 
 
-class _Run:
-    """The state of one `run_plan`."""
+class Rounds:
+    """The state of one `run_plan`: runs repeats of cells in rounds, records them, and leaves out what is settled."""
 
     def __init__(
         self,
@@ -144,7 +154,19 @@ class _Run:
         self.on_record = on_record
         self.counts: dict[str, int] = dict.fromkeys(self.planned, common["repeats"])
         self.interrupts = _Interrupts()
+        self.settled: set[tuple[str, int]] = set()
+        self.trials: dict[str, dict[str, Any]] = {}  # cell id of a trial of a remedy -> what its records say of it
         self.ran = 0
+
+    def trial(self, cells: Sequence[Cell], repeat: int, about: Mapping[str, dict[str, Any]]) -> None:
+        """Run one repeat of every trial of remedies that is not settled; `about`: cell id -> what records say of it."""
+        self.trials |= about
+        self.round([PlannedCell(cell) for cell in cells], repeat, self.settled)
+
+    def decline(self, cell: Cell, reason: str, about: dict[str, Any]) -> None:
+        """Record why a trial of a remedy is not run."""
+        self.trials[cell.cell_id] = about
+        self._record_unrun(cell, 0, "unsupported", "NotTried", reason)
 
     def round(self, cells: Sequence[PlannedCell], repeat: int, settled: set[tuple[str, int]]) -> None:
         """Run one repeat of every one of `cells` that needs it."""
@@ -221,7 +243,10 @@ class _Run:
         attempt = self.run_dir.next_attempt(cell.cell_id, repeat)
         ceilings_id = self.ceilings_ids.get(cell.device)
         count = self.counts.get(cell.cell_id)
-        return Job(cell=cell, repeat=repeat, attempt=attempt, ceilings_id=ceilings_id, processes=count, **self.common)
+        job = Job(cell=cell, repeat=repeat, attempt=attempt, ceilings_id=ceilings_id, processes=count, **self.common)
+        if cell.remedy_of is None:
+            return job
+        return dataclasses.replace(job, verify="none", remedy=self.trials[cell.cell_id])
 
     def _record_unrun(self, cell: Cell, repeat: int, status: str, kind: str, reason: str) -> None:
         if self.run_dir.status(cell.cell_id, repeat) == status:

@@ -16,8 +16,9 @@ import torch
 
 from llmbench.ceilings import DEFAULT_SECONDS, precision_modes
 from llmbench.worker import bandwidth, matmul, transfers
+from llmbench.worker.monitor import NOT_HERE, Monitor, others_pct
 from llmbench.worker.sampling import ESTIMATOR, Metered, best_estimate, rounds, sweep
-from llmbench.worker.timing import SAMPLE_S, OtherLoad
+from llmbench.worker.timing import SAMPLE_S
 from llmbench.worker.torch_engine import open_device
 
 #: Shares of the time: finding shapes, measuring matmuls and memory in rounds, copies, starting operators.
@@ -37,7 +38,8 @@ def calibrate(
     """
     if not seconds > 0:
         raise ValueError(f"seconds must be positive, not {seconds}")
-    opened, clock, load = open_device(device), time.perf_counter, OtherLoad()
+    opened, clock, load = open_device(device), time.perf_counter, Monitor()
+    load.start()
     with _active(opened):
         reasons: dict[str, str] = {}
         found, facts = _find_shapes(opened, SWEEP * seconds, reasons)
@@ -62,8 +64,8 @@ def calibrate(
         **launched,
         "storage_read_bytes_per_s": read,
         "allreduce_bytes_per_s": None,
+        **_load_facts(load, reasons),
         "reasons": reasons,
-        **_load_facts(load),
     }
 
 
@@ -72,7 +74,8 @@ def recheck(document: Mapping[str, Any], seconds: float) -> dict[str, Any]:
 
     Returns `{"matmul": {mode: estimate}, "memory_levels": [level], "other_load_pct", "warnings"}`.
     """
-    opened, load = open_device(document["device"]), OtherLoad()
+    opened, load = open_device(document["device"]), Monitor()
+    load.start()
     with _active(opened):
         found: Quantities = {}
         for mode, old in document["matmul"].items():
@@ -85,7 +88,7 @@ def recheck(document: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     return {
         "matmul": {mode: best_estimate(found[mode], rates[mode]) for mode in found},
         "memory_levels": [_level(levels[-1], memory, rates)],
-        **_load_facts(load),
+        **_load_facts(load, {}),
     }
 
 
@@ -143,10 +146,12 @@ def _level(level: bandwidth.Level, memory: Quantities, rates: Mapping[str, list[
     return {"level": facts.pop("name"), **facts, **measured}
 
 
-def _load_facts(load: OtherLoad) -> dict[str, Any]:
-    other_pct = load.share_pct()
+def _load_facts(load: Monitor, reasons: dict[str, str]) -> dict[str, Any]:
+    other_pct = others_pct(load.stop())
     warnings = []
-    if other_pct is not None and other_pct > BUSY_PCT:
+    if other_pct is None:
+        reasons["other_load_pct"] = NOT_HERE
+    elif other_pct and other_pct > BUSY_PCT:
         warnings.append(
             f"other processes used {other_pct:.0f} % of the CPU meanwhile; the ceilings may be too low, and are "
             "checked again after an hour"

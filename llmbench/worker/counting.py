@@ -6,7 +6,7 @@ What counts as a FLOP and as a byte is said in `llmbench.worker.operators`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,11 +138,3 @@ def totals(rows: Iterable[OperatorRow]) -> dict[str, int]:
     """Return sums over `rows`: calls, flops, recomputed_flops, bytes."""
     kept = list(rows)
     return {name: sum(getattr(row, name) for row in kept) for name in ("calls", "flops", "recomputed_flops", "bytes")}
-
-
-def by_class(rows: Iterable[OperatorRow]) -> dict[tuple[str, str], Mapping[str, int]]:
-    """Return the totals of each (phase, operator class)."""
-    groups: dict[tuple[str, str], list[OperatorRow]] = {}
-    for row in rows:
-        groups.setdefault((row.phase, row.operator_class), []).append(row)
-    return {key: totals(group) for key, group in groups.items()}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,28 +13,60 @@ from typing import Any
 
 import numpy as np
 
-from llmbench.errors import DataError
+from llmbench.errors import DataError, Unsupported
 from llmbench.plugins import Registry
 from llmbench.schema import Cell, Job, content_id
 from llmbench.specs import DataRequest, Dataset, EncodeContext, Example, Feature, Layout, TaskSpec
+from llmbench.worker import pretrained_tokenizer
 from llmbench.worker import tokenizer as tokenizer_module
 from llmbench.worker.tokenizer import BpeTokenizer
 
 #: Batches of similar lengths are drawn from pools of this many batches: short enough to stay random.
 POOL_BATCHES = 50
-ENCODING_VERSION = 1  # raise when encode's output changes
+ENCODING_VERSION = 3  # raise when encode's output changes
 
 
 @dataclass(frozen=True)
 class CellData:
-    """What a cell trains and is scored on."""
+    """What a cell trains and is scored on. The data set itself is read only where its text is asked for (`load`).
 
-    dataset: Dataset
+    Features are made when they are asked for unless the cell is `pretokenized`.
+    """
+
     task: TaskSpec
     tokenizer: BpeTokenizer
+    info: Mapping[str, Any]  # of the data set
     train: Sequence[Feature]
     test: Sequence[Feature]
-    test_examples: Sequence[Example]
+    train_examples: int  # behind `train`; pretraining cuts each into windows
+    load: Callable[[], Dataset]
+    test_limit: int | None
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set, with its text and its oracle."""
+        return self.load()
+
+    @property
+    def test_examples(self) -> Sequence[Example]:
+        """The examples behind `test`."""
+        return self.dataset.test[: self.test_limit]
+
+
+class OnTheFly(Sequence[Feature]):
+    """The features of examples, made one by one when they are asked for."""
+
+    def __init__(self, task: TaskSpec, examples: Sequence[Example], ctx: EncodeContext) -> None:
+        self.task, self.examples, self.ctx = task, examples, ctx
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: Any) -> Any:
+        features = self.task.encode([self.examples[int(index)]], self.ctx)
+        if len(features) != 1:
+            raise Unsupported(f"task {self.task.name} makes features of several examples: it needs pretokenized: true")
+        return features[0]
 
 
 def load_dataset(job: Job, identity: str, registry: Registry) -> Dataset:
@@ -44,23 +77,24 @@ def load_dataset(job: Job, identity: str, registry: Registry) -> Dataset:
 
 
 def load_cell_data(job: Job, registry: Registry) -> CellData:
-    """Load, cut and encode the data of the job's cell."""
+    """Return the data of the job's cell, cut and encoded."""
     cell = job.cell
     task = registry.get("task", cell.task)
-    dataset = load_dataset(job, cell.dataset, registry)
+    load = functools.cache(functools.partial(load_dataset, job, cell.dataset, registry))
     tokenizer = load_tokenizer(job, registry)
-    examples = {"train": dataset.train[: cell.train_examples], "test": dataset.test[: cell.test_examples]}
-    for split, rows in examples.items():
-        if not rows:
-            raise DataError(f"{cell.dataset}: the {split} split is empty")
-    train = encoded(job, task, dataset, tokenizer, examples["train"], train=True)
-    test = encoded(job, task, dataset, tokenizer, examples["test"], train=False)
-    return CellData(dataset, task, tokenizer, train, test, examples["test"])
+    info, train, count = encoded(job, task, load, tokenizer, train=True)
+    _, test, _ = encoded(job, task, load, tokenizer, train=False)
+    return CellData(task, tokenizer, info, train, test, count, load, cell.test_examples)
 
 
 def load_tokenizer(job: Job, registry: Registry) -> BpeTokenizer:
-    """Return the suite's tokenizer; train it on the union of the training texts if no cell has done so yet."""
+    """Return the tokenizer of the pretrained model that the cell begins with, where there is one, else the suite's.
+
+    The suite's is trained on the union of the training texts if no cell has done so yet.
+    """
     cell = job.cell
+    if cell.tokenizer is not None and cell.tokenizer == cell.begins_with:
+        return pretrained_tokenizer.load(job.weights[cell.tokenizer])
     path = Path(job.run_dir) / "cache" / f"tokenizer-{content_id([cell.tokenizer, cell.vocab_size])}.json"
     if path.exists():
         return tokenizer_module.load(path)
@@ -78,24 +112,33 @@ def training_texts(job: Job, registry: Registry) -> Iterator[str]:
 
 
 def encoded(
-    job: Job, task: TaskSpec, dataset: Dataset, tokenizer: BpeTokenizer, examples: Sequence[Example], *, train: bool
-) -> list[Feature]:
-    """Return the features of `examples`, from the run's cache where they were made before."""
+    job: Job, task: TaskSpec, load: Callable[[], Dataset], tokenizer: BpeTokenizer, *, train: bool
+) -> tuple[Mapping[str, Any], Sequence[Feature], int]:
+    """Return the data set's `info`, the features of a split, from the run's cache where they were made before, and how
+    many examples these are made of."""
     cell = job.cell
     target_len = cell.target_len or cell.seq_len
-    key = [ENCODING_VERSION, cell.dataset, cell.task, cell.tokenizer, cell.seq_len, target_len, train, len(examples)]
+    limit = cell.train_examples if train else cell.test_examples
+    key = [ENCODING_VERSION, cell.dataset, cell.task, cell.tokenizer, cell.seq_len, target_len, train, limit]
     path = Path(job.run_dir) / "cache" / f"features-{content_id(key)}.pickle"
-    if path.exists():
+    if cell.pretokenized and path.exists():
         return pickle.loads(path.read_bytes())
+    dataset = load()
+    examples = (dataset.train if train else dataset.test)[:limit]
+    if not examples:
+        raise DataError(f"{cell.dataset}: the {'train' if train else 'test'} split is empty")
     ctx = EncodeContext(tokenizer, cell.seq_len, target_len, dataset.info, train)
+    if not cell.pretokenized:
+        return dataset.info, OnTheFly(task, examples, ctx), len(examples)
     features = task.encode(examples, ctx)
     if not features:
         raise DataError(f"{cell.dataset}: nothing is left of its {len(examples)} examples after encoding")
+    made = dict(dataset.info), features, len(examples)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(pickle.dumps(features, protocol=pickle.HIGHEST_PROTOCOL))
+    temporary.write_bytes(pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL))
     temporary.replace(path)
-    return features
+    return made
 
 
 def training_order(features: Sequence[Feature], layout: Layout, cell: Cell, steps: int) -> list[list[int]]:
@@ -104,7 +147,7 @@ def training_order(features: Sequence[Feature], layout: Layout, cell: Cell, step
     The last, smaller batch of an epoch is left out (unless it is the only one), so that all steps do equal work.
     """
     rng = np.random.default_rng([cell.seed, len(features)])
-    lengths = np.array([layout.length(f) for f in features])
+    lengths = _lengths(features, layout, cell)
     batches: list[list[int]] = []
     size = min(cell.batch_size, len(features))
     while len(batches) < steps:
@@ -121,9 +164,14 @@ def training_order(features: Sequence[Feature], layout: Layout, cell: Cell, step
 
 def scoring_order(features: Sequence[Feature], layout: Layout, cell: Cell) -> list[list[int]]:
     """Return all indices once, in batches of similar lengths, longest first: a lack of memory shows at once."""
-    lengths = np.array([layout.length(f) for f in features])
+    lengths = _lengths(features, layout, cell)
     order = np.argsort(-lengths, kind="stable") if cell.bucketing else np.arange(len(features))
     return [order[i : i + cell.batch_size].tolist() for i in range(0, len(order), cell.batch_size)]
+
+
+def _lengths(features: Sequence[Feature], layout: Layout, cell: Cell) -> np.ndarray:
+    """Return the length of every feature; without bucketing nobody asks for it."""
+    return np.array([layout.length(f) for f in features]) if cell.bucketing else np.zeros(len(features))
 
 
 def as_python(value: Any) -> Any:

@@ -34,6 +34,9 @@ class Engine(Protocol):
     def forward(self, arrays: Any) -> Any:
         """Return the loss, on the device."""
 
+    def parts(self, arrays: Any) -> Sequence[tuple[Any, float]]:
+        """Return what an update takes one after the other, and the share of the loss that each part has."""
+
     def backward(self, loss: Any) -> None:
         """Compute gradients."""
 
@@ -93,12 +96,12 @@ class Engine(Protocol):
         """Read weights; not `strict` takes what fits and returns the names taken."""
 
 
-def make_engine(name: str, *, device: str, precision: PrecisionSpec, compiled: bool) -> Engine:
-    """Return the engine called `name`; raises Unsupported when the device is absent."""
+def make_engine(name: str, *, device: str, precision: PrecisionSpec, compiled: bool, **options: Any) -> Engine:
+    """Return the engine called `name`; raises Unsupported when the device is absent. `options`: see the engine."""
     from llmbench.errors import PluginError
 
     if name == "torch":
         from llmbench.worker.torch_engine import TorchEngine
 
-        return TorchEngine(device=device, precision=precision, compiled=compiled)
+        return TorchEngine(device=device, precision=precision, compiled=compiled, **options)
     raise PluginError(f"unknown engine {name!r} (known: torch)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import shutil
 import statistics
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.errors import PluginError, Unsupported, UserError, is_out_of_memory
+from llmbench.layouts import IGNORE
 from llmbench.plugins import Registry, discover
 from llmbench.schema import Cell, Job, new_record
+from llmbench.sizes import configuration, scaled
 from llmbench.specs import Batch, BuildRequest, CollateContext, ModelSpec
 from llmbench.worker import monitor, stages
 from llmbench.worker.compilation import CompileWatch
@@ -38,6 +41,7 @@ from llmbench.worker.work import Prediction, Training, Work
 Emit = Callable[[dict[str, Any]], None]
 
 DEFAULT_LEARNING_RATE = 1e-3
+POOL_ORDER_STEPS = 64
 TIMED_ORDER_STEPS = 4096  # more than any clean and phase pass take together
 
 
@@ -49,11 +53,15 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
     """
     registry = discover(job.plugin_files, Path(job.cwd_plugins) if job.cwd_plugins else None)
     registry.check_clashes()
-    model: ModelSpec = registry.get("model", job.cell.model)
+    model: ModelSpec = registry.model(job.cell.model, job.weights)
     emit({"event": "setup"})
     data = load_cell_data(job, registry)
     if data.task.head not in model.layouts:
         raise Unsupported(f"model {model.name!r} has no {data.task.head!r} head")
+    if job.cell.remedy_of is not None:
+        from llmbench.worker.remedy import try_remedy
+
+        return try_remedy(job, registry, model, data, emit)
     run = evaluate if job.cell.stage == "eval" else learn
     record = run(job, registry, model, data, emit)
     if job.repeat == 0 and job.budget.largest_batch:
@@ -75,21 +83,27 @@ def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: 
     first_step_s = first_step(job, registry, model, data, engine, feed)
     emit({"event": "measure"})
     spent = Spent()
+    work = Training(model, build_request(job, model, data))
     with spent("measure_s"):
-        fields = measure(job, engine, feed, Training(model, build_request(cell, model, data)))
+        fields = measure(job, engine, feed, work)
     fields |= {"checkpoint": loaded, "spent": spent.seconds}
     if watch is not None:
         fields["compilation"] = watch.stop(first_step_s, statistics.median(fields["samples"]["step_s"]))
+    if job.repeat == 0 and job.verify != "none":
+        with spent("verify_s"):
+            try_causes(job, registry, engine, feed, work, fields, emit)
     if job.repeat == 0:
+        del work  # with the last loss, which holds on to the parameters
         engine, loaded = start(job, registry, model, data)
         prepare_training(engine, model, cell)
         feed = stages.Feed(engine, data.train, feed.layout, feed.ctx, cell.workers)
         order = training_order(data.train, feed.layout, cell, cell.steps)
         with spent("train_s"):
             fields["training"] = stages.train(engine, feed(order), cell.steps, emit)
+        fields["training"]["examples"] = data.train_examples
         fields["checkpoint"] = {**loaded, "id": cell.cell_id}
         save_checkpoint(job, engine, fields["training"])
-        if cell.stage == "pretrain":
+        if cell.stage == "pretrain" or job.score:
             with spent("score_s"):
                 fields.update(score(job, registry, model, data, engine, emit))
     return new_record(job, "ok", **fields)
@@ -106,8 +120,12 @@ def evaluate(job: Job, registry: Registry, model: ModelSpec, data: CellData, emi
     spent = Spent()
     with spent("measure_s"):
         element_bytes = registry.get("precision", cell.precision).element_bytes
-        fields = measure(job, engine, feed, Prediction(model, build_request(cell, model, data), element_bytes))
+        work = Prediction(model, build_request(job, model, data), element_bytes)
+        fields = measure(job, engine, feed, work)
     fields |= {"checkpoint": loaded, "spent": spent.seconds}
+    if job.repeat == 0 and job.verify != "none":
+        with spent("verify_s"):
+            try_causes(job, registry, engine, feed, work, fields, emit)
     if job.repeat == 0:
         with spent("score_s"):
             fields.update(score(job, registry, model, data, engine, emit))
@@ -149,12 +167,45 @@ def measure(job: Job, engine: Engine, feed: stages.Feed, work: Work) -> dict[str
         "energy": clean.seen["energy"],
         "warnings": monitor.warnings(clean.seen["health"]),
     }
-    if job.repeat == 0:
+    if job.trace == "all" or (job.trace == "first" and job.repeat == 0):
         batch = typical_batch(feed, order[: len(clean.samples["step_s"])])
         memory.update(engine.memory_parts(batch, train=work.trains))
         fields["operators"] = engine.trace(batch, train=work.trains, max_new_tokens=work.max_new_tokens)
         fields["counts"].update(work.counts(fields["operators"]))
+        fields["counts"]["labelled_share"] = labelled_share(batch)
     return fields
+
+
+def labelled_share(batch: Batch) -> float | None:
+    """Return the share of a batch's positions that have a label; None where labels are not one per position."""
+    labels = batch.arrays.get("labels")
+    if labels is None or len(labels.shape) != 2:
+        return None
+    return float((labels != IGNORE).sum()) / math.prod(labels.shape)
+
+
+def try_causes(
+    job: Job, registry: Registry, engine: Engine, feed: stages.Feed, work: Work, fields: dict[str, Any], emit: Emit
+) -> None:
+    """Remove the causes that the job asks for and measure again; fill in the record's `interventions`, `together`."""
+    from llmbench.worker.trials import causes, cell_trial
+    from llmbench.worker.verify import verify
+
+    cell = job.cell
+    order = training_order(feed.features, feed.layout, cell, POOL_ORDER_STEPS)
+    memory = fields["memory"]
+    limit = job.budget.memory_mib or memory["capacity_mib"]
+    used = memory["peak_mib"] / limit if limit else 0.0
+    trial = cell_trial(engine, feed, order, work, batch_size=cell.batch_size, memory_used=used)  # type: ignore[arg-type]
+    fields["interventions"], fields["together"] = verify(
+        trial,
+        fields,
+        causes(registry, trial.device),
+        mode=job.verify,
+        seconds=job.budget.verify_seconds,
+        seed=cell.seed,
+        emit=emit,
+    )
 
 
 def mean_counts(samples: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -180,8 +231,17 @@ def start_watching(cell: Cell) -> CompileWatch | None:
     return watch
 
 
-def score(job: Job, registry: Registry, model: ModelSpec, data: CellData, engine: Engine, emit: Emit) -> dict[str, Any]:
-    """Predict the whole test split and return quality, oracle and baselines."""
+def score(
+    job: Job,
+    registry: Registry,
+    model: ModelSpec,
+    data: CellData,
+    engine: Engine,
+    emit: Emit,
+    *,
+    only_model: bool = False,
+) -> dict[str, Any]:
+    """Predict the whole test split and return quality, oracle and baselines (`only_model`: quality)."""
     cell = job.cell
     layout = model.layouts[data.task.head]
     feed = stages.Feed(engine, data.test, layout, collate_context(cell, data, False), cell.workers)
@@ -190,17 +250,17 @@ def score(job: Job, registry: Registry, model: ModelSpec, data: CellData, engine
     if data.task.head == "pretrain":
         raw = [{**prediction, "masked": model.masked} for prediction in raw]
     scorer = Scorer(job, data, registry)
+    if only_model:
+        return {"quality": scorer.model(raw)}
     return {"quality": scorer.model(raw), "oracle": scorer.oracle(), "baselines": scorer.baselines()}
 
 
 def start(job: Job, registry: Registry, model: ModelSpec, data: CellData) -> tuple[Engine, dict[str, Any]]:
     """Build the model and load the checkpoint it descends from; return the engine and what was loaded."""
     cell = job.cell
-    if cell.size not in model.sizes:
-        raise PluginError(f"model {model.name!r} has no size {cell.size!r} (known: {', '.join(model.sizes)})")
-    engine = build(job, registry, model, build_request(cell, model, data))
+    engine = build(job, registry, model, build_request(job, model, data))
     if cell.parent is None:
-        return engine, {"from": cell.weights, "tensors": None}
+        return engine, {"from": cell.begins_with, "tensors": None}
     path = Path(job.run_dir) / "checkpoints" / cell.parent / "model.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"checkpoint of cell {cell.parent} is missing")
@@ -213,8 +273,21 @@ def start(job: Job, registry: Registry, model: ModelSpec, data: CellData) -> tup
 def build(job: Job, registry: Registry, model: ModelSpec, request: BuildRequest) -> Engine:
     """Return an engine with the model in it, within the budget's memory."""
     cell = job.cell
+    for option, asked in (("labelled_logits", cell.labelled_logits), ("kv_cache", not cell.kv_cache)):
+        if asked and option not in model.options:
+            raise Unsupported(f"model {model.name} knows no {option}: {str(getattr(cell, option)).lower()}")
     precision = registry.get("precision", cell.precision)
-    engine = make_engine(model.engine, device=cell.device, precision=precision, compiled=cell.compile)
+    engine = make_engine(
+        model.engine,
+        device=cell.device,
+        precision=precision,
+        compiled=cell.compile,
+        cuda_graphs=cell.cuda_graphs,
+        threads=cell.threads,
+        accumulation=cell.accumulation,
+        checkpointing=cell.checkpointing,
+        pin_memory=cell.pin_memory,
+    )
     if job.budget.memory_mib is not None:
         engine.limit_memory(job.budget.memory_mib)
     engine.build(model, request, seed=cell.seed)
@@ -224,30 +297,34 @@ def build(job: Job, registry: Registry, model: ModelSpec, request: BuildRequest)
 def rehearse(job: Job, registry: Registry, model: ModelSpec, data: CellData) -> Rehearsal:
     """Return what the largest batch is searched with: a fresh model, and the longest sequences."""
     cell, train = job.cell, job.cell.stage != "eval"
-    request = build_request(cell, model, data)
+    request = build_request(job, model, data)
     layout, ctx = model.layouts[data.task.head], collate_context(cell, data, train)
     engine = build(job, registry, model, request if train else unending(request))
     feature = longest(data.train if train else data.test, layout, ctx)
     if train:
         prepare = functools.partial(prepare_training, engine, model, cell)
-        return Rehearsal(engine, feature, layout, ctx, Training(model, request).step, TRAIN_STEPS, prepare)
+        return Rehearsal(engine, feature, layout, ctx, stages.train_step, TRAIN_STEPS, prepare)
     step = Prediction(model, request).step
     return Rehearsal(engine, feature, layout, ctx, step, PREDICT_STEPS, engine.synchronize)
 
 
-def build_request(cell: Cell, model: ModelSpec, data: CellData) -> BuildRequest:
+def build_request(job: Job, model: ModelSpec, data: CellData) -> BuildRequest:
     """Return what the model is built from."""
+    cell = job.cell
     return BuildRequest(
         head=data.task.head,
         size=cell.size,
-        config=model.sizes[cell.size],
+        config=configuration(model, cell.size, cell.vocab_size),
         vocab_size=data.tokenizer.vocab_size,
         special=data.tokenizer.special,
         seq_len=cell.seq_len,
         target_len=cell.target_len or cell.seq_len,
-        num_labels=data.task.num_labels(data.dataset.info),
-        weights=cell.weights,
+        num_labels=data.task.num_labels(data.info),
+        weights=job.weights[cell.begins_with] if cell.begins_with else None,
         attention=cell.attention,
+        labelled_logits=cell.labelled_logits,
+        kv_cache=cell.kv_cache,
+        lora=cell.lora,
     )
 
 
@@ -264,8 +341,9 @@ def collate_context(cell: Cell, data: CellData, train: bool) -> CollateContext:
 
 
 def prepare_training(engine: Engine, model: ModelSpec, cell: Cell) -> None:
-    """Make the optimizer with the cell's, else the model's, learning rate."""
+    """Make the optimizer with the cell's, else the model's, learning rate; a scaled size has its own share of it."""
     rate = cell.learning_rate or model.learning_rate.get(cell.stage, DEFAULT_LEARNING_RATE)
+    rate /= scaled(model, cell.size, cell.vocab_size)[1]
     engine.prepare_training(learning_rate=rate, steps=cell.steps, optimizer=cell.optimizer)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import resource
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -57,3 +60,13 @@ def storages(tensors: Iterable[Tensor]) -> dict[int, int]:
     """Return address -> bytes of the storages behind `tensors`."""
     found = [tensor.untyped_storage() for tensor in tensors]
     return {storage.data_ptr(): storage.nbytes() for storage in found if storage.nbytes()}
+
+
+def limit_used() -> float | None:
+    """Return what share of this process's limit of private memory (`ulimit -d`) it uses, None without such a limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    status = Path("/proc/self/status")
+    if limit == resource.RLIM_INFINITY or not status.exists():
+        return None
+    found = re.search(r"^VmData:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+    return None if found is None else int(found.group(1)) * 1024 / limit

@@ -144,6 +144,12 @@ def of_machine_pct(name: str) -> Callable[[Raw], float | None]:
     return value
 
 
+def others_pct(raw: Raw) -> float | None:
+    """Return what other processes and the hypervisor took of the CPU time of all cores; None where it is not told."""
+    parts = [of_machine_pct(name)(raw) for name in ("other_cpu_s", "steal_s")]
+    return None if None in parts else sum(max(0.0, part) for part in parts if part is not None)
+
+
 def of_wall_pct(*path: str) -> Callable[[Raw], float | None]:
     """Return a reader of seconds as percent of the wall time."""
 

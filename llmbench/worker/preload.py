@@ -9,9 +9,11 @@ import contextlib
 import importlib
 import os
 
+from llmbench.plugins import load_own
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-#: What nearly every cell needs. Scoring libraries are optional: a run that scores nothing works without them.
+#: What every cell needs; what its model and its metrics need is asked of their specs (`preload`).
 MODULES = (
     "torch",
     "torch.nn",
@@ -19,15 +21,13 @@ MODULES = (
     "torch.utils.data",
     "safetensors.torch",
     "tokenizers",
-    "transformers",
-    "evaluate",
-    "datasets",
-    "sklearn.metrics",
-    "sacrebleu",
-    "rouge_score.rouge_scorer",
+    "torch.utils.flop_counter",  # imports what compiles, too: half a second for each cell that is traced
+    "torch._inductor.config",  # torch.profiler asks it when it starts
     "llmbench.worker.main",
+    "llmbench.worker.tracing",
 )
 
 for _name in MODULES:
     with contextlib.suppress(ImportError):
         importlib.import_module(_name)
+load_own()

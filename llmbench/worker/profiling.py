@@ -26,6 +26,8 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
+from llmbench.worker.events import Event, host_events
+
 STEPS = 3
 HOST = "host"
 PREFIX = "llmbench."  # of the profiler's ranges, before the phase
@@ -56,22 +58,23 @@ class Times:
 def measure(run: Run, where: Device, names: Mapping[str, set[str]], *, steps: int) -> Times:
     """Return the times of the operators called `names` (by phase), over `steps` profiled steps."""
     clean_s = clean_phases(run, where, max(2, steps))
-    events = profiled(run, where, steps)
     cuda = where.device.type == "cuda"
+    profiler = profiled(run, where, steps)
+    events = host_events(profiler, cuda=cuda)
     added_s = 0.0 if cuda else profiler_cost_s()
     samples: dict[TimeKey, list[float]] = {}
     for number, windows in enumerate(step_windows(events, len(clean_s))):
-        for key, spent in attribute(events, windows, names, added_s, cuda).items():
+        for key, spent in attribute(events, windows, names, added_s).items():
             samples.setdefault(key, [0.0] * steps)[number] = spent
     seconds = split_generate({key: max(0.0, statistics.median(values)) for key, values in samples.items()})
     phases_s = split_phases(clean_s)
-    kernel_count = sum(is_kernel(e) for e in events) / steps
+    kernel_count = sum(map(is_kernel, profiler.events())) / steps if cuda else 0.0
     return Times(with_host(seconds, phases_s, scale=not cuda), phases_s, kernel_count)
 
 
 def kernels(run: Run, where: Device) -> float:
     """Return the CUDA kernels of one step, of a compiled module too."""
-    return sum(is_kernel(e) for e in profiled(run, where, STEPS)) / STEPS
+    return sum(map(is_kernel, profiled(run, where, STEPS).events())) / STEPS
 
 
 def clean_phases(run: Run, where: Device, steps: int) -> dict[str, float]:
@@ -91,8 +94,8 @@ def clean_phases(run: Run, where: Device, steps: int) -> dict[str, float]:
     return {phase: statistics.median(values) for phase, values in samples.items()}
 
 
-def profiled(run: Run, where: Device, steps: int) -> list[Any]:
-    """Return the profiler's events of `steps` steps; one step before them, which pays for its start, is left out."""
+def profiled(run: Run, where: Device, steps: int) -> Any:
+    """Return the profile of `steps` steps; one step before them, which pays for its start, is left out."""
     activities = [ProfilerActivity.CPU]
     if where.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -108,7 +111,7 @@ def profiled(run: Run, where: Device, steps: int) -> list[Any]:
         for _ in range(1 + steps):
             run(enter)
             profiler.step()
-    return list(profiler.events() or [])
+    return profiler
 
 
 def profiler_cost_s() -> float:
@@ -124,50 +127,40 @@ def profiler_cost_s() -> float:
     clean_s = min(round_s() for _ in range(TRIVIAL_ROUNDS))
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         seen_s = min(round_s() for _ in range(TRIVIAL_ROUNDS))
-    events = len(list(profiler.events() or [])) / TRIVIAL_ROUNDS
+    events = len(host_events(profiler, cuda=False)) / TRIVIAL_ROUNDS
     return max(0.0, seen_s - clean_s) / max(1.0, events)
 
 
-def step_windows(events: Sequence[Any], phases: int) -> Iterator[list[tuple[str, float, float]]]:
+def step_windows(events: Sequence[Event], phases: int) -> Iterator[list[tuple[str, float, float]]]:
     """Yield (phase, begin, end) of each range, step by step."""
-    marks = [e for e in events if e.name.startswith(PREFIX) and e.device_type == DeviceType.CPU]
-    marks.sort(key=lambda e: e.time_range.start)
+    marks = sorted((e for e in events if e.name.startswith(PREFIX)), key=lambda e: e.start_s)
     for first in range(0, len(marks), phases):
-        yield [
-            (e.name.removeprefix(PREFIX), e.time_range.start, e.time_range.end) for e in marks[first : first + phases]
-        ]
+        yield [(e.name.removeprefix(PREFIX), e.start_s, e.end_s) for e in marks[first : first + phases]]
 
 
 def attribute(
-    events: Sequence[Any],
+    events: Sequence[Event],
     windows: Sequence[tuple[str, float, float]],
     names: Mapping[str, set[str]],
     added_s: float,
-    cuda: bool,
 ) -> dict[TimeKey, float]:
     """Return the seconds of the counted operators of one step."""
     seconds: dict[TimeKey, float] = {}
     for event in events:
-        if event.device_type != DeviceType.CPU:
-            continue
-        phase = next((name for name, begin, end in windows if begin <= event.time_range.start < end), None)
+        phase = next((name for name, begin, end in windows if begin <= event.start_s < end), None)
         found = owner(event, names.get(phase, set())) if phase is not None else None
-        if found is None or phase is None:
-            continue
-        if cuda:
-            spent = event.self_device_time_total * 1e-6
-        else:
-            spent = event.self_cpu_time_total * 1e-6 - (0.0 if event is found else added_s)
-        seconds[phase, found.name] = seconds.get((phase, found.name), 0.0) + spent
+        if found is not None and phase is not None:
+            spent = event.own_s - (0.0 if event is found else added_s)
+            seconds[phase, found.name] = seconds.get((phase, found.name), 0.0) + spent
     return seconds
 
 
-def owner(event: Any, names: set[str]) -> Any:
+def owner(event: Event, names: set[str]) -> Event | None:
     """Return the outermost event around `event` (or itself) that is a counted operator, or None."""
-    found = None
-    while event is not None:
-        found = event if event.name in names else found
-        event = event.cpu_parent
+    found, around = None, event
+    while around is not None:
+        found = around if around.name in names else found
+        around = around.around  # type: ignore[assignment]
     return found
 
 

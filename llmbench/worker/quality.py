@@ -20,7 +20,8 @@ class Scorer:
         specs = [registry.get("metric", name) for name in data.task.metrics]
         cache = Path(job.run_dir) / "cache" / "metrics"
         cache.mkdir(parents=True, exist_ok=True)
-        self.metrics = [(spec.load(str(cache)), spec.options(data.dataset.info)) for spec in specs]
+        self.each = [spec.each for spec in specs if spec.each is not None]
+        self.metrics = [(spec.load(str(cache)), spec.options(data.info)) for spec in specs]
         self.direction = {name: way for spec in specs for name, way in spec.values.items()}
         references = [data.task.reference(example) for example in data.test_examples]
         # Pretraining cuts documents into windows: its references say nothing, one per prediction.
@@ -37,6 +38,14 @@ class Scorer:
             values.update({k: v for k, v in (result or {}).items() if k in self.direction})
         return as_python(values)
 
+    def scores(self, predictions: Sequence[Any]) -> dict[str, list[float]]:
+        """Return the score of each example, of the metrics that are means of such scores."""
+        found: dict[str, list[float]] = {}
+        if len(self.references) == len(predictions):
+            for each in self.each:
+                found.update(each(list(predictions), self.references))
+        return as_python(found)
+
     def model(self, raw: Sequence[Any]) -> dict[str, Any]:
         """Return the record's `quality` for the engine's raw predictions."""
         data = self.data
@@ -49,14 +58,16 @@ class Scorer:
         ]
         values = self.score(decoded)
         direction = {name: self.direction[name] for name in values}
-        return {"values": values, "examples": len(decoded), "primary": data.task.primary, "direction": direction}
+        found = {"values": values, "examples": len(decoded), "primary": data.task.primary, "direction": direction}
+        return {**found, "each": self.scores(decoded)}
 
     def oracle(self) -> dict[str, Any] | None:
         """Return what the oracle scores, or None where the data set has none."""
         oracle = self.data.dataset.oracle
         if oracle is None:
             return None
-        return {"kind": oracle.kind, "values": self.score(oracle.predict(self.data.test_examples))}
+        predictions = oracle.predict(self.data.test_examples)
+        return {"kind": oracle.kind, "values": self.score(predictions), "each": self.scores(predictions)}
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """Return what each trivial baseline scores."""

@@ -37,10 +37,15 @@ class Feed:
 
 def train_step(engine: Engine, batch: Batch) -> Any:
     """Run one training step and return its loss, still on the device."""
-    loss = engine.forward(engine.copy(batch))
-    engine.backward(loss)
+    total = None
+    for arrays, share in engine.parts(engine.copy(batch)):
+        loss = engine.forward(arrays)
+        if share != 1:  # one of several parts: gradients add up to those of the whole batch
+            loss = loss * share
+        engine.backward(loss)
+        total = loss if total is None else total + loss.detach()
     engine.update()
-    return loss
+    return total
 
 
 def train(engine: Engine, batches: Iterator[Batch], steps: int, emit: Emit) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def run_steps(
 
     `step_s` are whole steps, the wait for the batch included. `step_fetch_s` and `step_collate_s` are what making
     the batch took, wherever that was done: with loader processes a step does not wait for it. Nothing large is kept
-    from step to step: a live batch or loss would cost the later steps memory, and so time.
+    from step to step: live batches or losses would cost the later steps memory, and so time.
     """
     seen: list[tuple[float, ...]] = []
     noted: list[tuple[Shapes, Any]] = []

@@ -1,4 +1,4 @@
-"""Clocks of a device: how long calls take, and how busy others keep the CPU meanwhile."""
+"""Clocks of a device: how long calls take."""
 
 from __future__ import annotations
 
@@ -105,32 +105,3 @@ def replayed(op: Callable[[], Any], times: int) -> Callable[[], Any]:
         for _ in range(times):
             op()
     return graph.replay
-
-
-class OtherLoad:
-    """How much of the usable cores other processes (and the hypervisor) took since this was made."""
-
-    def __init__(self) -> None:
-        self._start = self._read()
-
-    def share_pct(self) -> float | None:
-        """Return percent of the usable cores' time; None where the system does not say."""
-        if self._start is None or (now := self._read()) is None:
-            return None
-        wall_s, busy_s, own_s = (b - a for a, b in zip(self._start, now, strict=True))
-        cores = len(self._cpus())
-        return 100.0 * min(1.0, max(0.0, (busy_s - own_s) / (wall_s * cores))) if wall_s > 0 else None
-
-    @staticmethod
-    def _cpus() -> set[int]:
-        return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-
-    def _read(self) -> tuple[float, float, float] | None:
-        import psutil
-
-        times, cpus = psutil.cpu_times(percpu=True), self._cpus()
-        if max(cpus) >= len(times):
-            return None
-        busy = ("user", "nice", "system", "irq", "softirq", "steal")
-        busy_s = sum(getattr(times[cpu], name, 0.0) for cpu in cpus for name in busy)
-        return time.monotonic(), busy_s, sum(os.times()[:2])

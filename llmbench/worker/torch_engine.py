@@ -19,22 +19,45 @@ import torch
 from torch import Tensor
 
 from llmbench.errors import SuiteError, Unsupported
+from llmbench.layouts import IGNORE
 from llmbench.specs import Batch, BuildRequest, CollateContext, Feature, Layout, ModelSpec, PrecisionSpec
 from llmbench.worker.environment import memory_mib
 
 MAX_GRAD_NORM = 1.0
 WARMUP_SHARE = 0.1  # of the steps, linear; then linear decay to zero (Devlin et al. 2019, appendix A.2)
 WEIGHT_DECAY = 0.01
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {"fused": True},
+    "adamw-foreach": {"foreach": True},
+    "adamw-loop": {"foreach": False, "fused": False},
+}
 MAX_ANSWER_TOKENS = 30  # the SQuAD scripts' usual limit
 
 
 class TorchEngine:
-    """Drives an `nn.Module` on a CPU, CUDA or MPS device."""
+    """Drives an `nn.Module` on a CPU, CUDA or MPS device; the options are those of `schema.Cell`."""
 
-    def __init__(self, *, device: str, precision: PrecisionSpec, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        device: str,
+        precision: PrecisionSpec,
+        compiled: bool = False,
+        cuda_graphs: bool = False,
+        threads: int | None = None,
+        accumulation: int = 1,
+        checkpointing: bool = False,
+        pin_memory: bool = True,
+    ) -> None:
         self.device = open_device(device)
         self.precision = precision
-        self.compiled = compiled
+        self.compiled, self.cuda_graphs = compiled or cuda_graphs, cuda_graphs
+        self.accumulation, self.checkpointing = accumulation, checkpointing
+        self.pinned = pin_memory and self.device.type == "cuda"
+        if cuda_graphs and self.device.type != "cuda":
+            raise Unsupported(f"CUDA graphs need a CUDA device, not {self.device.type}")
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.head = ""
         if self.device.type not in precision.devices:
             raise Unsupported(f"precision {precision.name!r} does not run on {self.device.type}")
@@ -52,22 +75,29 @@ class TorchEngine:
         self.eos, self.pad = request.special.eos, request.special.pad
         module = model.build(request)
         self.module = module.to(self.device, dtype=getattr(torch, self.precision.parameters))
+        if self.checkpointing:
+            recompute_activations(self.module)
         if self.compiled:
-            self.module.compile()
+            self.module.compile(mode="reduce-overhead" if self.cuda_graphs else None)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def prepare_training(self, *, learning_rate: float, steps: int, optimizer: str) -> None:
-        """AdamW (fused where the device has it), no decay on biases and norms, warm-up and linear decay."""
-        if optimizer != "adamw":
-            raise SuiteError(f"unknown optimizer {optimizer!r} (known: adamw)")
+        """AdamW, no decay on biases and norms, warm-up and linear decay.
+
+        `adamw` is fused where the device has that, `adamw-foreach` and `adamw-loop` are torch's other two.
+        """
+        if optimizer not in OPTIMIZERS:
+            raise SuiteError(f"unknown optimizer {optimizer!r} (known: {', '.join(OPTIMIZERS)})")
         trained = [p for p in self.module.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        fused = self.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
+        kind = OPTIMIZERS[optimizer]
+        if kind.get("fused"):
+            kind = {"fused": self.device.type in ("cpu", "cuda")}
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, **kind)
         warmup = max(1, round(WARMUP_SHARE * steps))
 
         def factor(step: int) -> float:
@@ -94,14 +124,18 @@ class TorchEngine:
             collate_fn=cast(Any, Collate(layout, ctx)),
             num_workers=workers,
             prefetch_factor=2 if workers else None,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.pinned,
         )
         return iter(loader)
 
     def copy(self, batch: Batch) -> dict[str, Tensor]:
         """Move, without blocking where the memory is pinned; on the CPU there is nothing to move."""
         tensors = batch.arrays if isinstance(batch, TensorBatch) else as_tensors(batch).arrays
-        return {name: t.to(self.device, non_blocking=True) for name, t in tensors.items()}
+        return {name: t.to(self.device, non_blocking=self.pinned) for name, t in tensors.items()}
+
+    def parts(self, arrays: dict[str, Tensor]) -> Sequence[tuple[dict[str, Tensor], float]]:
+        """Return the rows in `accumulation` parts; the shares make the sum the mean over the whole batch."""
+        return split_rows(arrays, self.accumulation) if self.accumulation > 1 else ((arrays, 1.0),)
 
     def _autocast(self) -> Any:
         dtype = getattr(torch, self.precision.autocast) if self.precision.autocast else torch.float32
@@ -213,7 +247,7 @@ class TorchEngine:
 
         if not train:
             return {"weights_mib": memory.weights_mib(self.module)}
-        return memory.parts(self, self.copy(batch))
+        return memory.parts(self, self.parts(self.copy(batch))[0][0])
 
     def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> dict[str, Any]:
         """Count one step and profile a few; see `Engine.trace`."""
@@ -286,6 +320,31 @@ class Collate:
         begin = time.perf_counter()
         batch = self.layout.collate(rows, self.ctx)
         return as_tensors(batch, fetch_s=fetch_s, collate_s=time.perf_counter() - begin)
+
+
+def split_rows(arrays: dict[str, Tensor], count: int) -> list[tuple[dict[str, Tensor], float]]:
+    """Return the arrays in at most `count` parts of rows, each with its share of what the loss is a mean over.
+
+    That is labelled tokens where labels are a table, else rows.
+    """
+    columns = {name: t.chunk(count) for name, t in arrays.items()}
+    parts = [dict(zip(columns, rows, strict=True)) for rows in zip(*columns.values(), strict=True)]
+    labels = arrays.get("labels")
+    if labels is not None and labels.dim() == 2:
+        counts = [int((part["labels"] != IGNORE).sum()) for part in parts]
+    else:
+        counts = [len(next(iter(part.values()))) for part in parts]
+    return [(part, n / max(1, sum(counts))) for part, n in zip(parts, counts, strict=True)]
+
+
+def recompute_activations(module: torch.nn.Module) -> None:
+    """Turn on activation checkpointing in the parts of `module` that know how; Unsupported where none does."""
+    found = [m for m in module.modules() if getattr(m, "supports_gradient_checkpointing", False)]
+    if not found:
+        raise Unsupported("no part of the model can compute its activations again (checkpointing)")
+    for part in found:
+        enable: Any = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # the first name is that of later transformers
 
 
 def open_device(name: str) -> torch.device:

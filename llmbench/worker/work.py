@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from llmbench.specs import Batch, BuildRequest, ModelSpec
 from llmbench.worker import stages
 from llmbench.worker.engine import Engine
-from llmbench.worker.stages import train_step
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -137,27 +136,45 @@ class Training(_Noted):
 
     On a device with streams the marks are events and nothing waits for them: `input` is then the time in
     which the device has nothing to do because the host is still waiting for the batch.
+
+    The last loss lives until the next one is there, as in any loop that says `loss = model(batch)`: what is freed when
+    decides how much memory the C library gives back, which the next step has to fault in again. All losses would cost
+    memory.
     """
 
     phases, trains = TRAIN_PHASES, True
 
-    def step(self, engine: Engine, batch: Batch) -> Any:
-        """Take one training step. Its loss is not handed on: kept, it would hold on to the step's memory."""
-        train_step(engine, batch)
+    def __init__(self, model: ModelSpec, request: BuildRequest) -> None:
+        super().__init__(model, request)
+        self.loss: Any = None
+
+    def step(self, engine: Engine, batch: Batch) -> None:
+        """Take one training step."""
+        for part, share in engine.parts(engine.copy(batch)):
+            self._forward(engine, part, share)
+            engine.backward(self.loss)
+        engine.update()
+
+    def _forward(self, engine: Engine, part: Any, share: float) -> None:
+        self.loss = engine.forward(part)
+        if share != 1:  # one of several parts: gradients add up to those of the whole batch
+            self.loss = self.loss * share
 
     def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
         """Take one training step, marked."""
         marks, arrays = _fetched(engine, batches)
-        loss = engine.forward(arrays)
-        marks.append(engine.mark())
-        engine.backward(loss)
-        marks.append(engine.mark())
+        for part, share in engine.parts(arrays):
+            self._forward(engine, part, share)
+            marks.append(engine.mark())
+            engine.backward(self.loss)
+            marks.append(engine.mark())
         engine.update()
         return [*marks, engine.mark()]
 
     def split(self, seconds: list[float]) -> list[float]:
-        """Return the seconds as they are."""
-        return seconds
+        """Return the seconds of each phase: forward and backward take turns where a batch is taken in parts."""
+        input_s, copy_s, *turns, update_s = seconds
+        return [input_s, copy_s, sum(turns[::2]), sum(turns[1::2]), update_s]
 
 
 class Prediction(_Noted):

@@ -32,6 +32,11 @@ def accuracy_score(predictions: Sequence[int], references: Sequence[int]) -> dic
     return {"accuracy": sum(p == r for p, r in zip(predictions, references, strict=True)) / len(predictions)}
 
 
+def right(predictions: Sequence[int], references: Sequence[int]) -> dict[str, list[float]]:
+    """Return 1 for each right answer and 0 for each wrong one."""
+    return {"accuracy": [int(p == r) for p, r in zip(predictions, references, strict=True)]}
+
+
 def f1_score(predictions: Sequence[int], references: Sequence[int], positive: int | None = None) -> dict[str, float]:
     """Return the F1 of the class `positive`; None: the mean over the classes that occur (macro F1).
 
@@ -62,13 +67,18 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
     """Return accuracy and F1."""
     return [
         llmbench.MetricSpec(
-            name="accuracy", load=_load_accuracy, values={"accuracy": "higher"}, description="in [0, 1]"
+            name="accuracy",
+            load=_load_accuracy,
+            values={"accuracy": "higher"},
+            description="in [0, 1]",
+            each=right,
         ),
         llmbench.MetricSpec(
             name="f1",
             load=_load_f1,
             values={"f1": "higher"},
             options=_f1_options,
+            preload=("evaluate", "datasets", "sklearn.metrics"),
             description="in [0, 1]; of the second class where there are two, else macro",
         ),
     ]

@@ -34,13 +34,18 @@ def word_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
 
 def squad_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return mean exact match and mean F1, each against the best of an example's references."""
-    exact = f1 = 0.0
+    return {name: sum(scores) / len(predictions) for name, scores in squad_each(predictions, references).items()}
+
+
+def squad_each(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> dict[str, list[float]]:
+    """Return exact match and F1 of each example; a reference is a text or a list of acceptable ones."""
+    found: dict[str, list[float]] = {"exact_match": [], "f1": []}
     for prediction, answers in zip(predictions, references, strict=True):
         words = answer_words(prediction)
-        candidates = [answer_words(answer) for answer in answers]
-        exact += float(words in candidates)
-        f1 += max(word_f1(words, candidate) for candidate in candidates)
-    return {"exact_match": exact / len(predictions), "f1": f1 / len(predictions)}
+        candidates = [answer_words(answer) for answer in ([answers] if isinstance(answers, str) else answers or [""])]
+        found["exact_match"].append(float(words in candidates))
+        found["f1"].append(max(word_f1(words, candidate) for candidate in candidates))
+    return found
 
 
 def _load(cache_dir: str) -> Any:
@@ -56,5 +61,6 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
             load=_load,
             values={"exact_match": "higher", "f1": "higher"},
             description="SQuAD exact match and F1 in [0, 1], best of several references",
+            each=squad_each,
         )
     ]

@@ -137,6 +137,9 @@ def _bleu_options(info: Mapping[str, Any]) -> dict[str, Any]:
     return {"tokenize": tokenize} if tokenize else {}
 
 
+SACREBLEU = ("evaluate", "datasets", "sacrebleu")
+
+
 def _load_rouge(cache_dir: str) -> Any:
     return string_metric(cache_dir, "rouge", "ROUGE F of words, word pairs and longest subsequence", rouge_scores)
 
@@ -158,6 +161,7 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
             load=_load_rouge,
             values={"rouge1": "higher", "rouge2": "higher", "rougeL": "higher"},
             options=_rouge_options,
+            preload=("evaluate", "datasets", "rouge_score.rouge_scorer"),
             description="F of ROUGE-1, -2 and -L in [0, 1], best of several references",
         ),
         llmbench.MetricSpec(
@@ -165,9 +169,14 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
             load=_load_bleu,
             values={"bleu": "higher"},
             options=_bleu_options,
+            preload=SACREBLEU,
             description="corpus BLEU in [0, 100]",
         ),
         llmbench.MetricSpec(
-            name="chrf", load=_load_chrf, values={"chrf": "higher"}, description="corpus chrF2 in [0, 100]"
+            name="chrf",
+            load=_load_chrf,
+            values={"chrf": "higher"},
+            description="corpus chrF2 in [0, 100]",
+            preload=SACREBLEU,
         ),
     ]

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.ceilings import MODES as NAMED_MODES
-from llmbench.ceilings import OPERATIONS, bandwidth_for, matmul_peak
+from llmbench.ceilings import OPERATIONS, matmul_peak
 from llmbench.errors import SuiteError, Unsupported
+from llmbench.roofline import bandwidth_at
 from llmbench.store import dump_json
 from llmbench.worker import bandwidth, calibrate, matmul, teams, timing, transfers
 from llmbench.worker.sampling import Candidate, best_estimate, estimate, lower_rank, rounds, sweep
@@ -423,7 +424,7 @@ def test_the_numbers_are_of_this_world(ceilings):
     assert 1e8 < matmul_peak(ceilings, "fp32")["value"] < 1e14
     assert matmul_peak(ceilings, "mine") == matmul_peak(ceilings, "bf16")
     main = ceilings["memory_levels"][-1]
-    assert 1e8 < bandwidth_for(ceilings, main["working_set_bytes"])["value"] < 1e13
+    assert 1e8 < bandwidth_at(main["working_set_bytes"], ceilings["memory_levels"]).value < 1e13
     assert 1e-8 < ceilings["launch_latency_s"]["value"] < 1e-3
     assert torch.get_num_threads() == ceilings["threads"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import llmbench
-from llmbench.worker import counting, operators, profiling, tracing
+from llmbench.worker import counting, events, operators, profiling, tracing
 from llmbench.worker.counting import OperatorCounter, OperatorRow, UncountedOperator, difference, totals
 from llmbench.worker.torch_engine import TorchEngine
 
@@ -89,7 +90,9 @@ def test_attention_by_hand_is_the_same_work_without_recomputation():
 @pytest.mark.parametrize(
     ("dtype", "kind"), [(torch.float32, "recurrent"), (torch.bfloat16, "recurrent"), (torch.float16, "matmul")]
 )
-def test_lstm_layers_fused_or_not(dtype, kind):
+def test_lstm_layers_fused_or_not(dtype, kind, request):
+    if dtype is torch.bfloat16:
+        request.getfixturevalue("lstm_in_bf16")
     B, L, E, H = 3, 5, 8, 16
     lstm = torch.nn.LSTM(E, H, 2, batch_first=True).to(dtype)
     rows = train(lstm, torch.randn(B, L, E, dtype=dtype, requires_grad=True), out=lambda y: y[0])
@@ -407,3 +410,19 @@ def test_our_mode_changes_no_result():
         seen = layer(x)[0]
     assert torch.equal(plain, seen)
     assert issubclass(counting.OperatorCounter, TorchDispatchMode)
+
+
+def test_raw_events_hold_the_times_that_torchs_own_list_does():
+    layer, x = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu) as profiler, torch.profiler.record_function("outer"):
+        layer(x).sum().backward()
+    mine = events.host_events(profiler, cuda=False)
+    own_us, theirs_us = Counter(), Counter()
+    for event in mine:
+        own_us[event.name] += 1e6 * event.own_s
+    for event in profiler.events():  # those of one name that hold nothing but each other are one there
+        theirs_us[event.name] += event.self_cpu_time_total
+    assert own_us.keys() == theirs_us.keys()
+    assert own_us == {name: pytest.approx(us, abs=0.2) for name, us in theirs_us.items()}
+    assert ("aten::addmm", "aten::linear") in {(e.name, e.around.name) for e in mine if e.around}

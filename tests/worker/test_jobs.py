@@ -153,3 +153,22 @@ def test_a_precision_is_found_unsupported_by_trying_it_and_only_where_fp32_runs(
     failing = {"fp16", "fp32"}
     with pytest.raises(RuntimeError, match="primitive"):
         run_job(job, lambda event: None)
+
+
+def test_a_study_scores_its_training_and_traces_every_repeat(tmp_path):
+    text = (
+        SUITE.replace("MODEL", "gpt")
+        .replace("TASK", "classification")
+        .replace("[pretrain, finetune, eval]", "finetune")
+    )
+    (tmp_path / "small.yaml").write_text(text.replace("size: tiny", "size: 'tiny:layers=1*0.25'"))
+    plan = plan_cells(load_suite(str(tmp_path / "small.yaml")), discover())
+    cell, common = plan.cells[0].cell, (1, plan.suite.budget, str(tmp_path), dict(plan.sources), plan.corpora)
+    scored = run_job(Job(cell, 0, 0, *common, score=True), lambda event: None)
+    assert scored["training"]["examples"] == 60
+    right = scored["quality"]["each"]["accuracy"]
+    assert len(right) == 12 and sum(right) / 12 == pytest.approx(scored["quality"]["values"]["accuracy"])
+    assert len(scored["oracle"]["each"]["accuracy"]) == 12
+    again = run_job(Job(cell, 1, 0, *common, trace="all"), lambda event: None)
+    assert again["operators"]["times"] and not again["quality"]
+    assert run_job(Job(cell, 1, 0, *common), lambda event: None)["operators"] is None

@@ -40,6 +40,9 @@ class Clock:
         self.spend("copy")
         return batch.arrays
 
+    def parts(self, arrays):
+        return [(arrays, 1)]
+
     def forward(self, arrays):
         self.spend("forward")
         return 1.0
@@ -126,7 +129,7 @@ def test_no_batch_and_no_loss_is_kept_from_step_to_step():
             return loss
 
         def mark(self):
-            assert sum(ref() is not None for ref in alive) <= 1
+            assert sum(ref() is not None for ref in alive) == bool(alive)  # the last one, as any loop keeps it
             return super().mark()
 
     engine, work = Watching(), Training(Model(), request())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmbench.worker import cgroups, counters, nvml
-from llmbench.worker.monitor import RULES, Monitor, cpu_between, warnings
+from llmbench.worker.monitor import RULES, Monitor, cpu_between, others_pct, warnings
 
 STAT = "cpu  100 10 50 800 40 3 7 20 5 0\ncpu0 50 5 25 400 20 1 3 10 0 0\ncpu1 50 5 25 400 20 2 4 10 0 0\nintr 1 2\n"
 
@@ -188,6 +188,13 @@ def test_every_rule_has_a_reason_and_nothing_known_is_no_warning():
 def test_a_short_pass_is_not_judged_by_the_tick():
     """Two cores, 0.1 s: a busy tick on each is noise of the clock, not 10 % of other load."""
     assert warnings({"wall_s": 0.1, "tick_s": 0.01, "cores": 2, "other_cpu_s": 0.02, "steal_s": 0.02}) == []
+
+
+def test_what_others_took_holds_the_hypervisor():
+    raw = {"wall_s": 1.0, "tick_s": 0.01, "cores": 2, "other_cpu_s": 0.4, "steal_s": 0.1}
+    assert others_pct(raw) == pytest.approx(100 * (0.2 - 0.01) + 100 * (0.05 - 0.01))
+    assert others_pct({**raw, "steal_s": 0.0}) == pytest.approx(19.0)
+    assert others_pct({**raw, "other_cpu_s": None}) is None
 
 
 def test_reason_bits_have_names():
