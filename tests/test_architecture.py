@@ -43,7 +43,21 @@ LAYERS = {
     **dict.fromkeys(("studies", "learning", "reach", "scaling"), 2),
     **dict.fromkeys(("executors", "report"), 3),
     **dict.fromkeys(
-        ("cli", "api", "__main__", "progress", "diagnosing", "comparing", "exporting", "pytest_plugin", "planted"), 4
+        (
+            "cli",
+            "api",
+            "running",
+            "machine",
+            "results",
+            "__main__",
+            "progress",
+            "diagnosing",
+            "comparing",
+            "exporting",
+            "pytest_plugin",
+            "planted",
+        ),
+        4,
     ),
 }
 HEAVY = ("torch", "pandas", "transformers", "numpy", "evaluate", "datasets", "rich", "yaml", "llmbench_plugins")

@@ -1,0 +1,49 @@
+"""What `llmbench doctor` and `llmbench calibrate` do: ask this machine what it has, and what it can do at best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmbench.errors import UserError
+from llmbench.running import asking, discover_noting
+
+
+def examine() -> tuple[dict[str, Any], list[str]]:
+    """Return the environment (empty where no process can look at it), and what is missing or broken, a line each."""
+    from llmbench.plugins import discover
+
+    registry = discover((), Path.cwd())
+    problems = [f"plugin {broken.owner} does not load: {broken.error}" for broken in registry.broken]
+    problems += [registry.clash_message(kind, name) for kind, name in registry.clashes]
+    environment: dict[str, Any] = {}
+    try:
+        with asking() as executor:
+            environment = dict(executor.call("llmbench.worker.environment:capture"))
+    except (RuntimeError, UserError) as error:
+        problems.append(f"no process can look at this machine: {(str(error).splitlines() or ['unknown'])[-1]}")
+    packages = environment.get("packages", {})
+    problems += [
+        f"{name} is missing; install it with: pip install {name}" for name, found in packages.items() if not found
+    ]
+    return environment, problems
+
+
+def ceilings_of(device: str, *, fresh: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the ceilings of `device` (`auto`: the best there is), measured where they are not known or `fresh`.
+
+    Raises UserError for a device that is not there.
+    """
+    from llmbench.calibration import ensure
+    from llmbench.ceilings import best_device
+    from llmbench.errors import Unsupported
+
+    precisions = [provided.spec for provided in discover_noting(()).by_kind["precision"].values()]
+    with asking() as executor:
+        environment = dict(executor.call("llmbench.worker.environment:capture"))
+        chosen = best_device(environment) if device == "auto" else device
+        try:
+            return ensure(executor, environment, chosen, say, precisions=precisions, fresh=fresh)
+        except Unsupported as error:
+            raise UserError(f"--device {device}: {error}") from None

@@ -1,0 +1,334 @@
+"""What `llmbench run` and `llmbench.run` do: plan suites, run them into run directories, write their reports."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmbench.errors import UserError
+
+if TYPE_CHECKING:
+    from llmbench.executors.local import LocalExecutor
+    from llmbench.executors.runner import Rounds
+    from llmbench.plan import Plan
+    from llmbench.plugins import Registry
+    from llmbench.predict import Prediction
+    from llmbench.report.document import Report
+    from llmbench.schema import Cell
+    from llmbench.sources import Run
+    from llmbench.store import RunDir
+
+RESULTS = Path("results") / "local"
+EXECUTORS = ("local", "ray")
+START_METHODS = ("forkserver", "spawn")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How suites are planned and run; fields as the options of `llmbench run`. `again`: what resumes it, in words."""
+
+    settings: tuple[str, ...] = ()
+    expression: str | None = None
+    plugin_files: tuple[str, ...] = ()
+    fresh: bool = False
+    retry_failed: bool = False
+    timeout_s: float | None = None
+    executor: str = "local"
+    start_method: str = "forkserver"
+    remedies: bool = False
+    only: tuple[str, ...] = ()  # names of remedies that are tried whatever the verdict is
+    quiet: bool = False
+    again: str = "the same command"
+
+
+def note(text: str) -> None:
+    """Print a note on standard error."""
+    click.echo(text, err=True)
+
+
+def discover_noting(plugin_files: Sequence[str]) -> Registry:
+    """Find the plugins; say on standard error which could not be loaded, and go on with the others."""
+    from llmbench.plugins import discover
+
+    registry = discover(plugin_files, Path.cwd())
+    for broken in registry.broken:
+        note(f"note: plugin {broken.owner} ({broken.owner.origin}) is left out: {broken.error}")
+    registry.check_clashes()
+    return registry
+
+
+def plan_suite(suite: str, registry: Registry, settings: Sequence[str], expression: str | None) -> Plan:
+    """Return the plan of a suite. Raises UserError for a mistake in it, and where nothing is left to run."""
+    from llmbench.plan import plan_cells
+    from llmbench.suite import load_suite
+
+    loaded = load_suite(suite, settings)
+    planned = plan_cells(loaded, registry, keep=expression)
+    if any(one.cell.device == "auto" for one in planned.cells):
+        planned = plan_cells(loaded, registry, keep=expression, devices=_devices())
+    if not planned.cells:
+        raise UserError(f"suite {loaded.name!r} has no cells; remove an exclude, or give it an axis")
+    return planned
+
+
+def _devices() -> list[str]:
+    """Return the devices of this machine, asked in a process of its own: looking loads torch."""
+    with asking() as executor:
+        return [device["device"] for device in executor.call("llmbench.worker.environment:devices")]
+
+
+@contextlib.contextmanager
+def asking() -> Any:
+    """Return an executor for questions to this machine, outside of any run."""
+    import tempfile
+
+    from llmbench.executors.local import LocalExecutor
+
+    with (
+        tempfile.TemporaryDirectory(prefix="llmbench-") as folder,
+        LocalExecutor(log_dir=Path(folder) / "logs", start_method="spawn") as executor,
+    ):
+        yield executor
+
+
+def predicted(plans: Sequence[Plan], registry: Registry) -> dict[str, Prediction]:
+    """Return cell id -> the least time and state, from the ceilings that are kept."""
+    from llmbench.calibration import latest
+    from llmbench.ceilings import precision_modes
+    from llmbench.predict import predictions
+
+    modes = precision_modes(vars(provided.spec) for provided in registry.by_kind["precision"].values())
+    kept = {device: latest(device) for device in {one.cell.device for plan in plans for one in plan.cells}}
+    docs = {device: {**doc, "precisions": modes} for device, doc in kept.items() if doc is not None}
+    return {name: one for plan in plans for name, one in predictions(plan, registry, docs).items()}
+
+
+def run_suites(
+    suites: Sequence[str], plans: Sequence[Plan], output: Path | None, registry: Registry, options: RunOptions
+) -> tuple[list[Path], list[Run], bool]:
+    """Run the plans of `suites`; return the run directories, what is recorded in them, and whether a cell failed."""
+    folders = _folders(plans, output)
+    any_failed, runs = False, []
+    for name, plan, folder in zip(suites, plans, folders, strict=True):
+        failed, done = _run_one(name, plan, folder, registry, options)
+        any_failed |= failed
+        runs.append(done)
+    return folders, runs, any_failed
+
+
+def check_executor(name: str) -> None:
+    """Raise UserError for an executor that cannot be used."""
+    if name == "ray":
+        raise UserError("--executor ray is not available yet; write --executor local")
+
+
+def _folders(plans: Sequence[Plan], output: Path | None) -> list[Path]:
+    """Return a run directory per plan: `output`, or a folder in it where there are several plans."""
+    names = [one.suite.name for one in plans]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UserError(f"suite {min(twice)!r} is given twice; give it once, or run them apart, each with its own -o")
+    if output is not None:
+        return [output] if len(plans) == 1 else [output / name for name in names]
+    return [RESULTS / name for name in names]
+
+
+def _run_one(suite: str, plan: Plan, folder: Path, registry: Registry, options: RunOptions) -> tuple[bool, Run]:
+    """Run one plan into `folder`; return whether a cell failed, and what is recorded. Ctrl-C says how to go on."""
+    from llmbench.sources import read_json, read_runs
+    from llmbench.store import RunDir
+
+    command = reproduce(suite, options)
+    with RunDir.open(folder, write=True) as run_dir:
+        if options.fresh:
+            run_dir.archive()
+        run_dir.write_text("suite.yaml", plan.suite.to_yaml())
+        known = read_json(folder / "commands.json") | {p.cell.cell_id: command for p in plan.cells}
+        run_dir.write_json("commands.json", known)
+        try:
+            failed, better = _execute(plan, run_dir, registry, options)
+            if better:
+                more = _recommended(suite, plan, better, registry, options)
+                run_dir.write_json("commands.json", known | more)
+        except KeyboardInterrupt:
+            note(f"interrupted; what was measured is kept in {folder}; go on with: {options.again}")
+            raise
+        finally:
+            if (folder / "records.jsonl").exists():
+                (done,) = read_runs(folder)
+                _write_reports(done, run_dir, registry)
+    return failed, done
+
+
+def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOptions) -> tuple[bool, dict[str, Cell]]:
+    """Run the cells with progress on standard error; return whether one failed, and what `--remedies` recommends."""
+    from llmbench.executors.local import LocalExecutor
+    from llmbench.executors.remedies import Settings, try_remedies
+    from llmbench.executors.runner import pairs_left, run_plan
+    from llmbench.progress import Progress
+    from llmbench.sources import read_json
+
+    left = pairs_left(plan, run_dir, options.retry_failed)
+    remedies = bool(options.remedies or options.only)
+    for name in options.only:
+        registry.get("remedy", name)
+    better: dict[str, Cell] = {}
+    with Progress(len(left), quiet=options.quiet) as progress:
+        executor = LocalExecutor(
+            log_dir=run_dir.path / "logs",
+            start_method=options.start_method,
+            preload=_preload(plan, registry),
+            timeout_s=options.timeout_s,
+            on_event=progress.event,
+        )
+        identity, ceilings_ids = None, {}
+        some = bool(left) or remedies
+        with executor if some else contextlib.nullcontext():  # nothing left: nothing of torch is needed
+            if some:
+                environment = dict(executor.call("llmbench.worker.environment:capture"))
+                identity = environment["environment_id"]
+                known = read_json(run_dir.path / "environment.json")
+                run_dir.write_json("environment.json", {**known, identity: environment})
+                ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment, quiet=options.quiet)
+
+            def then(rounds: Rounds) -> None:
+                documents = read_json(run_dir.path / "ceilings.json")
+                ceilings = {device: documents.get(name, {}) for device, name in ceilings_ids.items()}
+                settings = Settings(ceilings, options.only, progress.left)
+                better.update(try_remedies(rounds, plan, registry, settings))
+
+            outcome = run_plan(
+                plan,
+                run_dir,
+                executor,
+                retry_failed=options.retry_failed,
+                plugin_files=registry.files,
+                cwd_plugins=str(Path.cwd()),
+                environment_id=identity,
+                ceilings_ids=ceilings_ids,
+                on_record=progress.record,
+                on_start=progress.start,
+                on_left=progress.left,
+                then=then if remedies else None,
+            )
+    return outcome.failed, better
+
+
+def _recommended(
+    suite: str, plan: Plan, better: Mapping[str, Cell], registry: Registry, options: RunOptions
+) -> dict[str, str]:
+    """Return cell id -> the command line that plans it, of the recommended cells."""
+    from llmbench.executors.remedies import settings_for
+
+    def replan(more: Sequence[str]) -> Plan:
+        return plan_suite(suite, registry, [*options.settings, *more], None)
+
+    commands = {}
+    by_id = {one.cell.cell_id: one.cell for one in plan.cells}
+    for name, cell in better.items():
+        settings = settings_for(by_id[name], cell, plan, replan)
+        if settings is not None:
+            more = replace(options, settings=(*options.settings, *settings))
+            commands[cell.cell_id] = reproduce(suite, more)
+    return commands
+
+
+def _ceilings(
+    plan: Plan,
+    run_dir: RunDir,
+    registry: Registry,
+    executor: LocalExecutor,
+    environment: dict[str, Any],
+    *,
+    quiet: bool,
+) -> dict[str, str]:
+    """Return device -> id of its ceilings, measured where this machine is new; the run directory keeps a copy."""
+    from llmbench.calibration import ensure
+    from llmbench.errors import Unsupported
+    from llmbench.sources import read_json
+
+    say = (lambda text: None) if quiet else note
+    precisions = [provided.spec for provided in registry.by_kind["precision"].values()]
+    found: dict[str, str] = {}
+    for device in sorted({one.cell.device for one in plan.cells if one.blocked is None}):
+        try:
+            doc = ensure(executor, environment, device, say, precisions=precisions)
+        except Unsupported:
+            continue  # its cells say so
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or ["unknown"])[0]
+            note(f"note: the ceilings of {device} could not be measured, so nothing is held against them: {reason}")
+            continue
+        known = read_json(run_dir.path / "ceilings.json")
+        run_dir.write_json("ceilings.json", {**known, doc["ceilings_id"]: doc})
+        found[device] = doc["ceilings_id"]
+    return found
+
+
+def _preload(plan: Plan, registry: Registry) -> tuple[str, ...]:
+    """Return the library modules that the models and the metrics of the plan's cells need."""
+    cells = [planned.cell for planned in plan.cells if planned.blocked is None]
+    scored = {cell.task for cell in cells if cell.stage != "finetune"}
+    specs = [registry.model(name, plan.weights) for name in {cell.model for cell in cells}]
+    specs += [registry.get("metric", name) for task in scored for name in registry.get("task", task).metrics]
+    return tuple(sorted({name for spec in specs for name in spec.preload}))
+
+
+def reproduce(suite: str, options: RunOptions) -> str:
+    """Return the command line that plans the same cells; absolute paths, which would tell about this machine, become
+    variables of the shell (`--set data="$data"`) or paths relative to the current folder."""
+    words = ["llmbench", "run", shlex.quote(_portable(suite))]
+    for setting in options.settings:
+        key, _, value = setting.partition("=")
+        words += ["--set", f'{key}="${key}"' if Path(value).is_absolute() else shlex.quote(setting)]
+    for file in options.plugin_files:
+        words += ["--plugin", shlex.quote(_portable(file))]
+    return " ".join(words)
+
+
+def _portable(name: str) -> str:
+    path = Path(name)
+    if not path.is_absolute():
+        return name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+
+
+def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> bytes:
+    """Return the report of `runs` as bytes; a text ends with its line."""
+    from llmbench.errors import did_you_mean
+    from llmbench.report import Report
+
+    names = [run.name for run in runs]
+    if baseline is not None and baseline not in names:
+        known = ", ".join(names)
+        raise UserError(f"--baseline {baseline}: no such run{did_you_mean(baseline, names)}; write one of: {known}")
+    return render(Report(runs, baseline=baseline, descriptions=causes(registry)), form, registry)
+
+
+def render(report: Report, form: str, registry: Registry) -> bytes:
+    """Return `report` in the format `form`, as bytes. Raises PluginError for an unknown format."""
+    document = registry.get("reporter", form).render(report)
+    return document if isinstance(document, bytes) else (document.rstrip("\n") + "\n").encode()
+
+
+def causes(registry: Registry) -> dict[str, str]:
+    """Return what each cause is, in a few words."""
+    return {name: provided.spec.description for name, provided in registry.by_kind["cause"].items()}
+
+
+def _write_reports(run: Run, run_dir: RunDir, registry: Registry) -> None:
+    """Write report.md and report.html; one whose plugin is missing or fails is said on standard error."""
+    from llmbench.report import Report
+
+    report = Report([run], descriptions=causes(registry))
+    for form, name in (("markdown", "report.md"), ("html", "report.html")):
+        try:
+            run_dir.write_text(name, render(report, form, registry).decode())
+        except Exception as error:  # the run is done, and must not fail for its report
+            note(f"note: {run_dir.path / name} was not written: {type(error).__name__}: {error}")
