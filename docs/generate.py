@@ -41,7 +41,18 @@ def hooks_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"cli.md": cli_page, "hooks.md": hooks_page}
+def columns_page() -> str:
+    """Return what each column of each table means."""
+    from llmbench.report import columns
+
+    parts = ["# Columns", "", "Made from the code by `python docs/generate.py`.", "", inspect.getdoc(columns) or "", ""]
+    for table, known in columns.COLUMNS.items():
+        parts += [f"## `{table}`", "", "| column | meaning |", "|---|---|"]
+        parts += [f"| `{name}` | {text} |" for name, text in known.items()] + [""]
+    return "\n".join(parts)
+
+
+PAGES = {"cli.md": cli_page, "hooks.md": hooks_page, "columns.md": columns_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmbench.api import Diagnosis, diagnose
+    from llmbench.api import Diagnosis, calibrate, diagnose, doctor, found_plugins, load, planned, plant, run
     from llmbench.errors import (
         DataError,
         DoesNotApply,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from llmbench.headroom import headroom_of, part_of, without
     from llmbench.hookspecs import hookimpl
+    from llmbench.results import Compared, Results
     from llmbench.specs import (
         BaselineContext,
         Batch,
@@ -58,7 +59,18 @@ _HOMES = {
         "Unsupported",
         "UserError",
     ),
-    "llmbench.api": ("Diagnosis", "diagnose"),
+    "llmbench.api": (
+        "Diagnosis",
+        "calibrate",
+        "diagnose",
+        "doctor",
+        "found_plugins",
+        "load",
+        "plant",
+        "planned",
+        "run",
+    ),
+    "llmbench.results": ("Compared", "Results"),
     "llmbench.headroom": ("headroom_of", "part_of", "without"),
     "llmbench.hookspecs": ("hookimpl",),
     "llmbench.specs": (
@@ -100,6 +112,7 @@ __all__ = [
     "BuildRequest",
     "CauseSpec",
     "CollateContext",
+    "Compared",
     "DataRequest",
     "Dataset",
     "DatasetSpec",
@@ -112,12 +125,20 @@ __all__ = [
     "PrecisionSpec",
     "RemedySpec",
     "ReporterSpec",
+    "Results",
     "SpecialTokens",
     "TaskSpec",
     "Trial",
+    "calibrate",
     "diagnose",
+    "doctor",
+    "found_plugins",
     "headroom_of",
+    "load",
     "part_of",
+    "plant",
+    "planned",
+    "run",
     "without",
 ]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmbench.errors import UserError
+from llmbench.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from llmbench.sources import Run
@@ -32,23 +32,33 @@ def export(run: Path, form: str, output: Path | None, samples: bool, keep_person
     `bundle` is for publishing and sending: report and compare read it as it is. `pytest-benchmark` opens in
     `pytest-benchmark compare`.
     """
-    from llmbench.sources import guarded, read_runs
+    from llmbench.sources import read_runs
 
+    path = export_runs(read_runs(run), form, output, samples=samples, keep_personal=keep_personal)
+    click.echo(f"{path}: written", err=True)
+    return 0
+
+
+def export_runs(runs: list[Run], form: str, output: Path | None, *, samples: bool, keep_personal: bool) -> Path:
+    """Write `runs` to one file and return it. Raises UserError for what does not go together."""
+    from llmbench.sources import guarded
+
+    if form not in FORMATS:
+        raise UserError(f"--to {form}: unknown{did_you_mean(form, FORMATS)}; write one of: {', '.join(FORMATS)}")
     if samples and form != "parquet":
         raise UserError(f"--samples goes with --to parquet, not with --to {form}")
     if keep_personal and form != "bundle":
         raise UserError(f"--keep-personal goes with --to bundle, not with --to {form}")
-    runs = read_runs(run)
     if form in ("bundle", "pytest-benchmark") and len(runs) > 1:
-        raise UserError(f"{run}: holds {len(runs)} runs; give one of them, such as {run / runs[0].name}")
+        names = ", ".join(run.name for run in runs)
+        raise UserError(f"--to {form} takes one run, not {len(runs)}; give one of them: {names}")
     path = output or Path(runs[0].name.replace("/", "-") + _SUFFIX[form])
     try:
         with guarded(runs):
             _write(runs, form, path, samples=samples, keep_personal=keep_personal)
     except OSError as error:
         raise UserError(f"-o {path}: cannot be written ({error.strerror}); give another file") from None
-    click.echo(f"{path}: written", err=True)
-    return 0
+    return path
 
 
 def _write(runs: list[Run], form: str, path: Path, *, samples: bool, keep_personal: bool) -> None:

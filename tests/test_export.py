@@ -101,4 +101,4 @@ def test_what_cannot_be_is_said(run_path, words):
 def test_one_run_at_a_time_is_bundled(run_path, tmp_path):
     with RunDir.open(tmp_path / "other", write=True) as run_dir:
         run_dir.append(record())
-    assert "holds 2 runs" in str(export(tmp_path, "--to", "bundle").exception)
+    assert "takes one run, not 2" in str(export(tmp_path, "--to", "bundle").exception)

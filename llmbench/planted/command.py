@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -41,21 +43,57 @@ def planted(
     `llmbench diagnose` looks at the planted one. The confusion matrix and the errors are printed and written to OUTPUT.
     """
     import json
-    import sys
 
+    if only_list:
+        from llmbench.planted import cases
+
+        for case in chosen_cases(expression):
+            unit = cases.PLANTS[case.plant].unit if case.plant else ""
+            note = " (needs a device, not run)" if case.plant in cases.NEEDS_DEVICE else ""
+            click.echo(f"{case.name:34s} {case.cause or 'control':18s} {unit}{note}")
+        return 0
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    summary, text = plant(
+        output, expression, limit=limit, rounds=rounds, seconds=seconds, budget_s=budget_s, on_case=say
+    )
+    click.echo(json.dumps(summary, indent=1) if as_json else text)
+    return 1 if summary["failed"] else 0
+
+
+def chosen_cases(expression: str) -> list[Any]:
+    """Return the cases whose name or cause holds one of the words. Raises UserError where there is none."""
     from llmbench.errors import UserError
-    from llmbench.planted import cases, running, score
+    from llmbench.planted import cases
 
     words = [word for word in expression.split(",") if word]
     chosen = [c for c in cases.every() if not words or any(w in c.name or w == c.cause for w in words)]
     if not chosen:
         raise UserError(f"-k {expression!r}: no case matches; see --list")
-    if only_list:
-        for case in chosen:
-            unit = cases.PLANTS[case.plant].unit if case.plant else ""
-            note = " (needs a device, not run)" if case.plant in cases.NEEDS_DEVICE else ""
-            click.echo(f"{case.name:34s} {case.cause or 'control':18s} {unit}{note}")
-        return 0
+    return chosen
+
+
+def plant(
+    output: Path,
+    expression: str = "",
+    *,
+    limit: int | None = None,
+    rounds: int = 3,
+    seconds: float = 0.7,
+    budget_s: float = 12.0,
+    on_case: Callable[[str], None] = lambda text: None,
+) -> tuple[dict[str, Any], str]:
+    """Run the cases, write what was found to `output`, and return it: as a summary, and as Markdown.
+
+    `on_case` is given a line on each new case.
+    """
+    import json
+
+    from llmbench.planted import cases, running, score
+
+    chosen = chosen_cases(expression)
     order = cases.interleaved(tuple(c for c in chosen if c.plant not in cases.NEEDS_DEVICE))
     known = {row["case"] for row in running.read(output / "cases.jsonl")}
     new = [c for c in order if c.name not in known][:limit]
@@ -64,14 +102,13 @@ def planted(
     for row in running.run_all(output, run, rounds=rounds, seconds=seconds, budget_s=budget_s):
         rows.append(row)
         if row["case"] not in known:
-            sys.stderr.write(line(row) + "\n")
+            on_case(line(row))
     good = [row for row in rows if "error" not in row]
     summary = score.summary(good) | {"failed": [row["case"] for row in rows if "error" in row]}
     text = score.markdown(summary)
     output.joinpath("confusion.md").write_text(text)
     output.joinpath("report.json").write_text(json.dumps(summary, indent=1) + "\n")
-    click.echo(json.dumps(summary, indent=1) if as_json else text)
-    return 1 if summary["failed"] else 0
+    return summary, text
 
 
 def line(row: dict) -> str:  # type: ignore[type-arg]

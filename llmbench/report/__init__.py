@@ -7,6 +7,7 @@ from typing import Any
 
 #: name -> (module, its name there)
 _HOMES = {
+    "COLUMNS": ("columns", "COLUMNS"),
     "UNKNOWN": ("model", "UNKNOWN"),
     "Column": ("model", "Column"),
     "Report": ("document", "Report"),
@@ -20,6 +21,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "COLUMNS",
     "UNKNOWN",
     "Column",
     "Report",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 UNKNOWN = "n/a"
 
@@ -60,6 +63,18 @@ class Table:
             return self
         rows = tuple((*row, cell) for row, cell in zip(self.rows, self.cells, strict=True))
         return dataclasses.replace(self, columns=(*self.columns, ID), rows=rows)
+
+    def frame(self) -> DataFrame:
+        """Return the raw values as a pandas DataFrame whose columns are named by heading, unit included."""
+        import pandas as pd
+
+        headings = pd.Index([column.heading for column in self.columns])
+        return pd.DataFrame([list(row) for row in self.rows], columns=headings)
+
+    def _repr_html_(self) -> str:
+        from llmbench.report.notebook import table_html
+
+        return table_html(self)
 
     def without_constants(self) -> tuple[Table, str]:
         """Return the table without the text columns that are the same in every row, and what those say.

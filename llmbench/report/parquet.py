@@ -29,12 +29,17 @@ def report_bytes(report: Report) -> bytes:
 
 
 def _rows(report: Report) -> list[dict[str, Any]]:
-    return [dict(_flat({"run": cell["run"], **cell})) for cell in report.cells]
+    return [dict(flat({"run": cell["run"], **cell})) for cell in report.cells]
 
 
 def write_samples(runs: Sequence[Run], path: Path) -> None:
-    """Write one row per timed step: run, cell id, repeat, step, and every series that has a value for each step."""
-    rows = []
+    """Write `sample_rows` of the runs."""
+    _write(sample_rows(runs), path)
+
+
+def sample_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return one row per timed step: run, cell id, repeat, step, and every series that has a value for each step."""
+    rows: list[dict[str, Any]] = []
     for run in runs:
         for cell_id, group in processes.by_cell(run.records).items():
             for record in processes.good(processes.counted(group)):
@@ -43,7 +48,7 @@ def write_samples(runs: Sequence[Run], path: Path) -> None:
                 whole = {k: v for k, v in series.items() if isinstance(v, list) and len(v) == n}
                 name = {"run": run.name, "cell_id": cell_id, "repeat": record["repeat"]}
                 rows += [{**name, "step": i, **{k: v[i] for k, v in whole.items()}} for i in range(n)]
-    _write(rows, path)
+    return rows
 
 
 def _write(rows: Sequence[Mapping[str, Any]], to: Path | io.BytesIO) -> None:
@@ -67,11 +72,12 @@ def _array(values: list[Any]) -> Any:
     return pa.array(values)
 
 
-def _flat(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names and values of nested mappings, names joined by dots; of lists, only those of one kind stay lists."""
     for key, item in value.items():
         name = f"{path}.{key}" if path else str(key)
         if isinstance(item, Mapping):
-            yield from _flat(item, name)
+            yield from flat(item, name)
         elif isinstance(item, list | tuple):
             yield name, _list(item)
         else:

@@ -1,0 +1,271 @@
+"""Recorded runs in a script or a notebook: tables as DataFrames, reports, comparisons, exports."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmbench.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from llmbench.compare import Comparison
+    from llmbench.plugins import Registry
+    from llmbench.report import Report, Table
+    from llmbench.sources import Run
+
+
+@dataclass(frozen=True)
+class Results:
+    """One or many runs. Printing it shows the tables of `llmbench report`; a notebook shows them with the rest folded.
+
+    The tables (`cells`, `bottlenecks`, `remedies` ...) are DataFrames whose columns `columns(name)` explains; what is
+    not known is missing, and `cells` has a column `reasons.NAME` that says why. `folders` are the run directories.
+    """
+
+    runs: tuple[Run, ...]
+    registry: Registry = field(repr=False, compare=False)
+    baseline: str | None = None
+    folders: tuple[Path, ...] = ()
+
+    @cached_property
+    def report(self) -> Report:
+        """The report that all formats are made of; reporters of plugins are given it."""
+        from llmbench.report import Report
+        from llmbench.running import causes
+
+        return Report(self.runs, baseline=self.baseline, descriptions=causes(self.registry))
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `llmbench report --format json` prints, as a dict."""
+        return self.report.document
+
+    @property
+    def ok(self) -> bool:
+        """Whether every cell is ok."""
+        return all(cell["status"] == "ok" for cell in self.document["cells"])
+
+    @property
+    def findings(self) -> list[str]:
+        """What bounds each kind of work and what to do, in sentences."""
+        return [finding.text for finding in self.report.findings]
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The tables of the report by title, as people read them; `frame()` of one is a DataFrame."""
+        return {table.title: table for table in self.report.tables}
+
+    def frame(self, name: str) -> DataFrame:
+        """Return a table as a DataFrame: one of `llmbench.report.COLUMNS`. Raises UserError for an unknown name."""
+        from llmbench.report.columns import COLUMNS
+        from llmbench.report.frames import frame
+
+        if name not in COLUMNS:
+            raise UserError(f"unknown table {name!r}{did_you_mean(name, COLUMNS)}; write one of: {', '.join(COLUMNS)}")
+        return frame(self.report, name)
+
+    def columns(self, name: str) -> DataFrame:
+        """Return what the columns of a table mean: a row per column, `column` and `meaning`."""
+        import pandas as pd
+
+        from llmbench.report.columns import meaning
+
+        return pd.DataFrame([{"column": c, "meaning": meaning(name, str(c))} for c in self.frame(name)])
+
+    @cached_property
+    def cells(self) -> DataFrame:
+        """One row per cell: time, throughput, shares, hardware use, verdict, quality, cost."""
+        return self.frame("cells")
+
+    @cached_property
+    def bottlenecks(self) -> DataFrame:
+        """One row per cell and cause: predicted, removed, measured."""
+        return self.frame("bottlenecks")
+
+    @cached_property
+    def remedies(self) -> DataFrame:
+        """One row per cell and remedy: predicted and measured gain, and what it did to quality."""
+        return self.frame("remedies")
+
+    @cached_property
+    def recommendations(self) -> DataFrame:
+        """One row per cell whose remedies were tried: what to change, and what that gives."""
+        return self.frame("recommendations")
+
+    @cached_property
+    def learning(self) -> DataFrame:
+        """One row per point of a study of what limits quality."""
+        return self.frame("learning")
+
+    @cached_property
+    def scaling(self) -> DataFrame:
+        """One row per curve of a study of how cost grows."""
+        return self.frame("scaling")
+
+    @cached_property
+    def failures(self) -> DataFrame:
+        """One row per repeat that is not ok."""
+        return self.frame("failures")
+
+    @cached_property
+    def samples(self) -> DataFrame:
+        """One row per timed step."""
+        return self.frame("samples")
+
+    def render(self, form: str) -> str | bytes:
+        """Return the report in a format of `llmbench report` (`markdown`, `html`, or what a plugin brings)."""
+        document: str | bytes = self.registry.get("reporter", form).render(self.report)
+        return document
+
+    def save(self, path: str | Path, form: str | None = None) -> Path:
+        """Write the report to a file; `form` is told from the file's suffix where it is not given."""
+        path = Path(path)
+        if form is None:
+            known = {p.spec.suffix: name for name, p in self.registry.by_kind["reporter"].items()}
+            if path.suffix not in known:
+                raise UserError(f"{path}: no format has this suffix; give form, or one of: {', '.join(sorted(known))}")
+            form = known[path.suffix]
+        document = self.render(form)
+        path.write_bytes(document if isinstance(document, bytes) else (document.rstrip("\n") + "\n").encode())
+        return path
+
+    def page(self, height_px: int = 800) -> Page:
+        """Return the HTML report with its charts; a notebook shows it in place."""
+        return Page(str(self.render("html")), height_px)
+
+    def compare(
+        self,
+        head: Results,
+        *,
+        fail_on_pct: float | None = None,
+        margin_pct: float | None = None,
+        noise_floor_pct: float | None = None,
+    ) -> Compared:
+        """Return what is slower, faster, the same or undecided in `head`, cell by cell; both hold one run."""
+        from llmbench.compare import compare
+
+        for one in (self, head):
+            if len(one.runs) != 1:
+                raise UserError(f"{len(one.runs)} runs cannot be compared as one; load one run on each side")
+        limits: dict[str, Any] = {
+            "fail_on_pct": fail_on_pct,
+            "margin_pct": margin_pct,
+            "noise_floor_pct": noise_floor_pct,
+        }
+        return Compared(compare(self.runs[0], head.runs[0], **limits))
+
+    def export(
+        self, to: str, path: str | Path | None = None, *, samples: bool = False, keep_personal: bool = False
+    ) -> Path:
+        """Write what `llmbench export --to` writes: parquet, csv, pytest-benchmark or bundle. Return the file."""
+        from llmbench.exporting import export_runs
+
+        return export_runs(
+            list(self.runs), to, None if path is None else Path(path), samples=samples, keep_personal=keep_personal
+        )
+
+    def __str__(self) -> str:
+        from llmbench.report import terminal_text
+
+        return str(terminal_text(self.report))
+
+    def __repr__(self) -> str:
+        names = ", ".join(run.name for run in self.runs)
+        return f"Results({names}: {len(self.document['cells'])} cells)"
+
+    def _repr_html_(self) -> str:
+        from llmbench.report.notebook import report_html
+        from llmbench.report.tables import FIRST
+
+        return report_html(self.report, FIRST)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole HTML page that a notebook shows in a frame."""
+
+    html: str = field(repr=False)
+    height_px: int = 800
+
+    def _repr_html_(self) -> str:
+        from llmbench.report.notebook import page_html
+
+        return page_html(self.html, self.height_px)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two runs side by side. Printing it shows what `llmbench compare` prints."""
+
+    found: Comparison = field(repr=False)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `llmbench compare --format json` prints, as a dict."""
+        from llmbench.report.comparison import document
+
+        return document(self.found)
+
+    @property
+    def regressed(self) -> tuple[str, ...]:
+        """The cells that are slower than `fail_on_pct` with confidence."""
+        return self.found.regressed
+
+    @property
+    def cells(self) -> DataFrame:
+        """One row per cell that was measured in both runs."""
+        import pandas as pd
+
+        from llmbench.report.parquet import flat
+
+        return pd.DataFrame([dict(flat(row)) for row in self.document["cells"]])
+
+    @property
+    def tables(self) -> list[Table]:
+        """What differs between the machines, what cannot be paired, and what changed."""
+        from llmbench.report.comparison import tables
+
+        return tables(self.found)
+
+    def markdown(self) -> str:
+        """Return the comparison as it fits a pull-request comment."""
+        from llmbench.report.comparison import comment
+
+        return comment(self.found)
+
+    def __str__(self) -> str:
+        from llmbench.report import comparison
+
+        return f"{text_of(self.tables)}{comparison.summary(self.found)}"
+
+    def _repr_html_(self) -> str:
+        from llmbench.report.notebook import tables_html
+
+        return tables_html(self.tables)
+
+
+def text_of(tables: Sequence[Table]) -> str:
+    """Return tables as a terminal shows them, without colour."""
+    from llmbench.report import terminal
+
+    out = io.StringIO()
+    terminal.render(tables, out)
+    return out.getvalue()
+
+
+def settings_text(settings: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+    """Return settings as `--set` takes them: `{"model": ["lstm", "gpt"]}` or `["model=lstm,gpt"]`."""
+    import json
+
+    if isinstance(settings, str):
+        raise UserError(f'settings {settings!r}: give a mapping or a list, such as {{"model": "gpt"}} or ["model=gpt"]')
+    if not isinstance(settings, Mapping):
+        return tuple(settings)
+    written = ((key, str(v) if isinstance(v, str | Path) else json.dumps(v)) for key, v in settings.items())
+    return tuple(f"{key}={text}" for key, text in written)
