@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         UserError,
     )
     from llmbench.headroom import headroom_of, part_of, without
-    from llmbench.hookspecs import hookimpl
+    from llmbench.hookspecs import API_VERSION, hookimpl
     from llmbench.results import Compared, Results
     from llmbench.specs import (
         BaselineContext,
@@ -72,7 +72,7 @@ _HOMES = {
     ),
     "llmbench.results": ("Compared", "Results"),
     "llmbench.headroom": ("headroom_of", "part_of", "without"),
-    "llmbench.hookspecs": ("hookimpl",),
+    "llmbench.hookspecs": ("API_VERSION", "hookimpl"),
     "llmbench.specs": (
         "BaselineContext",
         "Batch",
@@ -98,6 +98,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "API_VERSION",
     "DataError",
     "DoesNotApply",
     "LlmbenchError",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from llmbench import running
+from llmbench.authoring import plugins
 from llmbench.comparing import compare
 from llmbench.diagnosing import diagnose
 from llmbench.errors import UserError
@@ -71,6 +72,7 @@ cli.add_command(diagnose)
 cli.add_command(compare)
 cli.add_command(export)
 cli.add_command(planted)
+cli.add_command(plugins)
 
 
 @cli.command()
@@ -209,61 +211,6 @@ def _print_plans(plans: Sequence[Plan], registry: Registry, *, as_json: bool) ->
         click.echo(json.dumps(plan_document(plans, predicted), indent=1))
         return
     terminal.render([plan_table(one, predicted) for one in plans])
-
-
-@cli.group()
-def plugins() -> None:
-    """What is installed, who owns it, and what can be added."""
-
-
-@plugins.command("list")
-@_plugin
-@_json
-def plugins_list(plugin_files: tuple[str, ...], as_json: bool) -> int:
-    """Print every plugin: name, kind, owner, version and what it supports. Broken ones come with their error."""
-    import json
-
-    from llmbench.plugins import discover
-    from llmbench.report import inventory, terminal
-
-    registry = discover(plugin_files, Path.cwd())
-    if as_json:
-        click.echo(json.dumps(inventory.plugin_document(registry), indent=1))
-    else:
-        terminal.render(inventory.plugin_tables(registry))
-    return 0
-
-
-@plugins.command("info")
-@click.argument("name")
-@_plugin
-def plugins_info(name: str, plugin_files: tuple[str, ...]) -> int:
-    """Print everything the plugin NAME says about itself."""
-    from llmbench.errors import PluginError, did_you_mean
-    from llmbench.plugins import discover
-    from llmbench.report import inventory, terminal
-
-    registry = discover(plugin_files, Path.cwd())
-    kinds = [kind for kind, by_name in registry.by_kind.items() if name in by_name]
-    if not kinds:
-        names = [known for by_name in registry.by_kind.values() for known in by_name]
-        raise PluginError(f"unknown plugin {name!r}{did_you_mean(name, names)}")
-    terminal.render([inventory.plugin_details(registry, kind, name) for kind in kinds])
-    return 0
-
-
-@plugins.command("hooks")
-def plugins_hooks() -> int:
-    """Print the hooks, each with a complete plugin to copy."""
-    import inspect
-
-    from llmbench import hookspecs
-    from llmbench.plugins import KINDS
-
-    for kind, (hook, spec_type) in KINDS.items():
-        click.echo(f"{hook}() -> Iterable[{spec_type.__name__}]    # {kind}\n")
-        click.echo(f"{inspect.getdoc(getattr(hookspecs, hook))}\n\n")
-    return 0
 
 
 @cli.command()

@@ -5,7 +5,12 @@ A plugin is one module; registering it is one line of its distribution's pyproje
     [project.entry-points.llmbench]
     my-plugin = "my_plugin"
 
-or `llmbench run --plugin my_plugin.py`, or a file in `./plugins/`.
+or `llmbench run --plugin my_plugin.py`, or a file in `./plugins/`. `llmbench plugins new NAME --kind KIND` writes
+such a distribution around the plugin that the hook shows; `llmbench plugins check NAME` says whether it keeps its
+contract.
+
+A line `LLMBENCH_API = 1` says which version of this interface a plugin was written for; it is read before the plugin
+is imported. This llmbench takes the versions from `OLDEST_API` to `API_VERSION`: see docs/plugins.md.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ from llmbench.specs import (
 )
 
 PROJECT = "llmbench"
+API_VERSION = 1  # raised by every addition to the hooks and the specs, and by every removal
+OLDEST_API = 1  # raised by removals: plugins written for an older version are left out
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -39,6 +46,9 @@ def llmbench_models() -> Iterable[ModelSpec]:
         import llmbench
         from llmbench.layouts import Single
 
+        LLMBENCH_API = 1
+        WIDTH = 64
+
         def build(request):
             from torch import nn
             from torch.nn.functional import cross_entropy
@@ -46,8 +56,8 @@ def llmbench_models() -> Iterable[ModelSpec]:
             class Bag(nn.Module):
                 def __init__(self):
                     super().__init__()
-                    self.embed = nn.EmbeddingBag(request.vocab_size, 64, padding_idx=request.special.pad)
-                    self.head = nn.Linear(64, request.num_labels)
+                    self.embed = nn.EmbeddingBag(request.vocab_size, WIDTH, padding_idx=request.special.pad)
+                    self.head = nn.Linear(WIDTH, request.num_labels)
 
                 def forward(self, input_ids, attention_mask, labels=None):
                     logits = self.head(self.embed(input_ids))
@@ -58,9 +68,12 @@ def llmbench_models() -> Iterable[ModelSpec]:
 
             return Bag()
 
+        def flops(request, shapes):
+            return 2 * shapes["input_ids"][0] * WIDTH * request.num_labels
+
         @llmbench.hookimpl
         def llmbench_models():
-            return [llmbench.ModelSpec(name="bag", sizes={"tiny": {}}, layouts={"classify": Single()}, build=build)]
+            return [llmbench.ModelSpec("bag", {"tiny": {}}, {"classify": Single()}, build, flops=flops)]
     """
     raise NotImplementedError
 
@@ -69,19 +82,67 @@ def llmbench_models() -> Iterable[ModelSpec]:
 def llmbench_tasks() -> Iterable[TaskSpec]:
     """Return the tasks this plugin brings.
 
-    A complete plugin, classification of a text by its last words only::
+    A complete plugin, whether two texts have the same words, with generated data for it::
 
-        import dataclasses
+        import random
         import llmbench
-        from llmbench_plugins.tasks.classification import TASK
+
+        LLMBENCH_API = 1
+        WORDS = "red green blue old new big small fast slow warm".split()
 
         def encode(examples, ctx):
-            cut = [{**e, "text": " ".join(e["text"].split()[-8:])} for e in examples]
-            return TASK.encode(cut, ctx)
+            first = ctx.tokenizer.encode_batch([e["first"] for e in examples])
+            second = ctx.tokenizer.encode_batch([e["second"] for e in examples])
+            sep, rows = ctx.tokenizer.special.sep, zip(first, second, examples)
+            return [{"ids": [*a, sep, *b], "label": e["label"]} for a, b, e in rows]
+
+        def decode(prediction, example, feature, tokenizer):
+            return int(prediction)
+
+        def pairs(rng):
+            while True:
+                first, other = rng.sample(WORDS, 4), rng.sample(WORDS, 4)
+                second = rng.sample(first, 4) if rng.random() < 0.5 else other
+                label = int(set(first) == set(second))
+                yield {"first": " ".join(first), "second": " ".join(second), "label": label}
+
+        def majority(ctx):
+            labels = [e["label"] for e in ctx.dataset.train]
+            return [max(set(labels), key=labels.count)] * len(ctx.test)
+
+        TASK = llmbench.TaskSpec(
+            name="same-words",
+            head="classify",
+            fields=("first", "second", "label"),
+            texts=lambda e: (e["first"], e["second"]),
+            encode=encode,
+            decode=decode,
+            reference=lambda e: e["label"],
+            metrics=("accuracy",),
+            primary="accuracy",
+            baselines={"majority": majority},
+            num_labels=lambda info: 2,
+            examples=({"first": "red old", "second": "old red", "label": 1},),
+        )
+
+        def identify(request):
+            return "same-words@1"
+
+        def load(request):
+            rng, made = random.Random(0), {}
+            for e in pairs(rng):
+                made[e["first"], e["second"]] = e
+                if len(made) == 1200:
+                    rows = list(made.values())
+                    return llmbench.Dataset(identify(request), rows[:1000], rows[1000:1100], rows[1100:])
 
         @llmbench.hookimpl
         def llmbench_tasks():
-            return [dataclasses.replace(TASK, name="classify-last-words", encode=encode)]
+            return [TASK]
+
+        @llmbench.hookimpl
+        def llmbench_datasets():
+            return [llmbench.DatasetSpec("same-words", identify, load, tasks=(TASK.name,))]
     """
     raise NotImplementedError
 
@@ -90,24 +151,29 @@ def llmbench_tasks() -> Iterable[TaskSpec]:
 def llmbench_datasets() -> Iterable[DatasetSpec]:
     """Return the sources of data this plugin brings.
 
-    A complete plugin, the parity of a run of letters::
+    A complete plugin, texts in which one of two letters stands more often::
 
         import random
         import llmbench
 
+        LLMBENCH_API = 1
+
         def load(request):
-            rng = random.Random(0)
-            def rows(n):
-                texts = [" ".join(rng.choices("ab", k=8)) for _ in range(n)]
-                return [{"text": t, "label": t.count("a") % 2} for t in texts]
-            return llmbench.Dataset(identify(request), rows(512), rows(64), rows(64), {"labels": ["even", "odd"]})
+            rng, texts = random.Random(0), {}
+            while len(texts) < 1200:
+                letters = rng.choices("abcd", k=15)
+                if letters.count("a") != letters.count("b"):
+                    texts[" ".join(letters)] = int(letters.count("b") > letters.count("a"))
+            rows = [{"text": text, "label": label} for text, label in texts.items()]
+            info = {"labels": ["more a", "more b"]}
+            return llmbench.Dataset(identify(request), rows[:1000], rows[1000:1100], rows[1100:], info)
 
         def identify(request):
-            return "parity@1"
+            return "letters@1"
 
         @llmbench.hookimpl
         def llmbench_datasets():
-            return [llmbench.DatasetSpec(name="parity", identify=identify, load=load, tasks=("classification",))]
+            return [llmbench.DatasetSpec("letters", identify, load, tasks=("classification",))]
     """
     raise NotImplementedError
 
@@ -116,28 +182,45 @@ def llmbench_datasets() -> Iterable[DatasetSpec]:
 def llmbench_metrics() -> Iterable[MetricSpec]:
     """Return the metrics this plugin brings.
 
-    A complete plugin, the share of answers that are not empty::
+    A complete plugin, balanced accuracy, which also scores every classification::
 
         import llmbench
+
+        LLMBENCH_API = 1
+
+        def balanced(predictions, references):
+            recalls = []
+            for label in sorted(set(references)):
+                found = [p == label for p, r in zip(predictions, references) if r == label]
+                recalls.append(sum(found) / len(found))
+            return sum(recalls) / len(recalls)
 
         def load(cache_dir):
             import datasets
             import evaluate
 
-            class Answered(evaluate.Metric):
+            class Balanced(evaluate.Metric):
                 def _info(self):
-                    features = datasets.Features({"predictions": datasets.Value("string"),
-                                                  "references": datasets.Value("string")})
-                    return evaluate.MetricInfo(description="share of answers", citation="", features=features)
+                    label = datasets.Value("int64")
+                    features = datasets.Features({"predictions": label, "references": label})
+                    return evaluate.MetricInfo(description="mean recall", citation="", features=features)
 
                 def _compute(self, predictions, references):
-                    return {"answered": sum(map(bool, predictions)) / len(predictions)}
+                    return {"balanced_accuracy": balanced(predictions, references)}
 
-            return Answered(cache_dir=cache_dir)
+            return Balanced(config_name="balanced-accuracy", cache_dir=cache_dir, keep_in_memory=True)
 
         @llmbench.hookimpl
         def llmbench_metrics():
-            return [llmbench.MetricSpec(name="answered", load=load, values={"answered": "higher"})]
+            spec = llmbench.MetricSpec(
+                name="balanced-accuracy",
+                load=load,
+                values={"balanced_accuracy": "higher"},
+                tasks=("classification",),
+                bounds={"balanced_accuracy": (0, 1)},
+                known=(([0, 0, 1, 1], [0, 0, 0, 1], {"balanced_accuracy": 5 / 6}),),
+            )
+            return [spec]
     """
     raise NotImplementedError
 
@@ -146,13 +229,15 @@ def llmbench_metrics() -> Iterable[MetricSpec]:
 def llmbench_precisions() -> Iterable[PrecisionSpec]:
     """Return the numeric settings this plugin brings.
 
-    A complete plugin, half-precision weights under bfloat16 autocast::
+    A complete plugin, double precision, to hold others against::
 
         import llmbench
 
+        LLMBENCH_API = 1
+
         @llmbench.hookimpl
         def llmbench_precisions():
-            return [llmbench.PrecisionSpec(name="fp16-bf16", parameters="float16", autocast="bfloat16")]
+            return [llmbench.PrecisionSpec("fp64", parameters="float64", devices=("cpu", "cuda"))]
     """
     raise NotImplementedError
 
@@ -165,6 +250,8 @@ def llmbench_causes() -> Iterable[CauseSpec]:
 
         import contextlib
         import llmbench
+
+        LLMBENCH_API = 1
 
         def dropouts(trial):
             from torch import nn
@@ -206,15 +293,17 @@ def llmbench_causes() -> Iterable[CauseSpec]:
 def llmbench_remedies() -> Iterable[RemedySpec]:
     """Return the changes that `llmbench run --remedies` may try.
 
-    A complete plugin, one loader process that prepares batches ahead::
+    A complete plugin, two loader processes that prepare batches ahead::
 
         import dataclasses
         import llmbench
 
+        LLMBENCH_API = 1
+
         def change(cell):
             if cell.workers:
                 raise llmbench.DoesNotApply(f"it has {cell.workers} loader processes already")
-            return dataclasses.replace(cell, workers=1)
+            return dataclasses.replace(cell, workers=2)
 
         def predict(record, ceilings):
             gain = llmbench.without(record, record["phases"].get("input_s", ()))
@@ -222,7 +311,7 @@ def llmbench_remedies() -> Iterable[RemedySpec]:
 
         @llmbench.hookimpl
         def llmbench_remedies():
-            return [llmbench.RemedySpec("one-worker", ("input",), change, predict, same_updates=True)]
+            return [llmbench.RemedySpec("two-workers", ("input",), change, predict, same_updates=True)]
     """
     raise NotImplementedError
 
@@ -234,6 +323,8 @@ def llmbench_reporters() -> Iterable[ReporterSpec]:
     A complete plugin, the tables for Org mode::
 
         import llmbench
+
+        LLMBENCH_API = 1
 
         def render(report):
             lines = [f"#+title: {report.title}", ""]

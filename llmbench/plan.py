@@ -222,8 +222,7 @@ class _Builder:
             sizes.configuration(model, cell.size, cell.vocab_size)
         except PluginError as error:
             raise self.matrix.fail(self._size_path(cell.size), str(error)) from None
-        for metric in task.metrics:
-            self.registry.get("metric", metric)
+        self.registry.metrics(task)  # raises where one is missing
         dataset = value_at(point, "pretrain_dataset" if cell.stage == "pretrain" else "dataset", cell.stage)
         size = sizes.parse_size(cell.size)
         longest = None if size.settings else model.max_len(size.name)  # building says so where settings decide it

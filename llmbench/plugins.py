@@ -99,6 +99,15 @@ class Registry:
         spec: ModelSpec = self.get("model", kind)
         return spec.of_weights(folders[identity]) if spec.of_weights else spec
 
+    def metrics(self, task: TaskSpec) -> list[MetricSpec]:
+        """Return the metrics that score `task`: those that it names, and those that name it.
+
+        Raises PluginError when it names one that nobody brings.
+        """
+        named: list[MetricSpec] = [self.get("metric", name) for name in task.metrics]
+        others = [p.spec for name, p in sorted(self.by_kind["metric"].items()) if name not in task.metrics]
+        return [*named, *(spec for spec in others if task.name in spec.tasks)]
+
     def names(self, kind: str) -> list[str]:
         """Return the names of all plugins of `kind`, sorted."""
         return sorted(self.by_kind[kind])

@@ -276,7 +276,7 @@ def _preload(plan: Plan, registry: Registry) -> tuple[str, ...]:
     cells = [planned.cell for planned in plan.cells if planned.blocked is None]
     scored = {cell.task for cell in cells if cell.stage != "finetune"}
     specs = [registry.model(name, plan.weights) for name in {cell.model for cell in cells}]
-    specs += [registry.get("metric", name) for task in scored for name in registry.get("task", task).metrics]
+    specs += [metric for task in scored for metric in registry.metrics(registry.get("task", task))]
     return tuple(sorted({name for spec in specs for name in spec.preload}))
 
 

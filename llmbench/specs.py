@@ -275,6 +275,7 @@ class TaskSpec:
     num_labels: Callable[[Mapping[str, Any]], int] = lambda info: 0  # from the data set's info
     description: str = ""
     stages: tuple[str, ...] = ("finetune", "eval")  # ("pretrain",) for the pretraining task
+    examples: tuple[Example, ...] = ()  # a few, for the conformance kit
 
 
 @dataclass(frozen=True)
@@ -283,6 +284,10 @@ class MetricSpec:
 
     `each(predictions, references)` returns value -> the score of every example, of the values that are the mean of such
     scores; with it, intervals of quality hold for other test examples too. None: no value is such a mean.
+
+    It scores the tasks that name it, and those that it names itself in `tasks`. For the conformance kit, `known` holds
+    (predictions, references, what `compute` returns for them: some of the values), and `bounds` the least and the
+    greatest number that a value can be (None: no bound).
     """
 
     name: str
@@ -292,6 +297,9 @@ class MetricSpec:
     description: str = ""
     each: Callable[[Sequence[Any], Sequence[Any]], Mapping[str, list[float]]] | None = None  # see above
     preload: tuple[str, ...] = ("evaluate", "datasets")  # library modules worth importing once for all cells
+    tasks: tuple[str, ...] = ()  # names of tasks that it scores beside those that name it
+    known: tuple[tuple[Sequence[Any], Sequence[Any], Mapping[str, float]], ...] = ()  # see above
+    bounds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)  # see above
 
 
 # --- precisions -----------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ LAYERS = {
         2,
     ),
     **dict.fromkeys(("bundle", "differences", "scores"), 2),
-    **dict.fromkeys(("remedies",), 2),
+    **dict.fromkeys(("remedies", "scaffold"), 2),
     **dict.fromkeys(("studies", "learning", "reach", "scaling"), 2),
     **dict.fromkeys(("executors", "report"), 3),
     **dict.fromkeys(
@@ -51,6 +51,7 @@ LAYERS = {
             "results",
             "__main__",
             "progress",
+            "authoring",
             "diagnosing",
             "comparing",
             "exporting",

@@ -17,7 +17,7 @@ class Scorer:
 
     def __init__(self, job: Job, data: CellData, registry: Registry) -> None:
         self.data, self.seed = data, job.cell.seed
-        specs = [registry.get("metric", name) for name in data.task.metrics]
+        specs = registry.metrics(data.task)
         cache = Path(job.run_dir) / "cache" / "metrics"
         cache.mkdir(parents=True, exist_ok=True)
         self.each = [spec.each for spec in specs if spec.each is not None]

@@ -1,0 +1,83 @@
+"""`llmbench plugins`: what is found, what can be added, and how to add it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+#: The kinds of plugins, here so that `--help` finds no plugins; a test holds it against `llmbench.plugins.KINDS`.
+KINDS = ("model", "task", "dataset", "metric", "precision", "cause", "remedy", "reporter")
+
+_plugin = click.option("--plugin", "plugin_files", multiple=True, metavar="FILE", help="Load a plugin file too.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+
+
+@click.group()
+def plugins() -> None:
+    """What is installed, who owns it, and what can be added."""
+
+
+@plugins.command("list")
+@_plugin
+@_json
+def plugins_list(plugin_files: tuple[str, ...], as_json: bool) -> int:
+    """Print every plugin: name, kind, owner, version and what it supports. Broken ones come with their error."""
+    import json
+
+    from llmbench.plugins import discover
+    from llmbench.report import inventory, terminal
+
+    registry = discover(plugin_files, Path.cwd())
+    if as_json:
+        click.echo(json.dumps(inventory.plugin_document(registry), indent=1))
+    else:
+        terminal.render(inventory.plugin_tables(registry))
+    return 0
+
+
+@plugins.command("info")
+@click.argument("name")
+@_plugin
+def plugins_info(name: str, plugin_files: tuple[str, ...]) -> int:
+    """Print everything the plugin NAME says about itself."""
+    from llmbench.errors import PluginError, did_you_mean
+    from llmbench.plugins import discover
+    from llmbench.report import inventory, terminal
+
+    registry = discover(plugin_files, Path.cwd())
+    kinds = [kind for kind, by_name in registry.by_kind.items() if name in by_name]
+    if not kinds:
+        names = [known for by_name in registry.by_kind.values() for known in by_name]
+        raise PluginError(f"unknown plugin {name!r}{did_you_mean(name, names)}")
+    terminal.render([inventory.plugin_details(registry, kind, name) for kind in kinds])
+    return 0
+
+
+@plugins.command("hooks")
+def plugins_hooks() -> int:
+    """Print the hooks, each with a complete plugin to copy."""
+    import inspect
+
+    from llmbench import hookspecs
+    from llmbench.plugins import KINDS
+
+    for kind, (hook, spec_type) in KINDS.items():
+        click.echo(f"{hook}() -> Iterable[{spec_type.__name__}]    # {kind}\n")
+        click.echo(f"{inspect.getdoc(getattr(hookspecs, hook))}\n\n")
+    return 0
+
+
+@plugins.command("new")
+@click.argument("name")
+@click.option("--kind", type=click.Choice(KINDS), required=True, help="What it brings.")
+@click.option("-o", "folder", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where (here).")
+def plugins_new(name: str, kind: str, folder: Path) -> int:
+    """Write a distribution with a small working plugin NAME in it: package, plugin, suite, tests, CI file, README."""
+    from llmbench.plugins import discover
+    from llmbench.scaffold import write
+
+    target = write(name, kind, folder, discover())
+    click.echo(f"{target}: written; next:")
+    click.echo(f"  cd {target} && pip install -e '.[test]' && llmbench plugins check {target.name.partition('-')[2]}")
+    return 0
