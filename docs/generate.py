@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,14 +35,81 @@ def _commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple
 
 def hooks_page() -> str:
     """Return every hook with its complete plugin to copy."""
-    from llmbench import hookspecs
+    from llmbench import hookspecs, specs
     from llmbench.plugins import KINDS
 
-    parts = ["# Hooks", "", "Made from the code by `python docs/generate.py`.", "", inspect.getdoc(hookspecs) or "", ""]
+    parts = ["# Hooks", "", "Made from the code by `python docs/generate.py`.", ""]
+    parts += [_marked(inspect.getdoc(hookspecs) or ""), ""]
     for kind, (hook, spec_type) in KINDS.items():
         parts += [f"## `{hook}() -> Iterable[{spec_type.__name__}]`", "", f"Kind: {kind}.", ""]
-        parts += [inspect.getdoc(getattr(hookspecs, hook)) or "", ""]
+        parts += [_marked(inspect.getdoc(getattr(hookspecs, hook)) or ""), ""]
+    parts += ["# What plugins return, and what they are given", "", _marked(inspect.getdoc(specs) or ""), ""]
+    for one in spec_types():
+        parts += _type_lines(one)
     return "\n".join(parts)
+
+
+def _marked(text: str) -> str:
+    """Return a docstring as Markdown: what follows `::` and is indented is Python."""
+    out: list[str] = []
+    code = False
+    for line in text.splitlines():
+        if code and line.strip() and not line.startswith("    "):
+            while not out[-1].strip():
+                out.pop()
+            out += ["```", ""]
+            code = False
+        out.append(line[4:] if code else line)
+        if not code and line.rstrip().endswith("::"):
+            out[-1] = line.rstrip()[:-1]
+            out += ["", "```python"]
+            code = True
+            continue
+    while out and not out[-1].strip():
+        out.pop()
+    text = "\n".join([*out, "```"] if code else out)
+    text = re.sub(r"```python\n\n+", "```python\n", text)
+    return text.replace("```python\n[project", "```toml\n[project")
+
+
+def spec_types() -> list[type]:
+    """Return every type of `llmbench.specs`: what hooks return, and what their functions are given."""
+    from llmbench import specs
+
+    return [one for one in vars(specs).values() if inspect.isclass(one) and one.__module__ == specs.__name__]
+
+
+def field_meanings(one: type) -> dict[str, tuple[str, str]]:
+    """Return field -> declaration and what stands beside it, of a type of `llmbench.specs`."""
+    lines = inspect.getsource(one).splitlines()
+    (tree,) = ast.parse(inspect.getsource(one)).body
+    found = {}
+    for node in tree.body if isinstance(tree, ast.ClassDef) else []:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            _, _, comment = lines[(node.end_lineno or 1) - 1].partition("  # ")
+            said = re.search(rf"`{node.target.id}\b", one.__doc__ or "")
+            found[node.target.id] = (ast.unparse(node), comment or ("see above" if said else ""))
+    return found
+
+
+def _type_lines(one: type) -> list[str]:
+    parts = [f"## `{one.__name__}`", "", _marked(inspect.getdoc(one) or ""), ""]
+    fields = field_meanings(one)
+    if fields:
+        parts += ["| field | what it is |", "|---|---|"]
+        parts += [f"| `{_cell(text)}` | {_cell(meaning)} |" for text, meaning in fields.values()] + [""]
+    for name, method in vars(one).items():
+        if inspect.isfunction(method) and not name.startswith("_") and name not in fields:
+            parts.append(f"- `{name}{_signature(method)}`: {' '.join((inspect.getdoc(method) or '').split())}")
+    return [*parts, ""] if parts[-1] else parts
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _signature(method: Any) -> str:
+    return str(inspect.signature(method)).replace("'", "").replace("(self, ", "(").replace("(self)", "()")
 
 
 def columns_page() -> str:
@@ -52,7 +123,89 @@ def columns_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"cli.md": cli_page, "hooks.md": hooks_page, "columns.md": columns_page}
+def suites_page() -> str:
+    """Return the keys of a suite file, from its schema."""
+    from llmbench import json_schemas
+
+    schema = json_schemas.suite_schema()
+    head = (HERE / "parts/suites.md").read_text(encoding="utf-8")
+    parts = [head.rstrip(), "", "## Keys", "", "| key | what it is |", "|---|---|"]
+    parts += [f"| `{name}` | {_said(one)} |" for name, one in schema["properties"].items()]
+    parts += ["", "## Fields of `matrix`, `include`, `exclude` and `defaults`", "", *_FIELD_HEAD]
+    parts += [
+        _field_row(name, schema["$defs"][f"{name}_values"]["anyOf"][0])
+        for name in schema["properties"]["matrix"]["properties"]
+    ]
+    parts += ["", "## Keys of `budget`", "", *_FIELD_HEAD]
+    budget = schema["properties"]["budget"]["properties"]
+    parts += [_field_row(name, one) for name, one in budget.items() if name != "steps"]
+    parts += ["| `steps` | the default of the field | as there |", ""]
+    return "\n".join(parts)
+
+
+_FIELD_HEAD = ("| field | what it is | values |", "|---|---|---|")
+
+
+def _said(schema: dict[str, Any]) -> str:
+    return schema.get("description") or next(one["description"] for one in schema["anyOf"] if "description" in one)
+
+
+def _field_row(name: str, schema: dict[str, Any]) -> str:
+    choices = schema.get("anyOf", [schema])
+    texts = [text for one in choices if (text := _values(one))]
+    return f"| `{name}` | {_said(schema)} | {' or '.join(texts)} |"
+
+
+def _values(schema: dict[str, Any]) -> str:
+    """Return what values a schema allows, in a few words."""
+    if "anyOf" in schema:
+        return " or ".join(filter(None, map(_values, schema["anyOf"])))
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    kind = schema["type"]
+    if kind == "integer":
+        return f"integer of at least {schema['minimum']}"
+    if kind == "number":
+        return "number above 0"
+    if kind == "string":  # numbers that YAML takes for text
+        return "" if "eE" in schema.get("pattern", "") else "a name"
+    return {"boolean": "`true`, `false`", "null": "`null`"}[kind]
+
+
+def records_page() -> str:
+    """Return the fields of a record, from its schema."""
+    from llmbench import json_schemas
+
+    schema = json_schemas.record_schema()["properties"]
+    head = (HERE / "parts/records.md").read_text(encoding="utf-8")
+    parts = [head.rstrip(), "", "## Fields", "", "| field | what it is | null |", "|---|---|---|"]
+    for name, one in schema.items():
+        nullable = "null" in str(one.get("type", "")) or {"type": "null"} in one.get("anyOf", ())
+        parts.append(f"| `{name}` | {_said(one)} | {'where not known' if nullable else ''} |")
+    parts += ["", "## Fields of `cell`", "", "| field | what it is |", "|---|---|"]
+    parts += [f"| `{name}` | {one['description']} |" for name, one in schema["cell"]["properties"].items()]
+    parts += ["", "## Keys of `budget`", "", "| key | what it is |", "|---|---|"]
+    parts += [f"| `{name}` | {_said(one)} |" for name, one in schema["budget"]["properties"].items()]
+    return "\n".join([*parts, ""])
+
+
+def schema_text(name: str) -> str:
+    """Return a JSON Schema that is shipped."""
+    from llmbench import json_schemas
+
+    made = {"suite": json_schemas.suite_schema, "record": json_schemas.record_schema}[name]()
+    return json.dumps(made, indent=1) + "\n"
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "hooks.md": hooks_page,
+    "columns.md": columns_page,
+    "suites.md": suites_page,
+    "records.md": records_page,
+    "../llmbench/schemas/suite.schema.json": lambda: schema_text("suite"),
+    "../llmbench/schemas/record.schema.json": lambda: schema_text("record"),
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -214,6 +214,16 @@ def _print_plans(plans: Sequence[Plan], registry: Registry, *, as_json: bool) ->
 
 
 @cli.command()
+@click.argument("name", type=click.Choice(["suite", "record"]))
+def schema(name: str) -> int:
+    """Print the JSON Schema of a suite file (for editors) or of a record."""
+    from importlib.resources import files
+
+    click.echo(files("llmbench").joinpath("schemas", f"{name}.schema.json").read_text(encoding="utf-8"), nl=False)
+    return 0
+
+
+@cli.command()
 @_json
 def doctor(as_json: bool) -> int:
     """Print what of this machine can be used, and what is missing. Exit 1 when nothing could run."""

@@ -36,19 +36,19 @@ Feature = Mapping[str, Any]
 class SpecialTokens:
     """Ids of the special tokens; every tokenizer has all of them."""
 
-    pad: int = 0
-    unk: int = 1
+    pad: int = 0  # fills rows up
+    unk: int = 1  # what the tokenizer does not know
     bos: int = 2  # also the classification token of models that read a whole text
-    eos: int = 3
-    sep: int = 4
-    mask: int = 5
+    eos: int = 3  # end of a text
+    sep: int = 4  # between two texts
+    mask: int = 5  # stands for a token that is to be predicted
 
 
 class Tokenizer(Protocol):
     """What tasks and data sets may use of a tokenizer."""
 
-    special: SpecialTokens
-    vocab_size: int
+    special: SpecialTokens  # ids of the special tokens
+    vocab_size: int  # ids there are, special ones included
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without special tokens."""
@@ -70,10 +70,10 @@ class Tokenizer(Protocol):
 class CollateContext:
     """What a layout needs beside the features."""
 
-    special: SpecialTokens
+    special: SpecialTokens  # ids of the special tokens
     seq_len: int  # longest input, special tokens included
     target_len: int  # longest target, end token included
-    vocab_size: int
+    vocab_size: int  # of the tokenizer
     train: bool  # False: make what `predict` needs (a prompt without its completion, say)
     seed: int = 0  # for layouts that draw at random (masking), together with the features' content
 
@@ -86,9 +86,9 @@ class Batch:
     """
 
     arrays: Mapping[str, Any]  # numpy arrays from a layout; what comes out of the engine's loader is the engine's
-    examples: int
+    examples: int  # rows
     tokens: int
-    padding_tokens: int
+    padding_tokens: int  # positions that are padding
     fetch_s: float = 0.0
     collate_s: float = 0.0
 
@@ -110,16 +110,16 @@ class Layout(Protocol):
 class BuildRequest:
     """What a model is built from. The random seed is set before `build` is called."""
 
-    head: str
-    size: str
+    head: str  # which of HEADS is wanted
+    size: str  # as in the suite: `tiny`, `tiny*2` ...
     config: Mapping[str, Any]  # of the size: `ModelSpec.sizes`, with what the suite sets or scales
-    vocab_size: int
-    special: SpecialTokens
-    seq_len: int
-    target_len: int
+    vocab_size: int  # rows of the embedding
+    special: SpecialTokens  # ids of the special tokens
+    seq_len: int  # longest input, special tokens included
+    target_len: int  # longest target, end token included
     num_labels: int = 0  # classes, for `classify`
     weights: str | None = None  # folder of a pretrained model, as transformers saves them; None: random
-    attention: str = "sdpa"
+    attention: str = "sdpa"  # implementation: `sdpa` or `eager`
     labelled_logits: bool = False  # project only positions that have a label
     kv_cache: bool = True  # False: generation computes everything again for every token
     lora: int | None = None  # rank of low-rank adapters that are trained instead of the weights; None: train all
@@ -161,13 +161,13 @@ class ModelSpec:
     with `parameters`) the model has sizes such as `tiny*2`: twice the parameters, by width.
     """
 
-    name: str
-    sizes: Mapping[str, Mapping[str, Any]]
+    name: str  # what suites call it
+    sizes: Mapping[str, Mapping[str, Any]]  # name -> configuration, which `build` gets
     layouts: Mapping[str, Layout]  # head -> layout; the keys are the heads that `build` knows
     build: Callable[[BuildRequest], Any]
-    description: str = ""
+    description: str = ""  # one line for `plugins list`
     reference: str = ""  # what `base` follows: paper or model card
-    engine: str = "torch"
+    engine: str = "torch"  # what drives the module
     learning_rate: Mapping[str, float] = field(default_factory=dict)  # stage -> peak learning rate
     preload: tuple[str, ...] = ()  # library modules worth importing once for all cells
     options: tuple[str, ...] = ()  # of a request: which of `labelled_logits`, `kv_cache` (False) and `lora` it obeys
@@ -208,12 +208,12 @@ class Dataset:
     and `notes` (list of str: what a reader must know, such as a test split that is really the official dev).
     """
 
-    identity: str
-    train: Sequence[Example]
-    validation: Sequence[Example]
-    test: Sequence[Example]
+    identity: str  # as `DatasetSpec.identify` returns it
+    train: Sequence[Example]  # examples to train on
+    validation: Sequence[Example]  # examples to choose by
+    test: Sequence[Example]  # examples to score
     info: Mapping[str, Any] = field(default_factory=dict)
-    oracle: Oracle | None = None
+    oracle: Oracle | None = None  # None where nobody knows the best answer
 
 
 @dataclass(frozen=True)
@@ -225,11 +225,11 @@ class DatasetSpec:
     DataError (one line: file, line, what, what to write instead) on malformed or empty data.
     """
 
-    name: str
+    name: str  # what suites call it
     identify: Callable[[DataRequest], str]
     load: Callable[[DataRequest], Dataset]
     tasks: tuple[str, ...] | None = None  # names of the tasks it can serve; None: any
-    description: str = ""
+    description: str = ""  # one line for `plugins list`
     validate: bool = False  # True: `load` is cheap and is called before the run, to refuse bad input
 
 
@@ -240,40 +240,40 @@ class DatasetSpec:
 class EncodeContext:
     """What a task needs to turn examples into features."""
 
-    tokenizer: Tokenizer
-    seq_len: int
-    target_len: int
+    tokenizer: Tokenizer  # of the suite, or of the checkpoint
+    seq_len: int  # longest input, special tokens included
+    target_len: int  # longest target, end token included
     info: Mapping[str, Any]  # of the data set
-    train: bool
+    train: bool  # False: the target is not shown to the model
 
 
 @dataclass(frozen=True)
 class BaselineContext:
     """What a trivial baseline may look at: the training split, and the inputs of the test split."""
 
-    dataset: Dataset
+    dataset: Dataset  # whose training split may be used
     test: Sequence[Example]  # the examples that are scored
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # that made the features
     features: Sequence[Feature]  # of `test`, encoded
-    seed: int = 0
+    seed: int = 0  # of what is drawn at random
 
 
 @dataclass(frozen=True)
 class TaskSpec:
     """A task: which head it needs, how its text becomes features and predictions become answers, how it is scored."""
 
-    name: str
-    head: str
+    name: str  # what suites call it
+    head: str  # which of HEADS it needs
     fields: tuple[str, ...]  # what each example holds
     texts: Callable[[Example], Sequence[str]]  # all text of an example, for the tokenizer
     encode: Callable[[Sequence[Example], EncodeContext], list[Feature]]  # one feature per example, in order
     decode: Callable[[Any, Example, Feature, Tokenizer], Any]  # engine's prediction -> what metrics compare
-    reference: Callable[[Example], Any]
+    reference: Callable[[Example], Any]  # example -> the right answer, for metrics
     metrics: tuple[str, ...]  # names of metric plugins
     primary: str  # the value that stands for quality, such as "accuracy"
-    baselines: Mapping[str, Callable[[BaselineContext], list[Any]]] = field(default_factory=dict)
+    baselines: Mapping[str, Callable[[BaselineContext], list[Any]]] = field(default_factory=dict)  # trivial answers
     num_labels: Callable[[Mapping[str, Any]], int] = lambda info: 0  # from the data set's info
-    description: str = ""
+    description: str = ""  # one line for `plugins list`
     stages: tuple[str, ...] = ("finetune", "eval")  # ("pretrain",) for the pretraining task
     examples: tuple[Example, ...] = ()  # a few, for the conformance kit
 
@@ -290,11 +290,11 @@ class MetricSpec:
     greatest number that a value can be (None: no bound).
     """
 
-    name: str
+    name: str  # what tasks call it
     load: Callable[[str], Any]
     values: Mapping[str, str]  # name of each value it returns -> "higher" or "lower" (which is better)
     options: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda info: {}  # data set's info -> compute() keywords
-    description: str = ""
+    description: str = ""  # one line for `plugins list`
     each: Callable[[Sequence[Any], Sequence[Any]], Mapping[str, list[float]]] | None = None  # see above
     preload: tuple[str, ...] = ("evaluate", "datasets")  # library modules worth importing once for all cells
     tasks: tuple[str, ...] = ()  # names of tasks that it scores beside those that name it
@@ -309,13 +309,13 @@ class MetricSpec:
 class PrecisionSpec:
     """A numeric setting, in names of torch dtypes so that nothing is imported."""
 
-    name: str
-    parameters: str = "float32"
+    name: str  # what suites call it
+    parameters: str = "float32"  # dtype of the weights
     autocast: str | None = None  # dtype of the autocast region, None: no autocast
-    grad_scaling: bool = False
+    grad_scaling: bool = False  # scale the loss, so that small gradients survive
     matmul: str = "ieee"  # "ieee" or "tf32", for float32 matmuls
-    devices: tuple[str, ...] = ("cpu", "cuda", "mps")
-    description: str = ""
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps")  # kinds of devices that can run it
+    description: str = ""  # one line for `plugins list`
 
     @property
     def element_bytes(self) -> int:
@@ -339,7 +339,7 @@ class ReporterSpec:
     name: str  # what `--format` is given
     render: Callable[[Any], str | bytes]
     suffix: str  # of a file of this format, such as ".md"
-    description: str = ""
+    description: str = ""  # one line for `plugins list`
 
 
 # --- causes ---------------------------------------------------------------------------------------------
@@ -431,15 +431,15 @@ class CauseSpec:
     Unisolated with the reason. `advice` says in a few words what to change where this is the verdict.
     """
 
-    name: str
+    name: str  # what verdicts call it
     axis: str  # of AXES
     cause_class: str  # of CAUSE_CLASSES
     probe: Callable[[Trial], Mapping[str, Any]]
     predict: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None]
     intervene: Callable[[Trial], Intervention]
-    description: str = ""
+    description: str = ""  # what it is, in a few words
     advice: str = ""
-    engines: tuple[str, ...] = ("torch",)
+    engines: tuple[str, ...] = ("torch",)  # engines whose steps it can look into
 
 
 # --- remedies -------------------------------------------------------------------------------------------
@@ -449,8 +449,8 @@ class CauseSpec:
 class Forecast:
     """What a remedy should give: throughput with it over throughput without, None where not known, and why."""
 
-    gain_x: float | None
-    reason: str = ""
+    gain_x: float | None  # see above
+    reason: str = ""  # why that much, or why it is not known
 
 
 @dataclass(frozen=True)
@@ -467,12 +467,12 @@ class RemedySpec:
     so that alone it need not be trained to see what it does to quality.
     """
 
-    name: str
+    name: str  # what `--remedy` calls it
     answers: tuple[str, ...]  # names of causes
     change: Callable[[Any], Any]
     predict: Callable[[Mapping[str, Any], Mapping[str, Any]], Forecast]
-    description: str = ""
+    description: str = ""  # one line for `plugins list`
     general: bool = False
     same_updates: bool = False
     family: str = ""  # empty: its own
-    devices: tuple[str, ...] = ("cpu", "cuda", "mps")
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps")  # kinds of devices where it can help

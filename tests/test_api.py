@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 from records import record, scored
@@ -206,19 +204,3 @@ def test_a_script_without_a_main_guard_runs_a_suite(tmp_path):
     assert done.stdout == "True ['finetune', 'eval'] out 2\n", done.stdout + done.stderr
     commands = json.loads((tmp_path / "out" / "commands.json").read_text())
     assert set(commands.values()) == {"llmbench run small.yaml --set test_examples=8"}
-
-
-def commands_of(command, path=()):
-    if isinstance(command, click.Group):
-        return [leaf for name in command.commands for leaf in commands_of(command.commands[name], (*path, name))]
-    return [" ".join(path)]
-
-
-def test_the_documents_say_what_does_what_each_command_does():
-    page = (ROOT / "docs" / "python.md").read_text()
-    rows = dict(re.findall(r"^\| `llmbench ([^`]+)` \| (.+) \|$", page, re.M))
-    assert set(rows) == set(commands_of(cli))
-    for name in {name for text in rows.values() for name in re.findall(r"llmbench\.(\w+)\(", text)}:
-        assert name in llmbench.__all__
-    for name in {name for text in rows.values() for name in re.findall(r"results\.(\w+)", text)}:
-        assert hasattr(llmbench.Results, name)

@@ -31,7 +31,7 @@ LAYERS = {
         ),
         1,
     ),
-    **dict.fromkeys(("ceilings", "sizes", "powers", "crossed", "scrub", "checks"), 1),
+    **dict.fromkeys(("ceilings", "sizes", "powers", "crossed", "scrub", "checks", "json_schemas"), 1),
     # behind `stats`
     **dict.fromkeys(("distributions", "intervals", "ratios", "changes", "samples", "steady", "stopping"), 1),
     **dict.fromkeys(
