@@ -36,10 +36,9 @@ class Results:
     @cached_property
     def report(self) -> Report:
         """The report that all formats are made of; reporters of plugins are given it."""
-        from llmbench.report import Report
-        from llmbench.running import causes
+        from llmbench.running import report_of
 
-        return Report(self.runs, baseline=self.baseline, descriptions=causes(self.registry))
+        return report_of(self.runs, self.registry, self.baseline)
 
     @property
     def document(self) -> dict[str, Any]:

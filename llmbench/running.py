@@ -302,13 +302,12 @@ def _portable(name: str) -> str:
 def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> bytes:
     """Return the report of `runs` as bytes; a text ends with its line."""
     from llmbench.errors import did_you_mean
-    from llmbench.report import Report
 
     names = [run.name for run in runs]
     if baseline is not None and baseline not in names:
         known = ", ".join(names)
         raise UserError(f"--baseline {baseline}: no such run{did_you_mean(baseline, names)}; write one of: {known}")
-    return render(Report(runs, baseline=baseline, descriptions=causes(registry)), form, registry)
+    return render(report_of(runs, registry, baseline), form, registry)
 
 
 def render(report: Report, form: str, registry: Registry) -> bytes:
@@ -317,16 +316,18 @@ def render(report: Report, form: str, registry: Registry) -> bytes:
     return document if isinstance(document, bytes) else (document.rstrip("\n") + "\n").encode()
 
 
-def causes(registry: Registry) -> dict[str, str]:
-    """Return what each cause is, in a few words."""
-    return {name: provided.spec.description for name, provided in registry.by_kind["cause"].items()}
+def report_of(runs: Sequence[Run], registry: Registry, baseline: str | None = None) -> Report:
+    """Return the report of `runs`, with what plugins say of causes and the formats that they bring."""
+    from llmbench.report import Report
+
+    causes = {name: provided.spec.description for name, provided in registry.by_kind["cause"].items()}
+    formats = {name: provided.spec.render for name, provided in registry.by_kind["reporter"].items()}
+    return Report(runs, baseline=baseline, descriptions=causes, formats=formats)
 
 
 def _write_reports(run: Run, run_dir: RunDir, registry: Registry) -> None:
     """Write report.md and report.html; one whose plugin is missing or fails is said on standard error."""
-    from llmbench.report import Report
-
-    report = Report([run], descriptions=causes(registry))
+    report = report_of([run], registry)
     for form, name in (("markdown", "report.md"), ("html", "report.html")):
         try:
             run_dir.write_text(name, render(report, form, registry).decode())

@@ -334,6 +334,8 @@ class ReporterSpec:
     `report` (`llmbench.report.Report`) holds everything, made once: `tables` (each with `title`, `columns`, `rows` of
     raw values and `notes`; `column.text(value)` is a value as people read it), `findings` (sentences), `cells`
     (summaries), `commands` (cell id -> what measures it again), `document` (of `--format json`), and the `runs`.
+    `report.render(form)` is the report in another of its `formats`. A reporter that sends or stores the report returns
+    what it did, in a line.
     """
 
     name: str  # what `--format` is given

@@ -63,7 +63,7 @@ LAYERS = {
 }
 HEAVY = ("torch", "pandas", "transformers", "numpy", "evaluate", "datasets", "rich", "yaml", "llmbench_plugins")
 CORE_FILES = sorted(CORE.rglob("*.py"))
-PLUGIN_FILES = sorted((ROOT / "plugins").rglob("*.py"))
+PLUGIN_FILES = sorted(p for p in (ROOT / "plugins").rglob("*.py") if not {"tests", "build"} & set(p.parts))
 
 
 def module_of(path: Path) -> str:
@@ -145,7 +145,7 @@ def test_the_layer_check_sees(part, line):
 @pytest.mark.parametrize("path", PLUGIN_FILES, ids=module_of)
 def test_plugins_import_only_public_names(path):
     public = {f"llmbench.{name}" for name in importlib.import_module("llmbench").__all__}
-    module = "llmbench_" + module_of(path)
+    module = "llmbench_" + module_of(path).rpartition("src.llmbench_")[2]
     names = imported(ast.parse(path.read_text()), module, package=path.name == "__init__.py")
     inner = {n for n in names if n.split(".")[0] == "llmbench" and n != "llmbench"}
     public |= {f"llmbench.report.{name}" for name in importlib.import_module("llmbench.report").__all__}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,15 +21,26 @@ ONCE = ("How the numbers were obtained",)
 class Report:
     """One or many runs with what is derived from them: summaries, findings, tables, and the contract's document.
 
-    `baseline` is the name of the run that the others are held against; `descriptions` says what a cause is.
+    `baseline` is the name of the run that the others are held against; `descriptions` says what a cause is; `formats`
+    are the reporters that there are, by name.
     """
 
     def __init__(
-        self, runs: Sequence[Run], *, baseline: str | None = None, descriptions: Mapping[str, str] | None = None
+        self,
+        runs: Sequence[Run],
+        *,
+        baseline: str | None = None,
+        descriptions: Mapping[str, str] | None = None,
+        formats: Mapping[str, Callable[[Report], str | bytes]] | None = None,
     ) -> None:
         self.runs = tuple(runs)
         self.baseline = baseline or (self.runs[0].name if len(self.runs) > 1 else None)
         self.descriptions = dict(descriptions or {})
+        self.formats = dict(formats or {})
+
+    def render(self, form: str) -> str | bytes:
+        """Return the report in another format of `formats`, for reporters that send or store whole documents."""
+        return self.formats[form](self)
 
     @property
     def title(self) -> str:
