@@ -313,7 +313,7 @@ def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str |
 def render(report: Report, form: str, registry: Registry) -> bytes:
     """Return `report` in the format `form`, as bytes. Raises PluginError for an unknown format."""
     document = registry.get("reporter", form).render(report)
-    return document if isinstance(document, bytes) else (document.rstrip("\n") + "\n").encode()
+    return (document.rstrip("\n") + "\n").encode() if isinstance(document, str) else document
 
 
 def report_of(runs: Sequence[Run], registry: Registry, baseline: str | None = None) -> Report:

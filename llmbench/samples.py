@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import mul
 
 import numpy as np
@@ -34,9 +35,10 @@ def outliers(samples: Sequence[float]) -> list[int]:
     On the log scale, further from the median than 3.5 robust standard deviations (median absolute deviation), and
     than 2 %. Fewer than 4 samples have none. Raises ValueError for a sample that is not finite and positive.
     """
-    if len(samples) < 4:
-        return []
-    logs = _logs(samples)
+    return [] if len(samples) < 4 else _outliers(_logs(samples))
+
+
+def _outliers(logs: Sequence[float]) -> list[int]:
     middle = statistics.median(logs)
     away = [abs(value - middle) for value in logs]
     limit = max(OUTLIER_Z * MAD_TO_SD * statistics.median(away), math.log1p(TOLERANCE))
@@ -63,10 +65,11 @@ def effective_samples(samples: Sequence[float]) -> float:
     n / 3. From 1 to n: negative correlation is not counted as a gain. It is also safe for the median, whose error
     grows less with correlation.
     """
-    n = len(samples)
-    if n < 4:
-        return float(n)
-    centred, square = _centred(_logs(samples))
+    return _effective(*_centred(_logs(samples))) if len(samples) > 3 else float(len(samples))
+
+
+def _effective(centred: Sequence[float], square: float) -> float:
+    n = len(centred)
     if not square > 0:
         return float(n)
     total, last = 0.0, math.inf
@@ -105,16 +108,38 @@ def reliability(processes: Processes) -> list[str]:
     `processes` are the clean step times (seconds) of each process. Looks for fewer than two processes, fewer than 10
     samples or 5 effective ones in one, autocorrelation above 0.5 (mean over processes), a trend, and two modes.
     """
+    return describe(processes).unreliable
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the step times of a cell's processes look like: see `outliers`, `autocorrelation` and `reliability`."""
+
+    outliers: int
+    autocorrelations: list[float]  # of the processes that have one
+    unreliable: list[str]
+
+
+def describe(processes: Processes) -> Description:
+    """Return what all of this module say of `processes`, for less than one after the other: they share the logs."""
     kept = [list(p) for p in processes if len(p)]
+    logs = [_logs(p) for p in kept]
+    centred = [_centred(values) for values in logs]
+    worths = [_effective(*both) if len(p) > 3 else float(len(p)) for p, both in zip(kept, centred, strict=True)]
+    seen = [_correlation(*both, 1) for p, both in zip(kept, centred, strict=True) if len(p) > 3 and both[1] > 0]
+    marked = sum(len(_outliers(values)) for values in logs if len(values) > 3)
+    return Description(marked, seen, _unreliable(kept, worths, seen))
+
+
+def _unreliable(kept: Sequence[list[float]], worths: Sequence[float], seen: Sequence[float]) -> list[str]:
     found = [] if len(kept) > 1 else [f"fewer than 2 processes ({len(kept)}): differences between them are unseen"]
-    sizes = [(len(p), effective_samples(p)) for p in kept]
+    sizes = [(len(p), worth) for p, worth in zip(kept, worths, strict=True)]
     few = [(n, worth) for n, worth in sizes if n < FEWEST_SAMPLES or worth < FEWEST_EFFECTIVE]
     if few:
         steps, worth = min(few)
         found.append(f"too few samples in {len(few)} processes: {steps} steps, worth {worth:.0f} independent ones")
-    seen = [r for r in map(autocorrelation, kept) if r is not None]
-    if seen and float(np.mean(seen)) > MOST_AUTOCORRELATION:
-        found.append(f"autocorrelation {np.mean(seen):.2f} of step times is above {MOST_AUTOCORRELATION}")
+    if seen and math.fsum(seen) / len(seen) > MOST_AUTOCORRELATION:
+        found.append(f"autocorrelation {math.fsum(seen) / len(seen):.2f} of step times is above {MOST_AUTOCORRELATION}")
     for name, test in (("trend", _trend), ("two modes", _modes)):
         said = [text for text in map(test, kept) if text]
         if said:

@@ -61,19 +61,38 @@ def curves(records: Iterable[Record]) -> list[Curve]:
     """Return the curves in `records`, in the order of axes; those with fewer than 3 points are none."""
     cells = [processes.counted(group) for group in processes.by_cell(records).values()]
     cells = [{n: r for n, r in found.items() if r["status"] == "ok" and r["samples"].get("step_s")} for found in cells]
-    found: dict[tuple[Any, ...], dict[int, Mapping[int, Record]]] = {}
-    for cell in filter(None, cells):
-        fields = coordinates(next(iter(cell.values()))["cell"])
-        for axis, x in fields.items():
+    cells = list(filter(None, cells))
+    found = [one for axis in _axes(cells) for one in _along(axis, cells)]
+    return [curve for _, curve in sorted(found, key=lambda one: one[0])]
+
+
+def _axes(cells: Sequence[Mapping[int, Record]]) -> list[str]:
+    """Return the axes along which there are more than 2 points at all: of many cells, mostly none."""
+    values: dict[str, set[int]] = {}
+    for cell in cells:
+        for axis, x in coordinates(next(iter(cell.values()))["cell"]).items():
             if isinstance(x, int) and (axis in FIELDS or axis.startswith("size.")):
-                key = (axis, *((n, v) for n, v in fields.items() if n != axis))
-                found.setdefault(key, {})[x] = cell
-    out = []
-    for key, points in found.items():
-        if len(points) > 2:
-            first = next(iter(points[min(points)].values()))
-            out.append(Curve(str(key[0]).removeprefix("size."), first["cell"], points))
-    return out
+                values.setdefault(axis, set()).add(x)
+    return [axis for axis, xs in values.items() if len(xs) > 2]
+
+
+def _along(axis: str, cells: Sequence[Mapping[int, Record]]) -> list[tuple[tuple[int, int], Curve]]:
+    """Return the curves of one axis with more than 2 points, each behind the place of its first cell and its axis."""
+    found: dict[tuple[Any, ...], dict[int, Mapping[int, Record]]] = {}
+    places: dict[tuple[Any, ...], tuple[int, int]] = {}
+    for number, cell in enumerate(cells):
+        fields = coordinates(next(iter(cell.values()))["cell"])
+        x = fields.get(axis)
+        if isinstance(x, int):
+            key = tuple((name, value) for name, value in fields.items() if name != axis)
+            found.setdefault(key, {})[x] = cell
+            places.setdefault(key, (number, list(fields).index(axis)))
+    name = axis.removeprefix("size.")
+    return [
+        (places[key], Curve(name, next(iter(points[min(points)].values()))["cell"], points))
+        for key, points in found.items()
+        if len(points) > 2
+    ]
 
 
 def coordinates(cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Size:
         return self.name + (f":{settings}" if settings else "") + factor
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_size(text: str) -> Size:
     """Return the parts of `text`. Raises PluginError, one line, where it is not of that form."""
     head, star, factor = text.partition("*")

@@ -19,11 +19,13 @@ from llmbench.crossed import Crossed, crossed_mean
 from llmbench.distributions import t_quantile
 from llmbench.intervals import Estimate, Prior, fit_prior, pooled_interval
 from llmbench.ratios import Bound, RunTest, block_ratios, permutation_p, ratio_interval, runs_differ, simultaneous
-from llmbench.samples import autocorrelation, effective_samples, outliers, reliability
+from llmbench.samples import Description, autocorrelation, describe, effective_samples, outliers, reliability
 from llmbench.steady import changepoints, is_steady, steady_from
 from llmbench.stopping import ProcessPlan, Reached, processes_for, samples_for, stein_interval
 
 __all__ = [
+    "Description",
+    "describe",
     "Bound",
     "Change",
     "Changes",

@@ -305,7 +305,7 @@ def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
         if isinstance(series, dict):
             for key, values in series.items():
                 if isinstance(values, list) and len(values) > 1:
-                    series[key] = _array(values)
+                    series[key] = _array(values, shared)
     for name in ("cell", "budget"):
         value = record.get(name)
         known = shared.setdefault((name, record["cell_id"]), value)
@@ -316,13 +316,19 @@ def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
     return record
 
 
-def _array(values: list[Any]) -> Any:
+def _array(values: list[Any], shared: dict[Any, Any]) -> Any:
+    """Return `values` as an array, where they are all floats or all integers; one that is constant is there once."""
     kinds = set(map(type, values))
     if kinds == {float}:
         return array("d", values)
-    if kinds == {int} and max(values) < 2**62 and min(values) > -(2**62):
+    if kinds != {int} or max(values) >= 2**62 or min(values) <= -(2**62):
+        return values
+    if max(values) > min(values):
         return array("q", values)
-    return values
+    key = ("constant", values[0], len(values))
+    if key not in shared:
+        shared[key] = array("q", values)
+    return shared[key]
 
 
 def _loads(line: bytes) -> Any:

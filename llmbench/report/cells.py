@@ -61,10 +61,19 @@ def summarise(
     groups = processes.by_cell(records)
     prior = processes.fit_prior(processes.good(processes.counted(group)) for group in groups.values())
     cells = [_summary(group, (commands or {}).get(name), prior, ceilings or {}) for name, group in groups.items()]
+    _share_reasons(cells)
     fields = [group[0]["cell"] for group in groups.values()]
     for cell, variant in zip(cells, variants.variants(fields), strict=True):
         cell["variant"] = variant
     return compiled.with_pay_off(cells, fields)
+
+
+def _share_reasons(cells: Iterable[dict[str, Any]]) -> None:
+    """Keep reasons that cells have in common once: of many cells, most lack the same."""
+    known: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+    for cell in cells:
+        if not cell["compile"]:  # theirs are still added to
+            cell["reasons"] = known.setdefault(tuple(cell["reasons"].items()), cell["reasons"])
 
 
 def failures(records: Iterable[Record]) -> list[dict[str, Any]]:

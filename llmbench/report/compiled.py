@@ -29,6 +29,8 @@ def with_pay_off(cells: list[dict[str, Any]], fields: Sequence[Mapping[str, Any]
 
     `fields` are those of each cell (as in `Cell`).
     """
+    if not any(cell["compilation"] for cell in cells):
+        return cells
     eager = {_apart_from_compile(own): cell for cell, own in zip(cells, fields, strict=True) if not own.get("compile")}
     for cell, own in zip(cells, fields, strict=True):
         if cell["compilation"] is None:

@@ -12,6 +12,7 @@ from llmbench.report.beside import side_by_side
 from llmbench.report.cells import Run, failures, summarise
 from llmbench.report.findings import Finding, findings
 from llmbench.report.model import Column, Table
+from llmbench.report.remedies import recommendation_rows
 from llmbench.report.tables import FIRST, run_tables
 
 #: Tables that say the same of each machine: once is enough.
@@ -66,15 +67,21 @@ class Report:
         return [failures(run.records) for run in self.runs]
 
     @cached_property
+    def studies(self) -> list[dict[str, list[dict[str, Any]]]]:
+        """Per run, what it says of learning, of time to quality and of scaling."""
+        return [contract.studied(run) for run in self.runs]
+
+    @cached_property
     def findings(self) -> list[Finding]:
         """What bounds each kind of work, and what to do."""
-        recommended = self.document["recommendations"]
+        recommended = [{**row, "run": run.name} for run in self.runs for row in recommendation_rows(run)]
         return findings(self.cells, self.descriptions, recommended, several=len(self.runs) > 1)
 
     @cached_property
     def tables(self) -> list[Table]:
         """The tables in the order they are read. Those of several runs are one each, with a column for the run."""
-        found = [run_tables(run, cells) for run, cells in zip(self.runs, self.summaries, strict=True)]
+        parts = zip(self.runs, self.summaries, self.studies, strict=True)
+        found = [run_tables(run, cells, studies) for run, cells, studies in parts]
         if len(found) == 1:
             return found[0]
         merged = merge([run.name for run in self.runs], found)
@@ -90,8 +97,17 @@ class Report:
     @cached_property
     def document(self) -> dict[str, Any]:
         """The report as one JSON-able document, as `report --format json` has it."""
+        whole = self._parts()
+        return {**whole, "cells": list(whole["cells"])}
+
+    @property
+    def document_bytes(self) -> bytearray:
+        """The document as strict JSON in UTF-8, made without ever holding all of it as objects."""
+        return contract.written(self._parts())
+
+    def _parts(self) -> dict[str, Any]:
         self.cells  # noqa: B018 - they are given the names of their runs
-        return contract.assemble(self.runs, self.summaries, self.failures)
+        return contract.assemble(self.runs, self.summaries, self.failures, self.studies)
 
 
 def merge(names: Sequence[str], reports: Sequence[Sequence[Table]]) -> list[Table]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmbench import learning, reach, scaling
@@ -24,38 +24,52 @@ STUDIES = {"learning": learning.learning, "time_to_quality": reach.reach, "scali
 def document(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the report of one or many runs. Every cell names its run; what is not known is null, with its reason."""
     summaries = [summarise(run.records, run.commands, run.ceilings) for run in runs]
-    return assemble(runs, summaries, [failures(run.records) for run in runs])
+    whole = assemble(runs, summaries, [failures(run.records) for run in runs], [studied(run) for run in runs])
+    return {**whole, "cells": list(whole["cells"])}
+
+
+def studied(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """Return what a run says of learning, of time to quality and of scaling: rows by the name of the study."""
+    return {name: rows_of(run.records) for name, rows_of in STUDIES.items()}
 
 
 def assemble(
-    runs: Sequence[Run], summaries: Sequence[Sequence[Mapping[str, Any]]], failed: Sequence[Sequence[Mapping[str, Any]]]
+    runs: Sequence[Run],
+    summaries: Sequence[Sequence[Mapping[str, Any]]],
+    failed: Sequence[Sequence[Mapping[str, Any]]],
+    studies: Sequence[Mapping[str, Sequence[Mapping[str, Any]]]],
 ) -> dict[str, Any]:
-    """Return the document of `runs` from what was made of them: their cells' summaries and failures."""
+    """Return the document of `runs` from what was made of them: their cells' summaries, failures and studies.
+
+    `cells` of it is an iterator, since a list of many would double what they take.
+    """
     environments: dict[str, Any] = {}
     ceilings: dict[str, Any] = {}
-    cells: list[dict[str, Any]] = []
     lists: dict[str, list[Any]] = {"bottlenecks": [], "interactions": []}
-    studied: dict[str, list[Any]] = {name: [] for name in STUDIES}
+    learned: dict[str, list[Any]] = {name: [] for name in STUDIES}
     tried: dict[str, list[Any]] = {"remedies": [], "recommendations": []}
-    for run, found in zip(runs, summaries, strict=True):
+    for run, found, study in zip(runs, summaries, studies, strict=True):
         tried["remedies"] += [{**row, "run": run.name} for row in remedy_rows(run)]
         tried["recommendations"] += [{**row, "run": run.name} for row in recommendation_rows(run)]
-        for name, rows_of in STUDIES.items():
-            studied[name] += [{**row, "run": run.name} for row in rows_of(run.records)]
+        for name in STUDIES:
+            learned[name] += [{**row, "run": run.name} for row in study[name]]
         environments |= run.environments
         ceilings |= run.ceilings
         for cell in found:
             for name, rows in lists.items():
                 rows += [{**row, "run": run.name} for row in cell[name]]
-            cells.append({**{key: value for key, value in cell.items() if key not in lists}, "run": run.name})
     return {
         "schema_version": SCHEMA_VERSION,
         "environments": environments,
         "ceilings": ceilings,
-        "cells": cells,
+        "cells": (
+            {**{key: value for key, value in cell.items() if key not in lists}, "run": run.name}
+            for run, found in zip(runs, summaries, strict=True)
+            for cell in found
+        ),
         **lists,
         **tried,
-        **studied,
+        **learned,
         "failures": [{**failure, "run": run.name} for run, own in zip(runs, failed, strict=True) for failure in own],
     }
 
@@ -67,24 +81,40 @@ def render(runs: Sequence[Run]) -> str:
 
 def text(value: Mapping[str, Any]) -> str:
     """Return a document as strict JSON text (a number that is not finite is null), with a line per item of a list."""
-    parts = []
+    return written(value).decode()
+
+
+def written(value: Mapping[str, Any]) -> bytearray:
+    """Return `text(value)` in UTF-8; values may be iterators, whose items are never all there at once."""
+    out = bytearray(b"{\n")
     for name, item in value.items():
-        if isinstance(item, list) and item:
-            lines = ",\n".join(map(_line, item))
-            parts.append(f"{_line(name)}: [\n{lines}\n]")
+        out += b"" if len(out) == 2 else b",\n"
+        out += _line(name) + b": "
+        if isinstance(item, list | Iterator):
+            _write_list(out, item)
         else:
-            parts.append(f"{_line(name)}: {_line(item)}")
-    return "{\n" + ",\n".join(parts) + "\n}"
+            out += _line(item)
+    out += b"\n}"
+    return out
 
 
-def _line(value: Any) -> str:
+def _write_list(out: bytearray, items: Iterable[Any]) -> None:
+    first = True
+    for item in items:
+        out += b"[\n" if first else b",\n"
+        out += _line(item)
+        first = False
+    out += b"[]" if first else b"\n]"
+
+
+def _line(value: Any) -> bytes:
     if orjson is not None:
         with contextlib.suppress(TypeError):  # of a value that it does not know
-            return orjson.dumps(value).decode()
+            return bytes(orjson.dumps(value))
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False).encode()
 
 
 def render_one(run: Run) -> str:

@@ -28,14 +28,17 @@ REACH_NOTES = (
 )
 
 
-def learning_table(records: Iterable[Record]) -> Table:
-    """Return one row per point: its quality, what each doubling gains, and the verdict."""
+def learning_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | None = None) -> Table:
+    """Return one row per point: its quality, what each doubling gains, and the verdict.
+
+    `found` are the rows of `learning.learning(records)`, where they are there already.
+    """
     columns: tuple[Column, ...] = (Column("model"), Column("size"), Column("task"), number("examples"), number("steps"))
     columns += (number("parameters"), number("epochs", digits=1), Column("metric"), number("quality", digits=3))
     columns += (number("oracle", digits=3), Column("2x data"), Column("2x steps"), Column("2x parameters"))
     columns += (number("seeds"), Column("verdict"), Column("because"))
     rows = []
-    for row in learning.learning(records):
+    for row in learning.learning(records) if found is None else found:
         what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"], row["parameters"])
         gains = [_interval(row["gains"].get(axis, {})) for axis in learning.AXES]
         values = (row["epochs"], row["metric"], row["quality"], row["oracle"], *gains)
@@ -43,31 +46,31 @@ def learning_table(records: Iterable[Record]) -> Table:
     return Table("What limits learning", columns, tuple(rows), NOTES)
 
 
-def missing_table(records: Iterable[Record]) -> Table:
+def missing_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | None = None) -> Table:
     """Return the distance to the oracle of each point that has ample neighbours, split into its parts."""
     names = ("data", "training", "capacity", "rest")
     columns: tuple[Column, ...] = (Column("model"), Column("size"), Column("task"), number("examples"), number("steps"))
     columns += (number("distance", digits=3), *(Column(f"for lack of {name}") for name in names[:3]), Column("rest"))
     columns += (Column("ample"),)
     rows = []
-    for row in learning.learning(records):
-        found = row["missing"]
-        if found is not None:
+    for row in learning.learning(records) if found is None else found:
+        split = row["missing"]
+        if split is not None:
             what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"])
-            parts = [_interval(found["parts"].get(name, {}), "value") for name in names]
-            rows.append((*what, found["distance"], *parts, _ample(found["ample"])))
+            parts = [_interval(split["parts"].get(name, {}), "value") for name in names]
+            rows.append((*what, split["distance"], *parts, _ample(split["ample"])))
     return Table("Distance to the oracle", columns, tuple(rows), MISSING_NOTES)
 
 
-def reach_table(records: Iterable[Record]) -> Table:
+def reach_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | None = None) -> Table:
     """Return the time and energy to the target quality, of all ladders that reach it; the quickest first."""
     columns: tuple[Column, ...] = (Column("model"), Column("size"), Column("task"), Column("precision"))
     columns += (number("examples"), number("parameters"), Column("metric"), number("target", digits=3))
     columns += (number("steps", digits=0), Column("95 % interval"), number("time", "s"), number("energy", "J"))
     columns += (number("seeds"),)
-    found = [row for row in reach.reach(records) if row["seconds"] is not None]
+    ladders = [row for row in (reach.reach(records) if found is None else found) if row["seconds"] is not None]
     rows = []
-    for row in sorted(found, key=lambda row: (row["task"], row["seconds"])):
+    for row in sorted(ladders, key=lambda row: (row["task"], row["seconds"])):
         ci = row["steps_ci"]
         what = (row["model"], row["size"], row["task"], row["precision"], row["train_examples"], row["parameters"])
         between = None if ci is None else f"{ci[0]:,.0f} - {ci[1]:,.0f}"

@@ -22,14 +22,17 @@ CHANGE_NOTES = (
 )
 
 
-def scaling_table(records: Iterable[Record]) -> Table:
-    """Return one row per curve and part of the step."""
+def scaling_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | None = None) -> Table:
+    """Return one row per curve and part of the step.
+
+    `found` are the rows of `scaling.scaling(records)`, where they are there already.
+    """
     columns: tuple[Column, ...] = (Column("model"), Column("stage"), Column("axis"), Column("points"), Column("part"))
     columns += (number("smallest", "ms"), number("largest", "ms"), Column("exponent, small"), Column("exponent, large"))
     columns += (number("limit"), number("held out"), number("predicted", "ms"), number("measured", "ms"))
     columns += (number("error", "%", 1), number("processes"))
     rows = []
-    for row in scaling.scaling(records):
+    for row in scaling.scaling(records) if found is None else found:
         what = (row["model"], row["stage"], row["axis"], f"{row['points'][0]} - {row['points'][-1]}", row["part"])
         exponents = (
             _interval(row["exponent_small"], row["exponent_small_ci"]),
@@ -40,7 +43,7 @@ def scaling_table(records: Iterable[Record]) -> Table:
     return Table("How cost grows", columns, tuple(rows), NOTES)
 
 
-def changes_table(records: Iterable[Record]) -> Table:
+def changes_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | None = None) -> Table:
     """Return where along each curve the verdict, or the class of operators with most time, changes."""
     columns: tuple[Column, ...] = (
         Column("model"),
@@ -62,7 +65,7 @@ def changes_table(records: Iterable[Record]) -> Table:
             " - ".join(map(str, c["between"])),
             c["at"],
         )
-        for row in scaling.scaling(records)
+        for row in (scaling.scaling(records) if found is None else found)
         for c in row["changes"]
     ]
     return Table("Where the bottleneck changes", columns, tuple(rows), CHANGE_NOTES)

@@ -20,14 +20,17 @@ from llmbench.report.verdicts import causes_table, untried_table, verdict_table
 FIRST = ("Run", "What bounds each cell")
 
 
-def run_tables(run: Run, cells: Sequence[Mapping[str, Any]] | None = None) -> list[Table]:
+Rows = Sequence[Mapping[str, Any]]
+
+
+def run_tables(run: Run, cells: Rows | None = None, studies: Mapping[str, Rows] | None = None) -> list[Table]:
     """Return the tables of one run, from what was run to how numbers were obtained; empty ones are left out.
 
-    `cells` are the summaries of its cells, where they are there already.
+    `cells` are the summaries of its cells and `studies` the rows of its studies, where they are there already.
     """
     if cells is None:
         cells = summarise(run.records, run.commands, run.ceilings)
-    tables = [header_table(run, cells), verdict_table(cells), *study_tables(run), causes_table(cells)]
+    tables = [header_table(run, cells), verdict_table(cells), *study_tables(run, studies or {}), causes_table(cells)]
     tables += [untried_table(cells), *remedy_tables(run, cells)]
     tables += [bottleneck_table(cells), hardware_table(cells), roofline_table(cells), quality_table(cells)]
     tables += [precision_table(run, cells), device_table(run, cells)]
@@ -36,10 +39,12 @@ def run_tables(run: Run, cells: Sequence[Mapping[str, Any]] | None = None) -> li
     return [with_cells(table, cells) for table in tables if table.rows]
 
 
-def study_tables(run: Run) -> list[Table]:
+def study_tables(run: Run, found: Mapping[str, Rows]) -> list[Table]:
     """Return the tables of what a run studies: what limits learning, and how cost grows."""
-    learned = [learning_table(run.records), missing_table(run.records), reach_table(run.records)]
-    return [*learned, scaling_table(run.records), changes_table(run.records)]
+    records, learned, grown = run.records, found.get("learning"), found.get("scaling")
+    tables = [learning_table(records, learned), missing_table(records, learned)]
+    tables += [reach_table(records, found.get("time_to_quality"))]
+    return [*tables, scaling_table(records, grown), changes_table(records, grown)]
 
 
 #: The facts of a machine that a report begins with: what most often explains a difference.

@@ -19,16 +19,17 @@ def trust(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> d
     """Return the fields named in FIELDS and `unreliable`, a list of reasons (empty: none was found)."""
     residual = residual_pct(good)
     samples = [times for r in good if (times := r["samples"].get("step_s"))]
+    described = stats.describe(samples) if samples else None
     timing = [r["counts"].get("timing") or {} for r in good]
     out: dict[str, Any] = {
         "phase_residual_pct": residual,
-        "outlier_steps": sum(len(stats.outliers(times)) for times in samples) if samples else None,
-        "autocorrelation": max((r for r in map(stats.autocorrelation, samples) if r is not None), default=None),
+        "outlier_steps": described and described.outliers,
+        "autocorrelation": max(described.autocorrelations, default=None) if described else None,
         "steps_wanted": max((t["samples_wanted"] for t in timing if t.get("samples_wanted")), default=None),
         "warmup_steps": max((t["warmup_steps"] for t in timing if t.get("warmup_steps") is not None), default=None),
     }
     reasons |= {name: why or "not measured" for name in FIELDS if out[name] is None}
-    out["unreliable"] = list(stats.reliability(samples)) if samples else []
+    out["unreliable"] = list(described.unreliable) if described else []
     if any(t.get("steady") is False for t in timing):
         out["unreliable"].append("the step time was still changing when warm-up ended")
     return out

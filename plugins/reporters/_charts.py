@@ -50,7 +50,7 @@ def charts_of(report: Any) -> Charts:
         name = f"{run.name}: " if len(report.runs) > 1 else ""
         measured = [cell for cell in cells if cell["step_ms"] is not None]
         points += [_point(cell, name, _training_s(cell["cell_id"], parents, trained)) for cell in measured]
-    curves = scaling(report.document["scaling"])
+    curves = scaling([row for study in report.studies for row in study["scaling"]])
     has = {
         "phases": any(p["shares"] for p in points),
         "headroom": any(p["causes"] for p in points),

@@ -7,11 +7,11 @@ from typing import Any
 import llmbench
 
 
-def render(report: Any) -> str:
-    """Return the document; what is not known is null, with its reason."""
-    from llmbench.report import strict_json
-
-    return str(strict_json(report.document))
+def render(report: Any) -> Any:
+    """Return the document in UTF-8; what is not known is null, with its reason."""
+    document = report.document_bytes
+    document += b"\n"
+    return document
 
 
 @llmbench.hookimpl
