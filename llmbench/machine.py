@@ -15,8 +15,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     from llmbench.plugins import discover
 
     registry = discover((), Path.cwd())
-    problems = [f"plugin {broken.owner} does not load: {broken.error}" for broken in registry.broken]
-    problems += [registry.clash_message(kind, name) for kind, name in registry.clashes]
+    problems = registry.notes()
     environment: dict[str, Any] = {}
     try:
         with asking() as executor:

@@ -52,7 +52,6 @@ def plan_cells(suite: Suite, registry: Registry, keep: str | None = None, device
     machine resolve `auto`; without them it stays. Raises SuiteError for unknown names, DataError for bad data.
     """
     selected = parse_keep(keep) if keep and keep.strip() else None
-    registry.check_clashes()
     matrix = Matrix(suite, registry)
     data = _Data(registry)
     points = matrix.all_points()

@@ -1,4 +1,9 @@
-"""Finding plugins: entry points, `--plugin FILE` and `./plugins/*.py`. A broken one stops nobody else."""
+"""Finding plugins: entry points, `--plugin FILE` and `./plugins/*.py`. A broken one stops nobody else.
+
+A third party's plugin is loaded under a watch (`llmbench.guard`): one that hangs, raises, replaces parts of torch or
+needs another version of the interface is left out, with its owner and one line that says why. Its claim to a name that
+a built-in plugin has is not heard; a name that two others claim is nobody's.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,9 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -17,7 +23,8 @@ import pluggy
 
 from llmbench import hookspecs
 from llmbench.errors import PluginError, did_you_mean
-from llmbench.hookspecs import PROJECT
+from llmbench.guard import TooLong, watching
+from llmbench.hookspecs import API_VERSION, OLDEST_API, PROJECT
 from llmbench.specs import (
     CauseSpec,
     DatasetSpec,
@@ -55,10 +62,15 @@ class Owner:
     def __str__(self) -> str:
         return f"{self.name} {self.version}".strip()
 
+    @property
+    def key(self) -> str:
+        """Name the plugin for other processes, which leave it out by that."""
+        return f"{self.name}|{self.origin}"
+
 
 @dataclass(frozen=True)
 class Broken:
-    """A plugin that could not be loaded, and why (one line)."""
+    """A plugin that is left out, and why (one line); or what is to be said of one that is not."""
 
     owner: Owner
     error: str
@@ -80,15 +92,16 @@ class Registry:
     broken: tuple[Broken, ...] = ()
     files: tuple[str, ...] = ()  # what a worker process has to load again
     clashes: Mapping[tuple[str, str], tuple[Owner, ...]] = field(default_factory=dict)
+    remarks: tuple[Broken, ...] = ()  # of plugins that are loaded
 
     def get(self, kind: str, name: str) -> Any:
         """Return the spec of `kind` called `name`.
 
         Raises PluginError when there is none (with a suggestion) or when two owners claim the name.
         """
-        if (kind, name) in self.clashes:
-            raise PluginError(self.clash_message(kind, name))
         found = self.by_kind[kind].get(name)
+        if found is None and (kind, name) in self.clashes:
+            raise PluginError(self.clash_message(kind, name))
         if found is None:
             raise PluginError(f"unknown {kind} {name!r}{did_you_mean(name, self.by_kind[kind])}")
         return found.spec
@@ -114,68 +127,126 @@ class Registry:
 
     def clash_message(self, kind: str, name: str) -> str:
         """Return the one line that names everybody who claims `name`."""
-        owners = " and ".join(f"{o} ({o.origin})" for o in self.clashes[(kind, name)])
-        return f"{kind} {name!r} is claimed by {owners}; uninstall one or rename it"
+        owners = [f"{o} ({o.origin})" for o in self.clashes[(kind, name)]]
+        if name in self.by_kind[kind]:
+            return f"{kind} {name!r} belongs to {owners[0]}; that of {' and '.join(owners[1:])} is left out: rename it"
+        return f"{kind} {name!r} is claimed by {' and '.join(owners)}; uninstall one or rename it"
 
-    def check_clashes(self) -> None:
-        """Raise PluginError if any name has two owners."""
-        for kind, name in self.clashes:
-            raise PluginError(self.clash_message(kind, name))
+    def notes(self) -> list[str]:
+        """Return a line for everything that is left out, and for what else is to be said."""
+        lines = [f"plugin {b.owner} ({b.owner.origin}) is left out: {b.error}" for b in self.broken]
+        lines += [self.clash_message(kind, name) for kind, name in self.clashes]
+        return [*lines, *(f"plugin {r.owner} ({r.owner.origin}) {r.error}" for r in self.remarks)]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Return the keys of plugins that are not loaded, so that another process need not try."""
+        return tuple(broken.owner.key for broken in self.broken)
 
 
-def discover(files: Iterable[str | Path] = (), cwd: Path | None = None) -> Registry:
+def discover(files: Iterable[str | Path] = (), cwd: Path | None = None, *, left_out: Collection[str] = ()) -> Registry:
     """Find and load every plugin.
 
     `files` are plugin files given by the user: one that does not exist raises PluginError, one that fails to
-    import is reported in `broken` like any other. `cwd` is where a `plugins/` folder is looked for.
+    import is reported in `broken` like any other. `cwd` is where a `plugins/` folder is looked for. `left_out` are the
+    keys of owners that another process found to be broken.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
-    owners: dict[Any, Owner] = {}
+    loaded: dict[ModuleType, tuple[Owner, list[tuple[str, Any]]]] = {}
     broken: list[Broken] = []
+    remarks: list[Broken] = []
     given = _given_files(files)
-    for owner, load in [*_entry_points(), *_file_loaders(given), *_folder_loaders(cwd)]:
+    for owner, load, source in [*_entry_points(), *_file_loaders(given), *_folder_loaders(cwd)]:
+        if owner.key in left_out:
+            continue
         try:
-            module = load()
-            if module in owners:
-                continue
-            _register(manager, module, owner)
-        except (Exception, SystemExit) as error:
+            module, provided, remark = _loaded(manager, owner, load, source)
+        except (Exception, SystemExit, TooLong) as error:
             broken.append(Broken(owner, _one_line(error)))
             continue
-        owners[module] = owner
-    by_kind: dict[str, dict[str, Provided]] = {kind: {} for kind in KINDS}
-    clashes: dict[tuple[str, str], tuple[Owner, ...]] = {}
-    for module, owner in owners.items():
-        try:
-            provided = [(kind, spec) for kind in KINDS for spec in _specs_of(module, kind)]
-        except (Exception, SystemExit) as error:
-            broken.append(Broken(owner, _one_line(error)))
-            continue
+        loaded.setdefault(module, (owner, provided))
+        remarks += [Broken(owner, remark)] if remark else []
+    by_kind, clashes = _by_kind(loaded.values())
+    return Registry(by_kind, tuple(broken), tuple(str(p) for p in given), clashes, tuple(remarks))
+
+
+Loader = Callable[[], ModuleType]
+Source = Callable[[], tuple[str, Path | None]]  # of a plugin: its module's name and its file, without importing it
+
+
+def _loaded(
+    manager: pluggy.PluginManager, owner: Owner, load: Loader, source: Source
+) -> tuple[ModuleType, list[tuple[str, Any]], str]:
+    """Return a plugin's module, the specs that it provides by kind, and what is to be said of it.
+
+    Raises whatever goes wrong in it, TooLong where it hangs, and PluginError where it breaks the rules.
+    """
+    if owner.name == PROJECT:
+        module = load()
+        return module, _register(manager, module, owner), ""
+    root = source()[0].partition(".")[0]
+    with watching(root) as seen:
+        _check_api(source()[1])
+        module = load()
+        provided = _register(manager, module, owner)
+    if seen.patched:
+        more = f" and {len(seen.patched) - 1} more" if len(seen.patched) > 1 else ""
+        manager.unregister(module)
+        sys.modules.pop(module.__name__, None)  # so that it is looked at again by whoever asks again
+        raise PluginError(f"it replaces {seen.patched[0]}{more}, which changes what is measured for everybody")
+    return module, provided, f"prints to standard output when it is loaded: {seen.printed!r}" if seen.printed else ""
+
+
+def _check_api(path: Path | None) -> None:
+    """Read which interface a plugin was written for, and raise PluginError where that is not this one's."""
+    if path is None or path.suffix != ".py":
+        return
+    found = re.search(rb"^LLMBENCH_API\s*=\s*(\d+)", path.read_bytes(), re.MULTILINE)
+    needed = int(found[1]) if found else API_VERSION
+    if needed > API_VERSION:
+        raise PluginError(f"it needs plugin API {needed}, and this llmbench has {API_VERSION}: upgrade llmbench")
+    if needed < OLDEST_API:
+        raise PluginError(
+            f"it was made for plugin API {needed}, and this llmbench has {OLDEST_API} and later: upgrade it"
+        )
+
+
+def _by_kind(
+    loaded: Iterable[tuple[Owner, list[tuple[str, Any]]]],
+) -> tuple[dict[str, dict[str, Provided]], dict[tuple[str, str], tuple[Owner, ...]]]:
+    """Return the specs by kind and name, and who claims the names that more than one claims."""
+    claims: dict[tuple[str, str], list[Provided]] = {}
+    for owner, provided in loaded:
         for kind, spec in provided:
-            other = by_kind[kind].get(spec.name)
-            if other is not None:
-                clashes[(kind, spec.name)] = (*clashes.get((kind, spec.name), (other.owner,)), owner)
-            else:
-                by_kind[kind][spec.name] = Provided(spec, owner)
-    return Registry(by_kind, tuple(broken), tuple(str(p) for p in given), clashes)
+            claims.setdefault((kind, spec.name), []).append(Provided(spec, owner))
+    by_kind: dict[str, dict[str, Provided]] = {kind: {} for kind in KINDS}
+    for (kind, name), claimed in claims.items():
+        built_in = [one for one in claimed if one.owner.name == PROJECT]
+        if len(claimed) == 1 or len(built_in) == 1:
+            by_kind[kind][name] = (built_in or claimed)[0]
+    clashes = {key: tuple(one.owner for one in claimed) for key, claimed in claims.items() if len(claimed) > 1}
+    return by_kind, clashes
 
 
 def load_own() -> None:
     """Import the built-in plugins, so that processes forked from this one need not; others may do anything."""
-    for owner, load in _entry_points():
+    for owner, load, _ in _entry_points():
         if owner.name == PROJECT:
             load()
 
 
-def _register(manager: pluggy.PluginManager, module: ModuleType, owner: Owner) -> None:
-    """Register `module`; one that implements an unknown hook is taken out again before the error goes up."""
-    manager.register(module, name=f"{owner.name}:{owner.origin}")
+def _register(manager: pluggy.PluginManager, module: ModuleType, owner: Owner) -> list[tuple[str, Any]]:
+    """Register `module` once and return what it provides, by kind; one that implements an unknown hook is taken out
+    again before the error goes up."""
+    if not manager.is_registered(module):
+        manager.register(module, name=f"{owner.name}:{owner.origin}")
     try:
         manager.check_pending()
     except pluggy.PluginValidationError:
         manager.unregister(module)
         raise
+    return [(kind, spec) for kind in KINDS for spec in _specs_of(module, kind)]
 
 
 def _specs_of(module: ModuleType, kind: str) -> list[Any]:
@@ -195,13 +266,19 @@ def _one_line(error: BaseException) -> str:
 
 
 @functools.cache
-def _entry_points() -> list[tuple[Owner, Any]]:
-    found = []
+def _entry_points() -> list[tuple[Owner, Loader, Source]]:
+    found: list[tuple[Owner, Loader, Source]] = []
     for point in importlib.metadata.entry_points(group=PROJECT):
         dist = point.dist
         owner = Owner(dist.name if dist else "unknown", dist.version if dist else "", f"entry point {point.name}")
-        found.append((owner, point.load))
-    return sorted(found, key=lambda pair: (pair[0].name != PROJECT, pair[0].name, pair[0].origin))
+        found.append((owner, point.load, functools.partial(_module_file, point.module)))
+    return sorted(found, key=lambda one: (one[0].name != PROJECT, one[0].name, one[0].origin))
+
+
+def _module_file(name: str) -> tuple[str, Path | None]:
+    """Return `name` and the file of that module, which is not imported (the packages that it lies in are)."""
+    spec = importlib.util.find_spec(name)
+    return name, Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
 def _given_files(files: Iterable[str | Path]) -> list[Path]:
@@ -214,11 +291,18 @@ def _given_files(files: Iterable[str | Path]) -> list[Path]:
     return paths
 
 
-def _file_loaders(paths: Sequence[Path]) -> list[tuple[Owner, Any]]:
-    return [(Owner(path.name, "", str(path)), lambda path=path: load_file(path)) for path in paths]
+def _file_loaders(paths: Sequence[Path]) -> list[tuple[Owner, Loader, Source]]:
+    return [
+        (
+            Owner(path.name, "", str(path)),
+            functools.partial(load_file, path),
+            functools.partial(lambda path: (_module_name(path), path), path),
+        )
+        for path in paths
+    ]
 
 
-def _folder_loaders(cwd: Path | None) -> list[tuple[Owner, Any]]:
+def _folder_loaders(cwd: Path | None) -> list[tuple[Owner, Loader, Source]]:
     """Return a loader per `cwd/plugins/*.py`; a folder that is a package (has `__init__.py`) is no plugin folder."""
     if cwd is None:
         return []
@@ -230,7 +314,7 @@ def _folder_loaders(cwd: Path | None) -> list[tuple[Owner, Any]]:
 
 def load_file(path: Path) -> ModuleType:
     """Import a plugin file under a name of its own; the same file is imported once."""
-    name = "llmbench_file_plugin_" + "".join(c if c.isalnum() else "_" for c in str(path))
+    name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -244,3 +328,7 @@ def load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _module_name(path: Path) -> str:
+    return "llmbench_file_plugin_" + "".join(c if c.isalnum() else "_" for c in str(path))

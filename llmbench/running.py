@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmbench.errors import UserError
+from llmbench.guard import standard_output_kept
+from llmbench.hookspecs import PROJECT
 
 if TYPE_CHECKING:
     from llmbench.executors.local import LocalExecutor
@@ -57,9 +59,8 @@ def discover_noting(plugin_files: Sequence[str]) -> Registry:
     from llmbench.plugins import discover
 
     registry = discover(plugin_files, Path.cwd())
-    for broken in registry.broken:
-        note(f"note: plugin {broken.owner} ({broken.owner.origin}) is left out: {broken.error}")
-    registry.check_clashes()
+    for line in registry.notes():
+        note(f"note: {line}")
     return registry
 
 
@@ -69,7 +70,8 @@ def plan_suite(suite: str, registry: Registry, settings: Sequence[str], expressi
     from llmbench.suite import load_suite
 
     loaded = load_suite(suite, settings)
-    planned = plan_cells(loaded, registry, keep=expression)
+    with standard_output_kept():  # plugins look at their data
+        planned = plan_cells(loaded, registry, keep=expression)
     if any(one.cell.device == "auto" for one in planned.cells):
         planned = plan_cells(loaded, registry, keep=expression, devices=_devices())
     if not planned.cells:
@@ -210,6 +212,7 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOption
                 retry_failed=options.retry_failed,
                 plugin_files=registry.files,
                 cwd_plugins=str(Path.cwd()),
+                left_out=registry.left_out,
                 environment_id=identity,
                 ceilings_ids=ceilings_ids,
                 on_record=progress.record,
@@ -312,7 +315,10 @@ def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str |
 
 def render(report: Report, form: str, registry: Registry) -> bytes:
     """Return `report` in the format `form`, as bytes. Raises PluginError for an unknown format."""
-    document = registry.get("reporter", form).render(report)
+    reporter = registry.get("reporter", form)
+    own = registry.by_kind["reporter"][form].owner.name == PROJECT
+    with contextlib.nullcontext() if own else standard_output_kept():
+        document = reporter.render(report)
     return (document.rstrip("\n") + "\n").encode() if isinstance(document, str) else document
 
 

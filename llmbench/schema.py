@@ -167,6 +167,7 @@ class Job:
     corpora: tuple[str, ...] = ()  # identities whose training text the tokenizer is trained on
     plugin_files: tuple[str, ...] = ()
     cwd_plugins: str | None = None
+    left_out: tuple[str, ...] = ()  # keys of the owners of plugins that do not load
     environment_id: str | None = None
     ceilings_id: str | None = None
     processes: int | None = None
@@ -191,6 +192,7 @@ class Job:
                 "sources": {k: DataSource(**v) for k, v in fields["sources"].items()},
                 "corpora": tuple(fields["corpora"]),
                 "plugin_files": tuple(fields["plugin_files"]),
+                "left_out": tuple(fields.get("left_out", ())),
             }
         )
 

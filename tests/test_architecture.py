@@ -32,6 +32,7 @@ LAYERS = {
         1,
     ),
     **dict.fromkeys(("ceilings", "sizes", "powers", "crossed", "scrub", "checks", "json_schemas"), 1),
+    **dict.fromkeys(("guard", "tampering"), 1),
     # behind `stats`
     **dict.fromkeys(("distributions", "intervals", "ratios", "changes", "samples", "steady", "stopping"), 1),
     **dict.fromkeys(

@@ -59,8 +59,11 @@ def test_a_broken_plugin_is_named_and_stops_nobody(tmp_path, text, error):
 def test_two_owners_of_one_name_are_both_named(tmp_path):
     files = [write(tmp_path, f"{n}.py", PRECISION.format(name="fp14")) for n in ("one", "two")]
     registry = discover(files)
+    (line,) = registry.notes()
+    assert "one.py" in line and "two.py" in line
+    assert "fp14" not in registry.names("precision") and "fp32" in registry.names("precision")
     with pytest.raises(PluginError, match=r"one\.py.*two\.py"):
-        registry.check_clashes()
+        registry.get("precision", "fp14")
 
 
 def test_unknown_names_get_a_suggestion(tmp_path):

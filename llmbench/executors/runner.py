@@ -51,6 +51,7 @@ def run_plan(
     retry_failed: bool = False,
     plugin_files: Sequence[str] = (),
     cwd_plugins: str | None = None,
+    left_out: Sequence[str] = (),
     environment_id: str | None = None,
     ceilings_ids: Mapping[str, str] | None = None,
     on_start: Callable[[Job], None] | None = None,
@@ -80,6 +81,7 @@ def run_plan(
         "corpora": tuple(plan.corpora),
         "plugin_files": tuple(plugin_files),
         "cwd_plugins": cwd_plugins,
+        "left_out": tuple(left_out),
         "environment_id": environment_id,
     }
     run = Rounds(

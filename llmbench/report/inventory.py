@@ -89,17 +89,19 @@ def plugin_tables(registry: Registry) -> list[Table]:
     ]
     broken = [(b.owner.name, b.owner.version, b.owner.origin, b.error) for b in registry.broken]
     clashes = [(registry.clash_message(kind, name),) for kind, name in registry.clashes]
+    remarks = [(r.owner.name, r.owner.version, r.owner.origin, r.error) for r in registry.remarks]
     tables = [
         Table("Plugins", columns, tuple(found)),
         Table("Not loaded", tuple(map(Column, ("owner", "version", "from", "error"))), tuple(broken)),
         Table("Claimed twice", (Column("what"),), tuple(clashes)),
+        Table("Remarks", tuple(map(Column, ("owner", "version", "from", "remark"))), tuple(remarks)),
     ]
     return [table for table in tables if table.rows]
 
 
 def plugin_document(registry: Registry) -> dict[str, Any]:
     """Return the tables of the plugins as one JSON-able document."""
-    keys = {"Plugins": "plugins", "Not loaded": "broken", "Claimed twice": "clashes"}
+    keys = {"Plugins": "plugins", "Not loaded": "broken", "Claimed twice": "clashes", "Remarks": "remarks"}
     out: dict[str, Any] = {key: [] for key in keys.values()}
     for table in plugin_tables(registry):
         names = [column.name for column in table.columns]

@@ -60,7 +60,6 @@ def diagnose_given(
     """
     begin = time.perf_counter() if begin is None else begin
     registry = discover(plugin_files, Path(cwd_plugins) if cwd_plugins else None)
-    registry.check_clashes()
     precision = str(given.get("precision") or "fp32")
     engine = UserEngine(given, registry.get("precision", precision))
     with as_it_was(engine):

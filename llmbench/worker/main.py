@@ -51,8 +51,8 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
     Every repeat times the cell from the same state; repeat 0 also trains (and saves a checkpoint) or scores.
     Raises Unsupported where the cell cannot run here; any other exception is the cell's error.
     """
-    registry = discover(job.plugin_files, Path(job.cwd_plugins) if job.cwd_plugins else None)
-    registry.check_clashes()
+    cwd = Path(job.cwd_plugins) if job.cwd_plugins else None
+    registry = discover(job.plugin_files, cwd, left_out=job.left_out)
     model: ModelSpec = registry.model(job.cell.model, job.weights)
     emit({"event": "setup"})
     data = load_cell_data(job, registry)

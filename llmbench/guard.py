@@ -1,0 +1,116 @@
+"""What a third party's plugin may not do to others while it is loaded: hang, print to standard output, patch torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+
+from llmbench.tampering import Snapshot, made_by
+
+LIMIT_VARIABLE = "LLMBENCH_PLUGIN_SECONDS"
+LIMIT_S = 10.0
+_AGAIN_S = 1.0  # a plugin that swallows the first interruption gets another one
+
+
+class TooLong(BaseException):
+    """A plugin took longer to load than it may. No Exception, so that its own handlers do not swallow it."""
+
+
+@dataclass
+class Seen:
+    """What a plugin did while it was loaded, beside what it is for."""
+
+    printed: str = ""  # the first line that it sent to standard output
+    patched: list[str] = field(default_factory=list)
+
+
+def limit_s() -> float:
+    """Return the seconds that loading one plugin may take: `LLMBENCH_PLUGIN_SECONDS`, else 10."""
+    try:
+        return max(0.1, float(os.environ.get(LIMIT_VARIABLE, LIMIT_S)))
+    except ValueError:
+        return LIMIT_S
+
+
+@contextlib.contextmanager
+def watching(root: str) -> Iterator[Seen]:
+    """Load a plugin inside; `root` is the name of its package or top-level module.
+
+    Raises TooLong inside when it hangs. What it prints goes nowhere but into `Seen`, and what it replaced in torch or
+    in llmbench is put back, as far as torch was there before.
+    """
+    seen = Seen()
+    before = Snapshot()
+    try:
+        with _captured(seen), _limited(limit_s()):
+            yield seen
+    finally:
+        changes = before.replaced()
+        seen.patched = [str(change) for change in changes]
+        for change in changes:
+            change.undo()
+        if not before.torch and "torch" in sys.modules:
+            seen.patched += [str(change) for change in made_by(root)]
+
+
+@contextlib.contextmanager
+def standard_output_kept() -> Iterator[None]:
+    """Send what is printed inside to standard error, by Python and by anything else: the result comes afterwards."""
+    sys.stdout.flush()
+    with _descriptor_1(2), contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def _captured(seen: Seen) -> Iterator[None]:
+    """Note the first line of what is written to standard output, by Python or below it."""
+    sys.stdout.flush()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        try:
+            with _descriptor_1(file.fileno()), contextlib.redirect_stdout(file):
+                yield
+        finally:
+            file.flush()
+            file.seek(0)
+            seen.printed = next((" ".join(line.split()) for line in file if line.strip()), "")
+
+
+@contextlib.contextmanager
+def _descriptor_1(target: int) -> Iterator[None]:
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed: nothing can be written there
+        yield
+        return
+    try:
+        os.dup2(target, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise TooLong inside after so many seconds; only the main thread can be interrupted."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise TooLong(f"took longer than {seconds:g} s to load; {LIMIT_VARIABLE} sets the limit")
+
+    handler = signal.signal(signal.SIGALRM, stop)
+    left_s, every_s = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left_s, every_s)
+        signal.signal(signal.SIGALRM, handler)
