@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,10 +76,7 @@ def ratio_interval(
     Raises ValueError as `pooled_interval` does, and for paired sides that do not match.
     """
     if paired:
-        ratios = block_ratios(a, b)
-        if len(ratios) == 1 and prior is None:
-            return trimmed_interval(np.log(ratios[0]), level)
-        return pooled_interval(ratios, level, prior)
+        return _paired(_log_ratios(a, b))(level, prior)
     check_level(level)
     sides = [log_processes(side) for side in (a, b)]
     medians = [log_medians(side) for side in sides]
@@ -95,32 +92,68 @@ def ratio_interval(
     return percentiles(location, means[0] - means[1], level)
 
 
-def trimmed_interval(logs: np.ndarray, level: float) -> Estimate:
+def _paired(logs: Sequence[Sequence[float]]) -> Callable[[float, Prior | None], Estimate]:
+    """Return the interval of paired sides as a function of level and prior, from the log ratios of each process."""
+    if len(logs) == 1:
+        trimmed = _trimmed(logs[0])
+        return lambda level, prior: (
+            _trimmed_interval(*trimmed, level) if prior is None else pooled_interval(_exp(logs), level, prior)
+        )
+    return lambda level, prior: pooled_interval(_exp(logs), level, prior)
+
+
+def trimmed_interval(logs: Sequence[float], level: float) -> Estimate:
     """Return exp of the 20 % trimmed mean of independent `logs`, with the interval of Tukey and McLaughlin (1963).
 
     Student's with the winsorized variance and h - 1 degrees of freedom, h the values that are not trimmed: a stall in
     one pair of blocks neither moves nor widens it much, and eight pairs have the coverage they claim, which a bootstrap
     of their median has not. Fewer than 5 values have no interval.
     """
-    check_level(level)
+    return _trimmed_interval(*_trimmed(logs), level)
+
+
+def _trimmed(logs: Sequence[float]) -> tuple[float, float, int]:
+    """Return the trimmed mean of `logs`, its standard error, and the degrees of freedom (0: too few values)."""
     ordered = sorted(map(float, logs))
     n = len(ordered)
     cut = int(TRIMMED * n)
     location = statistics.fmean(ordered[cut : n - cut])
     if n < FEWEST_PAIRS:
-        return Estimate(math.exp(location), None, None)
+        return location, 0.0, 0
     winsorized = [*[ordered[cut]] * cut, *ordered[cut : n - cut], *[ordered[n - cut - 1]] * cut]
     mean = statistics.fmean(winsorized)
     error = math.sqrt(sum((x - mean) ** 2 for x in winsorized) / (n - 1)) / ((1 - 2 * TRIMMED) * math.sqrt(n))
-    half = t_quantile((1 + level) / 2, n - 2 * cut - 1) * error
+    return location, error, n - 2 * cut - 1
+
+
+def _trimmed_interval(location: float, error: float, dof: int, level: float) -> Estimate:
+    check_level(level)
+    if not dof:
+        return Estimate(math.exp(location), None, None)
+    half = t_quantile((1 + level) / 2, dof) * error
     return Estimate(math.exp(location), math.exp(location - half), math.exp(location + half), "within")
 
 
 def block_ratios(a: Processes, b: Processes) -> list[list[float]]:
     """Return a[i][j] / b[i][j]: per process the ratio of each pair of blocks. ValueError where they do not match."""
+    return _exp(_log_ratios(a, b))
+
+
+def _log_ratios(a: Processes, b: Processes) -> list[list[float]]:
+    """Return the logs of `block_ratios`, in plain Python: they are few, and numpy would take longer to begin."""
     if len(a) != len(b) or any(len(p) != len(q) for p, q in zip(a, b, strict=False)):
         raise ValueError("paired sides need the same processes with the same number of blocks")
-    return [list(np.exp(np.subtract(*log_processes([p, q])))) for p, q in zip(a, b, strict=True) if len(p)]
+    for process in (*a, *b):
+        if len(process) and not (min(process) > 0 and math.isfinite(sum(process))):
+            raise ValueError("samples must be finite and positive")
+    found = [[math.log(x) - math.log(y) for x, y in zip(p, q, strict=True)] for p, q in zip(a, b, strict=True)]
+    if not any(found):
+        raise ValueError("no samples")
+    return [logs for logs in found if logs]
+
+
+def _exp(logs: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [list(map(math.exp, process)) for process in logs]
 
 
 def simultaneous(
@@ -141,9 +174,11 @@ def simultaneous(
     if not 0.5 < level < 1:
         raise ValueError(f"level must be between 0.5 and 1, not {level}")
 
+    ready = [_paired(_log_ratios(a, b)) for a, b in pairs] if paired else []
+
     def bound(index: int, among: int) -> Estimate:
-        a, b = pairs[index]
-        return ratio_interval(a, b, 1 - 2 * (1 - level) / among, paired, prior)
+        one_sided = 1 - 2 * (1 - level) / among
+        return ready[index](one_sided, prior) if paired else ratio_interval(*pairs[index], one_sided, prior=prior)
 
     found = [bound(i, len(pairs)) for i in range(len(pairs))]
     above: set[int] = set()

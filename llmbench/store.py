@@ -306,6 +306,8 @@ def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
             for key, values in series.items():
                 if isinstance(values, list) and len(values) > 1:
                     series[key] = _array(values, shared)
+    for trial in (record.get("interventions") or {}).values():
+        _compact_trial(trial, shared)
     for name in ("cell", "budget"):
         value = record.get(name)
         known = shared.setdefault((name, record["cell_id"]), value)
@@ -314,6 +316,15 @@ def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
     for name in ("cell_id", "environment_id", "ceilings_id", "status"):
         record[name] = shared.setdefault(record.get(name), record.get(name))
     return record
+
+
+def _compact_trial(trial: Any, shared: dict[Any, Any]) -> None:
+    """Put arrays in place of a trial's series, and words that all trials use in place of its own copies."""
+    for key, value in trial.items() if isinstance(trial, dict) else ():
+        if isinstance(value, list) and len(value) > 1:
+            trial[key] = _array(value, shared)
+        elif isinstance(value, str):
+            trial[key] = shared.setdefault(value, value)
 
 
 def _array(values: list[Any], shared: dict[Any, Any]) -> Any:

@@ -160,8 +160,17 @@ def _hash(script: str) -> str:
 
 def _safe_json(value: Any) -> str:
     """Return JSON that cannot end the script element that it stands in."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = _json(value, 4)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _json(value: Any, depth: int) -> str:
+    """Return `value` as JSON, part by part: at once, the encoder would hold each number as a text of its own."""
+    if depth and isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(str(k))}:{_json(v, depth - 1)}" for k, v in value.items()) + "}"
+    if depth and isinstance(value, list):
+        return "[" + ",".join(_json(v, depth - 1) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 @llmbench.hookimpl
