@@ -109,10 +109,10 @@ def run(suites: tuple[str, ...], output: Path | None, **options: Any) -> int:
         _print_plans(plans, registry, as_json=as_json)
         return 0
     folders, runs, failed = running.run_suites(names, plans, output, registry, chosen)
-    _print_runs(runs, "json" if as_json else "terminal", registry)
+    _print_runs(runs, "json" if as_json else "brief", registry)
     if not as_json:
         for folder in folders:
-            click.echo(f"{folder}: records.jsonl, report.md, report.html", err=True)
+            click.echo(f"{folder}: records.jsonl, report.md, report.html (all tables)", err=True)
     return int(failed)
 
 
@@ -142,7 +142,7 @@ def plan(
     default="terminal",
     show_default=True,
     metavar="NAME",
-    help="terminal, markdown, html, latex, csv, json, parquet, or what a plugin brings.",
+    help="terminal, brief, markdown, summary, html, latex, csv, json, parquet, or what a plugin brings.",
 )
 @click.option("-o", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
 @click.option("--baseline", metavar="RUN", help="Of several runs, the one that others are held against (the first).")

@@ -12,10 +12,12 @@ _HOMES = {
     "Column": ("model", "Column"),
     "Report": ("document", "Report"),
     "Table": ("model", "Table"),
+    "brief_text": ("terminal", "brief_text"),
     "csv_text": ("csv", "report_text"),
     "markdown_text": ("markdown", "report_text"),
     "oracle_pct": ("cells", "oracle_pct"),
     "parquet_bytes": ("parquet", "report_bytes"),
+    "summary_text": ("markdown", "summary_text"),
     "strict_json": ("json", "text"),
     "terminal_text": ("terminal", "report_text"),
 }
@@ -26,11 +28,13 @@ __all__ = [
     "Column",
     "Report",
     "Table",
+    "brief_text",
     "csv_text",
     "markdown_text",
     "oracle_pct",
     "parquet_bytes",
     "strict_json",
+    "summary_text",
     "terminal_text",
 ]
 

@@ -31,9 +31,20 @@ SAID = {
     attribution.UNDECIDED: "not decided",
     attribution.UNISOLATED: "not isolated",
 }
-SETTLE = "measure longer, and with nothing else running: add --set budget.verify_seconds=60"
+SETTLE = "measure longer, with nothing else running: add --set budget.verify_seconds=60"
 NOT_VERIFIED = "a suspect, not a proof"
 VERIFY = "have the suspects removed and measured: run the suite with --set verify=verdict"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One cell of a finding: what bounds it, in words, the headroom of that (x) with its interval, if it is settled."""
+
+    label: str
+    said: str
+    measured_x: float | None
+    ci: Sequence[float] | None
+    settled: bool
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ class Finding:
     """What bounds one kind of work (a model's training, say): a headline, the numbers behind it, what to do.
 
     `bound` names the cause of most of its cells, None where none is named, and `meaning` says what that is; `headline`
-    says it in words. Headrooms are those of the cell with the largest; `others` says what bounds the rest.
+    says it in words. Headrooms are those of the cell with the largest; `others` says what bounds the rest. `workloads`
+    are its cells one by one, where causes were tried.
     """
 
     what: str
@@ -56,11 +68,12 @@ class Finding:
     measured_x: float | None = None
     ci: Sequence[float] | None = None
     others: str | None = None
+    workloads: Sequence[Workload] = ()
 
     @property
     def text(self) -> str:
         """The finding as one line of plain text."""
-        meaning = f" ({self.meaning})" if self.meaning else ""
+        meaning = f" ({self.bound}: {self.meaning})" if self.meaning else ""
         parts = [f"{self.what} ({self.where}): {self.headline}{meaning}.", self.sentence]
         parts += [f"What to do: {self.advice}."]
         return " ".join([*parts, *([self.others] if self.others else [])])
@@ -121,17 +134,17 @@ def _finding(key: tuple[Any, ...], cells: Sequence[Cell], descriptions: Mapping[
     if not causes:
         return Finding(what, where, *_suspected(cells))
     named = [name for name in causes if name not in NAMELESS]
+    workloads = [_workload(cell) for cell in cells if cell["verdict"] is not None]
     if not named:
-        return Finding(what, where, *_open(causes, descriptions))
+        return Finding(what, where, *_open(causes, descriptions), workloads=workloads)
     name = max(named, key=lambda one: (len(causes[one]), _typical(causes[one])))
     best = max(causes[name], key=lambda cell: cell["headroom_measured_x"] or 0.0)
-    tried = sum(map(len, causes.values()))
     return Finding(
         what,
         where,
-        f"bounded by {spoken(name)}" + (f" in {len(causes[name])} of {tried} workloads" if tried > 1 else ""),
+        _headline(causes, name),
         _sentence(name, best),
-        str(best["advice"] or descriptions.get(name) or "see the table"),
+        (advice_for(best) or descriptions.get(name) or "see the table") + _settle(causes),
         bound=spoken(name),
         cause_class=best["verdict_class"],
         meaning=descriptions.get(name, ""),
@@ -139,7 +152,55 @@ def _finding(key: tuple[Any, ...], cells: Sequence[Cell], descriptions: Mapping[
         measured_x=best["headroom_measured_x"],
         ci=best["headroom_ci"],
         others=_others(causes, name),
+        workloads=workloads,
     )
+
+
+def _settle(causes: Mapping[str, Sequence[Cell]]) -> str:
+    """Return what to do about workloads that are open, where they are many."""
+    open_ = len(causes.get(attribution.UNDECIDED, ()))
+    return f"; to decide the rest, {SETTLE}" if 2 * open_ > sum(map(len, causes.values())) else ""
+
+
+def _headline(causes: Mapping[str, Sequence[Cell]], name: str) -> str:
+    """Return the headline of a kind of work; a cause of half of them or fewer is not made to sound like all."""
+    count, tried = len(causes[name]), sum(map(len, causes.values()))
+    if tried == 1:
+        return f"bounded by {spoken(name)}"
+    if 2 * count > tried:
+        return f"bounded by {spoken(name)} in {'all' if count == tried else f'{count} of'} {tried} workloads"
+    order = sorted(causes, key=lambda one: (-len(causes[one]), one != name))
+    parts = [f"{SAID.get(one) or spoken(one)} in {len(causes[one])}" for one in order]
+    parts[0] += f" of {tried} workloads"
+    return ", ".join(parts)
+
+
+def _workload(cell: Cell) -> Workload:
+    said, leading = spoken(cell["verdict"]), cell["leading"]
+    if cell["verdict"] in NAMELESS:
+        said = SAID[cell["verdict"]] + (f"; largest: {spoken(leading)}" if leading else "")
+    settled = cell["verdict"] not in NAMELESS
+    return Workload(label(cell), said, cell["headroom_measured_x"], cell["headroom_ci"], settled)
+
+
+#: What stands between the changes that a cause's plugin advises and the names of the remedies that try some of them.
+REMEDIES = "; remedies: "
+
+
+def changes(cell: Cell) -> str:
+    """Return the changes that are advised for what bounds a cell, those that its device can have."""
+    found = str(cell["advice"]).partition(REMEDIES)[0]
+    if not str(cell["device"]).startswith("cpu"):
+        return found
+    return ", ".join(part for part in found.split(", ") if "CUDA" not in part) or found
+
+
+def advice_for(cell: Cell) -> str | None:
+    """Return the advice for what bounds a cell, as far as it applies to its device; and how to have it tried."""
+    if cell["advice"] is None:
+        return None
+    remedies = str(cell["advice"]).partition(REMEDIES)[2]
+    return changes(cell) + ("; llmbench tries what it can of this with --remedies" if remedies else "")
 
 
 def _typical(cells: Sequence[Cell]) -> float:
@@ -198,8 +259,8 @@ def _others(causes: Mapping[str, Sequence[Cell]], name: str) -> str | None:
             gains = [cell["headroom_measured_x"] for cell in cells if cell["headroom_measured_x"] is not None]
             gain = f", up to {max(gains):.2f}x" if gains else ""
             labels = ", ".join(label(cell) for cell in cells[:3]) + (" ..." if len(cells) > 3 else "")
-            parts.append(f"{spoken(other)}{gain} ({labels})")
-    return "The others: " + "; ".join(parts) + "." if parts else None
+            parts.append(f"{SAID.get(other) or spoken(other)}{gain} ({labels})")
+    return "The other workloads: " + "; ".join(parts) + "." if parts else None
 
 
 def _suspected(cells: Sequence[Cell]) -> tuple[str, str, str]:

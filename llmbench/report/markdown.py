@@ -31,6 +31,33 @@ def report_text(report: Report) -> str:
     return "\n".join(parts)
 
 
+#: What runs and machines are compared by.
+SUMMARY = (
+    *("Run", "Runs side by side", "What bounds each cell", "Recommended", "What limits learning"),
+    *("Time to a target quality", "How cost grows", "What the hardware allows"),
+)
+
+
+def summary_text(report: Report) -> str:
+    """Return the findings, the tables that runs are compared by, and once what measures any cell of a row again."""
+    parts = [f"# {_escape(report.title)}\n"]
+    tried = [finding for finding in report.findings if finding.workloads]
+    lines = [f"- {_escape(finding.text)}" for finding in tried]
+    if len(tried) < len(report.findings):
+        lines.append(
+            f"- {len(report.findings) - len(tried)} other kinds of work (a model's training or inference in a run)"
+            " were timed only: no cause was tried."
+        )
+    parts.append("\n".join(lines) + "\n")
+    parts.append(render([table.with_ids() for table in report.tables if table.title in SUMMARY]))
+    patterns = dict.fromkeys(command.replace(cell, "CELL") for cell, command in report.commands.items())
+    if patterns:
+        lines = "\n".join(patterns)
+        head = "## Measure one cell again\n\nWith the last column of its row for `CELL`:\n\n"
+        parts.append(f"{head}```console\n{lines}\n```\n")
+    return "\n".join(parts)
+
+
 def _table(table: Table, level: int) -> str:
     head = _row([column.heading for column in table.columns])
     rule = "|" + "|".join(" ---: " if column.align == "right" else " --- " for column in table.columns) + "|"

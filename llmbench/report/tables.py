@@ -55,6 +55,10 @@ HEADER_FACTS = frozenset(
         "torch_threads",
     )
 )
+FACT_NAMES = {
+    **{"usable_cores": "usable cores", "memory_mib": "memory (MiB)", "torch_threads": "threads of torch"},
+    **{"os_release": "system", "cpu_facts.governor": "governor", "limits.cpu_quota_cores": "quota (cores)"},
+}
 ALL_FACTS = "every fact about the machine: environment.json in the run's folder, or `llmbench doctor --json`"
 
 
@@ -67,7 +71,11 @@ def header_table(run: Run, cells: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[tuple[Any, ...]] = [("run", run.name), ("cells", f"{len(cells)} ({counts})" if counts else "0")]
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for identity, environment in run.environments.items():
-        facts = tuple((name, value) for name, value in _facts(environment) if name in HEADER_FACTS and value)
+        facts = tuple(
+            (FACT_NAMES.get(name, name.removeprefix("packages.")), value)
+            for name, value in _facts(environment)
+            if name in HEADER_FACTS and value
+        )
         alike.setdefault(facts, []).append(identity)
     for facts, identities in alike.items():
         rows += [("environment", ", ".join(identities)), *facts]

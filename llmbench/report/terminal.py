@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 import sys
@@ -57,3 +58,33 @@ def report_text(report: Report) -> str:
     """Return what bounds each kind of work in sentences, and the tables."""
     lines = "\n".join(f"- {finding.text}" for finding in report.findings)
     return (f"{lines}\n\n" if lines else "") + text([table.with_ids() for table in report.tables])
+
+
+#: What a run ends with: the tables that somebody acts on. `report` prints all of them.
+BRIEF = (
+    *(
+        "What bounds each cell",
+        "Runs side by side",
+        "What limits learning",
+        "Time to a target quality",
+        "How cost grows",
+    ),
+    *("Recommended", "Remedies", "Quality", "Not measured", "Warnings"),
+)
+#: What brief tables leave out: it follows from the rest, or is for those who ask further.
+DETAIL = ("class", "where", "why")
+
+
+def brief_text(report: Report) -> str:
+    """Return the tables that matter first, and under them, where a terminal stops, what bounds each kind of work."""
+    titles = {table.title for table in report.tables}
+    wanted = BRIEF if BRIEF[0] in titles else ("Where the time goes", *BRIEF)
+    tables = [_without(table, DETAIL).with_ids() for table in report.tables if table.title in wanted]
+    lines = "\n".join(f"- {finding.text}" for finding in report.findings)
+    return text(tables) + (f"{lines}\n" if lines else "")
+
+
+def _without(table: Table, names: Sequence[str]) -> Table:
+    keep = [i for i, column in enumerate(table.columns) if column.name not in names]
+    rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
+    return dataclasses.replace(table, columns=tuple(table.columns[i] for i in keep), rows=rows)

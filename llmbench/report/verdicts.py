@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench import attribution
+from llmbench.report.findings import changes
 from llmbench.report.model import CELL, Column, Table, cell_values, number
 
 Cell = Mapping[str, Any]
@@ -45,7 +46,7 @@ def verdict_table(cells: Sequence[Cell]) -> Table:
 
 def _advice(cell: Cell) -> str | None:
     if cell["advice"] is not None:
-        return str(cell["advice"])
+        return changes(cell)
     largest = [] if cell["leading"] is None else [f"largest: {cell['leading']}"]
     return "; ".join([*largest, *(cell["verdict_notes"] or {}).values()]) or None
 

@@ -22,11 +22,13 @@ HERE = Path(__file__).parent / "page"
 STATIC_ROWS = 30
 #: Findings that the first screen has room for.
 SHOWN_FINDINGS = 9
+#: Workloads that a finding lists.
+MOST_WORKLOADS = 6
 EXPLAIN = (
     "How to read this: a step is one batch forward, backward and the update (training), or one batch answered "
     "(inference). Work is bounded by what saves the most time once it is removed. llmbench predicts that from the "
-    "parts of a step, then removes the suspect, measures with and without it in turns, and prints both numbers: 1.80x "
-    "means that the same work would take 1/1.80 of the time."
+    "parts of a step, then removes the suspect and measures with and without it in turns. Below each gain is its 95 % "
+    "interval; a gain counts when it is above 1.10x with confidence, and is grey where that is not settled."
 )
 
 
@@ -54,13 +56,14 @@ def render(report: Any) -> str:
 def _shown(report: Any) -> dict[str, Any]:
     """Return what the head of the page says."""
     found = report.findings
-    most = max((f.measured_x or 1.0 for f in found), default=1.0)
+    most = max((w.measured_x or 1.0 for f in found for w in f.workloads), default=1.0)
     return {
         "title": f"{report.title} - llmbench",
         "heading": _heading(report),
         "lead": _lead(report),
         "findings": found,
         "shown": SHOWN_FINDINGS,
+        "most_workloads": MOST_WORKLOADS,
         "explain": EXPLAIN,
         "bar": lambda x: round(100 * min(1.0, (x - 1.0) / max(0.5, most - 1.0)), 1),
         "version": llmbench.__version__,
@@ -71,7 +74,7 @@ def _heading(report: Any) -> str:
     models = list(dict.fromkeys(str(cell["model"]) for cell in report.cells))
     names = ", ".join(models[:5]) + (" ..." if len(models) > 5 else "")
     verified = any(finding.bound for finding in report.findings)
-    question = "What bounds" if verified or not report.findings else "Where the time goes in"
+    question = "What limits the speed of" if verified or not report.findings else "Where the time goes in"
     return f"{question} {names} on {_machines(report)}" if models else report.title
 
 
@@ -94,10 +97,11 @@ def _lead(report: Any) -> str:
     measured = sum(cell["step_ms"] is not None for cell in cells)
     verified = sum(cell["verdict"] is not None for cell in cells)
     text = f"{len(report.runs)} runs" if len(report.runs) > 1 else f"Run {report.title}"
-    text += f": {measured} of {len(cells)} workloads (cells) measured"
-    return text + (
-        f"; in {verified} of them the suspects were removed and measured again, side by side." if verified else "."
-    )
+    text += f": {measured} of {len(cells)} workloads measured."
+    if not verified:
+        return text
+    how = "the suspected costs were removed one by one and the work timed with and without them, in turns"
+    return f"{text} In {verified} of them {how}: 2.00x means twice as fast without it."
 
 
 def _page(report: Any) -> dict[str, Any]:

@@ -14,7 +14,17 @@ def render(report: Any) -> str:
     return str(markdown_text(report))
 
 
+def summary(report: Any) -> str:
+    """Return the findings and the tables that runs are compared by."""
+    from llmbench.report import summary_text
+
+    return str(summary_text(report))
+
+
 @llmbench.hookimpl
 def llmbench_reporters() -> list[llmbench.ReporterSpec]:
-    """Return the format."""
-    return [llmbench.ReporterSpec("markdown", render, ".md", "tables for a repository or a pull request")]
+    """Return both: everything, and what is short enough to publish beside the results."""
+    return [
+        llmbench.ReporterSpec("markdown", render, ".md", "tables for a README, a paper's appendix, a pull request"),
+        llmbench.ReporterSpec("summary", summary, ".md", "Markdown of the findings and what runs are compared by"),
+    ]

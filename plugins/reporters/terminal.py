@@ -14,7 +14,17 @@ def render(report: Any) -> str:
     return str(terminal_text(report))
 
 
+def brief(report: Any) -> str:
+    """Return the tables that somebody acts on, then the findings."""
+    from llmbench.report import brief_text
+
+    return str(brief_text(report))
+
+
 @llmbench.hookimpl
 def llmbench_reporters() -> list[llmbench.ReporterSpec]:
-    """Return the format."""
-    return [llmbench.ReporterSpec("terminal", render, ".txt", "tables as wide as the terminal")]
+    """Return both: everything, and what a run ends with."""
+    return [
+        llmbench.ReporterSpec("terminal", render, ".txt", "tables as wide as the terminal"),
+        llmbench.ReporterSpec("brief", brief, ".txt", "the tables to act on, then the findings: what a run prints"),
+    ]

@@ -285,3 +285,37 @@ def test_what_is_not_proven_is_not_claimed():
 
 def test_unknown_is_said(registry):
     assert UNKNOWN in rendered(registry, Report([Run("r", [record(phases={"forward_s": [0.1]})])]), "markdown")
+
+
+def test_brief_ends_with_the_findings_and_leaves_details_out(registry):
+    report = Report([Run("r", [tried(2.0, 20)])], descriptions={"optimizer": "updating the parameters"})
+    brief, whole = (rendered(registry, report, form) for form in ("brief", "terminal"))
+    assert brief.rstrip().splitlines()[-1].startswith("- ") and whole.startswith("- ")
+    assert "Causes tried" in whole and "Causes tried" not in brief and "How the numbers" not in brief
+    assert "What bounds each cell" in brief and "2.00" in brief and len(brief) < len(whole)
+
+
+def test_the_summary_holds_what_was_tried_and_one_command_per_run(registry):
+    made = tried(2.0, 20)
+    commands = {made["cell_id"]: "llmbench run s"}
+    report = Report([Run("a", [made], commands=commands), Run("b", [record()])])
+    text = rendered(registry, report, "summary")
+    assert "bounded by optimizer" in text and "1 other kinds of work" in text and "not a proof" not in text
+    assert text.count("llmbench run s -k CELL") == 1 and made["cell_id"] in text
+
+
+def test_a_cause_of_few_workloads_is_not_made_to_sound_like_all():
+    made = [tried(gain, 20) | {"cell_id": str(i)} for i, gain in enumerate((2.0, 1.0, 1.0))]
+    (found,) = findings(summarise(made))
+    assert found.headline == "no single cause in 2 of 3 workloads, optimizer in 1" and found.bound == "optimizer"
+    assert [(w.said.partition(";")[0], w.settled) for w in found.workloads] == [
+        *[("optimizer", True), ("no single cause", False), ("no single cause", False)]
+    ]
+    assert len(made) == 3 and findings(summarise(made[:1]))[0].headline == "bounded by optimizer"
+
+
+def test_advice_is_for_the_device_and_names_no_remedies_by_heart():
+    trial = tried(2.0, 20)
+    trial["interventions"]["optimizer"]["advice"] = "CUDA graphs, fuse it; remedies: fused, batch-2x"
+    (found,) = findings(summarise([trial]))
+    assert found.advice == "fuse it; llmbench tries what it can of this with --remedies"
