@@ -112,7 +112,7 @@ def run(suites: tuple[str, ...], output: Path | None, **options: Any) -> int:
     _print_runs(runs, "json" if as_json else "brief", registry)
     if not as_json:
         for folder in folders:
-            click.echo(f"{folder}: records.jsonl, report.md, report.html (all tables)", err=True)
+            click.echo(f"{folder}: records.jsonl, report.md, report.html", err=True)
     return int(failed)
 
 

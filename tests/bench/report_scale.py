@@ -20,6 +20,9 @@ from many_records import records
 REPORT = "import sys, resource, llmbench.cli as c\ntry: c.main(sys.argv[1:])\nexcept SystemExit as e: code = e.code\n"
 REPORT += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\nsys.exit(code)"
 
+#: case -> records per cell, and whether the first of each cell tried three causes
+CASES = {"many-cells": (3, False), "verified": (3, True), "long": (20, False)}
+
 
 def write(folder: Path, count: int, repeats: int, verified: bool) -> None:
     with (folder / "records.jsonl").open("w") as file:
@@ -46,17 +49,16 @@ def measure(folder: Path, form: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("counts", nargs="*", type=int, default=[10_000, 30_000, 100_000])
-    parser.add_argument("--repeats", type=int, default=20, help="records per cell")
-    parser.add_argument("--verified", action="store_true", help="repeat 0 of each cell tried three causes")
+    parser.add_argument("--only", choices=CASES, help="one case instead of all")
     given = parser.parse_args()
-    for count in given.counts:
-        with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder), count, given.repeats, given.verified)
-            for form in ("html", "json"):
-                found = measure(Path(folder), form)
-                print(
-                    f"{count:>8,} records  {form}  " + "  ".join(f"{k} {v:.1f}" for k, v in found.items()), flush=True
-                )
+    for name, (repeats, verified) in CASES.items():
+        for count in given.counts if given.only in (None, name) else ():
+            with tempfile.TemporaryDirectory() as folder:
+                write(Path(folder), count, repeats, verified)
+                for form in ("html", "json"):
+                    found = measure(Path(folder), form)
+                    figures = "  ".join(f"{key} {value:.1f}" for key, value in found.items())
+                    print(f"{name:<10} {count:>8,} records  {form}  {figures}", flush=True)
 
 
 if __name__ == "__main__":
