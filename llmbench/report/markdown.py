@@ -52,9 +52,9 @@ def summary_text(report: Report) -> str:
     parts.append(render([table.with_ids() for table in report.tables if table.title in SUMMARY]))
     patterns = dict.fromkeys(command.replace(cell, "CELL") for cell, command in report.commands.items())
     if patterns:
-        lines = "\n".join(patterns)
+        commands = "\n".join(patterns)
         head = "## Measure one cell again\n\nWith the last column of its row for `CELL`:\n\n"
-        parts.append(f"{head}```console\n{lines}\n```\n")
+        parts.append(f"{head}```console\n{commands}\n```\n")
     return "\n".join(parts)
 
 
