@@ -73,10 +73,11 @@ def _marked(text: str) -> str:
 
 
 def spec_types() -> list[type]:
-    """Return every type of `llmbench.specs`: what hooks return, and what their functions are given."""
-    from llmbench import specs
+    """Return every type of `llmbench.specs` and `engines`: what hooks return, and what their functions are given."""
+    from llmbench import engines, specs, trials
 
-    return [one for one in vars(specs).values() if inspect.isclass(one) and one.__module__ == specs.__name__]
+    found = [(home, one) for home in (specs, engines, trials) for one in vars(home).values() if inspect.isclass(one)]
+    return [one for home, one in found if one.__module__ == home.__name__]
 
 
 def field_meanings(one: type) -> dict[str, tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmbench.api import Diagnosis, calibrate, diagnose, doctor, found_plugins, load, planned, plant, run
+    from llmbench.engines import Engine, EngineRequest, EngineSpec
     from llmbench.errors import (
         DataError,
         DoesNotApply,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         EncodeContext,
         Forecast,
         Intervention,
+        Layout,
         MetricSpec,
         ModelSpec,
         PrecisionSpec,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         TaskSpec,
         Trial,
     )
+    from llmbench.trials import StepTrial
 
 __version__ = "0.1.0"
 
@@ -59,6 +62,8 @@ _HOMES = {
         "Unsupported",
         "UserError",
     ),
+    "llmbench.engines": ("Engine", "EngineRequest", "EngineSpec"),
+    "llmbench.trials": ("StepTrial",),
     "llmbench.api": (
         "Diagnosis",
         "calibrate",
@@ -85,6 +90,7 @@ _HOMES = {
         "EncodeContext",
         "Forecast",
         "Intervention",
+        "Layout",
         "MetricSpec",
         "ModelSpec",
         "PrecisionSpec",
@@ -119,8 +125,12 @@ __all__ = [
     "DatasetSpec",
     "Diagnosis",
     "EncodeContext",
+    "Engine",
+    "EngineRequest",
+    "EngineSpec",
     "Forecast",
     "Intervention",
+    "Layout",
     "MetricSpec",
     "ModelSpec",
     "PrecisionSpec",
@@ -128,6 +138,7 @@ __all__ = [
     "ReporterSpec",
     "Results",
     "SpecialTokens",
+    "StepTrial",
     "TaskSpec",
     "Trial",
     "calibrate",

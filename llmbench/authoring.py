@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 #: The kinds of plugins, here so that `--help` finds no plugins; a test holds it against `llmbench.plugins.KINDS`.
-KINDS = ("model", "task", "dataset", "metric", "precision", "cause", "remedy", "reporter")
+KINDS = ("model", "task", "dataset", "metric", "precision", "cause", "remedy", "reporter", "engine")
 
 _plugin = click.option("--plugin", "plugin_files", multiple=True, metavar="FILE", help="Load a plugin file too.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 import pluggy
 
+from llmbench.engines import EngineSpec
 from llmbench.specs import (
     CauseSpec,
     DatasetSpec,
@@ -341,5 +342,37 @@ def llmbench_reporters() -> Iterable[ReporterSpec]:
         @llmbench.hookimpl
         def llmbench_reporters():
             return [llmbench.ReporterSpec("org", render, ".org", "tables for Org mode")]
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def llmbench_engines() -> Iterable[EngineSpec]:
+    """Return the engines this plugin brings: what drives the models whose `ModelSpec.engine` names them.
+
+    `open(request)` returns an object with the methods of `llmbench.Engine`, whose docstrings say what each does.
+    `plugins/engines/keras.py` is one for another framework, made of public names alone. A complete plugin, torch with
+    algorithms that give the same sums every time, and a model on it::
+
+        import dataclasses
+        import llmbench
+        from llmbench_plugins.engines.torch import open_engine
+        from llmbench_plugins.models import word2vec
+
+        LLMBENCH_API = 1
+
+        def open_repeatable(request):
+            import torch
+
+            torch.use_deterministic_algorithms(True)
+            return open_engine(request)
+
+        @llmbench.hookimpl
+        def llmbench_engines():
+            return [llmbench.EngineSpec("repeatable", open_repeatable, "torch, the same sums every time")]
+
+        @llmbench.hookimpl
+        def llmbench_models():
+            return [dataclasses.replace(word2vec.llmbench_models()[0], name="repeatable", engine="repeatable")]
     """
     raise NotImplementedError

@@ -22,6 +22,7 @@ from typing import Any
 import pluggy
 
 from llmbench import hookspecs
+from llmbench.engines import EngineSpec
 from llmbench.errors import PluginError, did_you_mean
 from llmbench.guard import TooLong, watching
 from llmbench.hookspecs import API_VERSION, OLDEST_API, PROJECT
@@ -47,6 +48,7 @@ KINDS: Mapping[str, tuple[str, type]] = MappingProxyType(
         "cause": ("llmbench_causes", CauseSpec),
         "remedy": ("llmbench_remedies", RemedySpec),
         "reporter": ("llmbench_reporters", ReporterSpec),
+        "engine": ("llmbench_engines", EngineSpec),
     }
 )
 

@@ -167,7 +167,7 @@ class ModelSpec:
     build: Callable[[BuildRequest], Any]
     description: str = ""  # one line for `plugins list`
     reference: str = ""  # what `base` follows: paper or model card
-    engine: str = "torch"  # what drives the module
+    engine: str = "torch"  # name of the engine that drives the module
     learning_rate: Mapping[str, float] = field(default_factory=dict)  # stage -> peak learning rate
     preload: tuple[str, ...] = ()  # library modules worth importing once for all cells
     options: tuple[str, ...] = ()  # of a request: which of `labelled_logits`, `kv_cache` (False) and `lora` it obeys
@@ -359,8 +359,8 @@ class Trial(Protocol):
     Nothing is learned while causes are tried: learning rates are 0, so that parameters stay what they are.
     """
 
-    engine: str  # "torch"
-    module: Any  # of the engine; torch: an `nn.Module`
+    engine: str  # name, such as "torch"
+    module: Any  # of the engine; torch: an `nn.Module`; None where it shows none
     optimizer: Any  # None where the step has none
     device: str  # kind: cpu, cuda, mps
     trains: bool  # whether a step has a backward pass
@@ -400,6 +400,12 @@ class Trial(Protocol):
         `parts(timer)` is a context in which those functions are replaced by `timer(function)`.
         """
 
+    def without_update(self) -> AbstractContextManager[None]:
+        """Return a context in which steps compute gradients and update nothing.
+
+        Raises Unisolated where that cannot be done; with torch, causes put another function in the place of `step`.
+        """
+
     def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
         """Return the seconds of each of a few calls of `call`, the device waited for."""
 
@@ -430,7 +436,8 @@ class CauseSpec:
     `probe(trial)` runs in the worker and returns facts about the step (JSON-able) that the prediction needs;
     `predict(record, facts)` is pure and returns the headroom, step time over step time without the cause, or None where
     it is not known. `intervene(trial)` returns how to remove it. `probe` and `intervene` raise DoesNotApply or
-    Unisolated with the reason. `advice` says in a few words what to change where this is the verdict.
+    Unisolated with the reason. `advice` says in a few words what to change where this is the verdict. `engines` are
+    those that it is written for, None: any, since it asks nothing of the step but what every `Trial` has.
     """
 
     name: str  # what verdicts call it
@@ -441,7 +448,7 @@ class CauseSpec:
     intervene: Callable[[Trial], Intervention]
     description: str = ""  # what it is, in a few words
     advice: str = ""
-    engines: tuple[str, ...] = ("torch",)  # engines whose steps it can look into
+    engines: tuple[str, ...] | None = ("torch",)  # engines whose steps it can look into, None: any
 
 
 # --- remedies -------------------------------------------------------------------------------------------

@@ -251,7 +251,8 @@ def _memory(good: Sequence[Record], reasons: dict[str, str], why: str | None) ->
         **{name: split.get(name) for name in MEMORY_PARTS},
     }
     unknown = {"padding_pct": "tokens were not counted", "peak_memory_mib": "memory was not measured"}
-    unknown |= dict.fromkeys(MEMORY_PARTS, "only training has it" if split else "memory was not split up")
+    partly = split.get("parts_reason") or "only training has it"
+    unknown |= dict.fromkeys(MEMORY_PARTS, partly if split else "memory was not split up")
     out |= _energy(good, unknown)
     reasons |= {name: why or text for name, text in unknown.items() if out[name] is None}
     return out

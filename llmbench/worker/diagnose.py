@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from llmbench.engines import Engine
 from llmbench.errors import UserError
 from llmbench.plugins import Registry, discover
 from llmbench.schema import Budget, Cell, Job, new_record
 from llmbench.specs import Batch
 from llmbench.worker import padding as paddings
-from llmbench.worker.engine import Engine
 from llmbench.worker.environment import capture
 from llmbench.worker.measure import pairs_for, phase_pass, timed_pass
 from llmbench.worker.memory import limit_used

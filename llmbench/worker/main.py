@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmbench.engines import Engine, EngineRequest
 from llmbench.errors import PluginError, Unsupported, UserError, is_out_of_memory
 from llmbench.layouts import IGNORE
 from llmbench.plugins import Registry, discover
@@ -21,10 +22,8 @@ from llmbench.schema import Cell, Job, new_record
 from llmbench.sizes import configuration, scaled
 from llmbench.specs import Batch, BuildRequest, CollateContext, ModelSpec
 from llmbench.worker import monitor, stages
-from llmbench.worker.compilation import CompileWatch
 from llmbench.worker.data import CellData, load_cell_data, scoring_order, training_order
 from llmbench.worker.energy import EnergyMeter
-from llmbench.worker.engine import Engine, make_engine
 from llmbench.worker.largest import (
     PREDICT_STEPS,
     TRAIN_STEPS,
@@ -74,8 +73,8 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
 def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: Emit) -> dict[str, Any]:
     """Pretrain or fine-tune: time it from the initial state, then (repeat 0) train from that state."""
     cell = job.cell
-    watch = start_watching(cell)
     engine, loaded = start(job, registry, model, data)
+    watch = engine.compile_watch()
     prepare_training(engine, model, cell)
     feed = stages.Feed(
         engine, data.train, model.layouts[data.task.head], collate_context(cell, data, True), cell.workers
@@ -91,7 +90,7 @@ def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: 
         fields["compilation"] = watch.stop(first_step_s, statistics.median(fields["samples"]["step_s"]))
     if job.repeat == 0 and job.verify != "none":
         with spent("verify_s"):
-            try_causes(job, registry, engine, feed, work, fields, emit)
+            try_causes(job, registry, model, engine, feed, work, fields, emit)
     if job.repeat == 0:
         del work  # with the last loss, which holds on to the parameters
         engine, loaded = start(job, registry, model, data)
@@ -125,7 +124,7 @@ def evaluate(job: Job, registry: Registry, model: ModelSpec, data: CellData, emi
     fields |= {"checkpoint": loaded, "spent": spent.seconds}
     if job.repeat == 0 and job.verify != "none":
         with spent("verify_s"):
-            try_causes(job, registry, engine, feed, work, fields, emit)
+            try_causes(job, registry, model, engine, feed, work, fields, emit)
     if job.repeat == 0:
         with spent("score_s"):
             fields.update(score(job, registry, model, data, engine, emit))
@@ -185,7 +184,14 @@ def labelled_share(batch: Batch) -> float | None:
 
 
 def try_causes(
-    job: Job, registry: Registry, engine: Engine, feed: stages.Feed, work: Work, fields: dict[str, Any], emit: Emit
+    job: Job,
+    registry: Registry,
+    model: ModelSpec,
+    engine: Engine,
+    feed: stages.Feed,
+    work: Work,
+    fields: dict[str, Any],
+    emit: Emit,
 ) -> None:
     """Remove the causes that the job asks for and measure again; fill in the record's `interventions`, `together`."""
     from llmbench.worker.trials import causes, cell_trial
@@ -196,7 +202,7 @@ def try_causes(
     memory = fields["memory"]
     limit = job.budget.memory_mib or memory["capacity_mib"]
     used = memory["peak_mib"] / limit if limit else 0.0
-    trial = cell_trial(engine, feed, order, work, batch_size=cell.batch_size, memory_used=used)  # type: ignore[arg-type]
+    trial = cell_trial(engine, feed, order, work, cell, name=model.engine, memory_used=used)
     fields["interventions"], fields["together"] = verify(
         trial,
         fields,
@@ -220,15 +226,6 @@ def typical_batch(feed: stages.Feed, order: Sequence[list[int]]) -> Batch:
     lengths = [max(feed.layout.length(feed.features[i]) for i in indices) for indices in order[:50]]
     middle = sorted(range(len(lengths)), key=lengths.__getitem__)[len(lengths) // 2]
     return next(stages.Feed(feed.engine, feed.features, feed.layout, feed.ctx, 0)([order[middle]]))
-
-
-def start_watching(cell: Cell) -> CompileWatch | None:
-    """Return a watch over what `torch.compile` does, where the cell is compiled."""
-    if not cell.compile:
-        return None
-    watch = CompileWatch()
-    watch.start()
-    return watch
 
 
 def score(
@@ -273,12 +270,11 @@ def start(job: Job, registry: Registry, model: ModelSpec, data: CellData) -> tup
 def build(job: Job, registry: Registry, model: ModelSpec, request: BuildRequest) -> Engine:
     """Return an engine with the model in it, within the budget's memory."""
     cell = job.cell
-    for option, asked in (("labelled_logits", cell.labelled_logits), ("kv_cache", not cell.kv_cache)):
-        if asked and option not in model.options:
+    for option, wanted in (("labelled_logits", cell.labelled_logits), ("kv_cache", not cell.kv_cache)):
+        if wanted and option not in model.options:
             raise Unsupported(f"model {model.name} knows no {option}: {str(getattr(cell, option)).lower()}")
     precision = registry.get("precision", cell.precision)
-    engine = make_engine(
-        model.engine,
+    asked = EngineRequest(
         device=cell.device,
         precision=precision,
         compiled=cell.compile,
@@ -288,6 +284,7 @@ def build(job: Job, registry: Registry, model: ModelSpec, request: BuildRequest)
         checkpointing=cell.checkpointing,
         pin_memory=cell.pin_memory,
     )
+    engine: Engine = registry.get("engine", model.engine).open(asked)
     if job.budget.memory_mib is not None:
         engine.limit_memory(job.budget.memory_mib)
     engine.build(model, request, seed=cell.seed)

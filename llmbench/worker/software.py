@@ -20,10 +20,13 @@ from typing import Any
 #: What is told by its presence or version; the first ones are needed to run.
 PACKAGES = ("llmbench", "torch", "transformers", "tokenizers", "evaluate", "datasets", "numpy", "pandas", "safetensors")
 #: What changes speed when it is there, and is not missing when it is not.
-OPTIONAL_PACKAGES = ("triton", "nvidia-ml-py", "accelerate", "flash-attn", "intel-extension-for-pytorch", "keras")
+OPTIONAL_PACKAGES = (
+    *("triton", "nvidia-ml-py", "accelerate", "flash-attn", "intel-extension-for-pytorch"),
+    *("keras", "tensorflow", "tensorflow-cpu", "jax"),
+)
 #: Variables that change speed or numbers; nothing else of the process's environment is recorded.
 VARIABLES = re.compile(
-    r"(OMP|MKL|KMP|GOMP|MALLOC|CUDA|CUBLAS|CUDNN|NCCL|NVIDIA|PYTORCH|TORCH\w*|DNNL|ONEDNN|OPENBLAS|GLOO)_\w+"
+    r"(OMP|MKL|KMP|GOMP|MALLOC|CUDA|CUBLAS|CUDNN|NCCL|NVIDIA|PYTORCH|TORCH\w*|DNNL|ONEDNN|OPENBLAS|GLOO|TF|XLA|KERAS)_\w+"
     r"|LD_PRELOAD|TOKENIZERS_PARALLELISM|RAYON_NUM_THREADS|HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE"
 )
 #: Names, within that, whose values may be a secret, an address, or differ from run to run.

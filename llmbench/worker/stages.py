@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmbench.engines import Engine
 from llmbench.specs import Batch, CollateContext, Feature, Layout
-from llmbench.worker.engine import Engine
 
 Emit = Callable[[dict[str, Any]], None]
 Step = Callable[[Engine, Batch], Any]
@@ -37,6 +37,8 @@ class Feed:
 
 def train_step(engine: Engine, batch: Batch) -> Any:
     """Run one training step and return its loss, still on the device."""
+    if engine.graphs is not None:
+        return engine.graphs[-1](engine.copy(batch))
     total = None
     for arrays, share in engine.parts(engine.copy(batch)):
         loss = engine.forward(arrays)

@@ -21,6 +21,8 @@ from torch import Tensor
 from llmbench.errors import SuiteError, Unsupported
 from llmbench.layouts import IGNORE
 from llmbench.specs import Batch, BuildRequest, CollateContext, Feature, Layout, ModelSpec, PrecisionSpec
+from llmbench.trials import StepTrial
+from llmbench.worker.compilation import CompileWatch
 from llmbench.worker.environment import memory_mib
 
 MAX_GRAD_NORM = 1.0
@@ -28,6 +30,7 @@ WARMUP_SHARE = 0.1  # of the steps, linear; then linear decay to zero (Devlin et
 WEIGHT_DECAY = 0.01
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"fused": True},
+    "adam": {"fused": True},  # no weight decay
     "adamw-foreach": {"foreach": True},
     "adamw-loop": {"foreach": False, "fused": False},
 }
@@ -36,6 +39,8 @@ MAX_ANSWER_TOKENS = 30  # the SQuAD scripts' usual limit
 
 class TorchEngine:
     """Drives an `nn.Module` on a CPU, CUDA or MPS device; the options are those of `schema.Cell`."""
+
+    graphs = None  # a step is forward, backward and update, one after the other
 
     def __init__(
         self,
@@ -85,13 +90,17 @@ class TorchEngine:
     def prepare_training(self, *, learning_rate: float, steps: int, optimizer: str) -> None:
         """AdamW, no decay on biases and norms, warm-up and linear decay.
 
-        `adamw` is fused where the device has that, `adamw-foreach` and `adamw-loop` are torch's other two.
+        `adamw` is fused where the device has that, `adamw-foreach` and `adamw-loop` are torch's other two. `adam` is
+        `adamw` without decay.
         """
         if optimizer not in OPTIMIZERS:
             raise SuiteError(f"unknown optimizer {optimizer!r} (known: {', '.join(OPTIMIZERS)})")
         trained = [p for p in self.module.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+            {
+                "params": [p for p in trained if p.ndim >= 2],
+                "weight_decay": 0.0 if optimizer == "adam" else WEIGHT_DECAY,
+            },
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         kind = OPTIMIZERS[optimizer]
@@ -241,7 +250,21 @@ class TorchEngine:
         """Return the number of parameters; tied ones count once."""
         return sum(p.numel() for p in self.module.parameters())
 
-    def memory_parts(self, batch: Batch, *, train: bool) -> dict[str, float]:
+    def compile_watch(self) -> CompileWatch | None:
+        """Return a watch over what `torch.compile` does, where the module is compiled."""
+        if not self.compiled:
+            return None
+        watch = CompileWatch()
+        watch.start()
+        return watch
+
+    def trial(self, plain: StepTrial) -> StepTrial:
+        """Return the step with its module and optimizer, which causes look into; see `Engine.trial`."""
+        from llmbench.worker.trials import torch_trial
+
+        return torch_trial(self, plain)
+
+    def memory_parts(self, batch: Batch, *, train: bool) -> dict[str, Any]:
         """Return the sizes of what a step keeps; see `Engine.memory_parts`."""
         from llmbench.worker import memory
 

@@ -6,17 +6,15 @@ Shapes: `B` rows of a batch, `L` tokens of a row.
 from __future__ import annotations
 
 import itertools
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmbench.errors import DoesNotApply
+from llmbench.trials import StepTrial
 from llmbench.worker import batches as trees
 from llmbench.worker import padding
 
@@ -24,35 +22,8 @@ Function = Callable[..., Any]
 TIMED_STEPS, TIMED_WARMUP = 4, 1
 
 
-@dataclass
-class TorchTrial:
-    """See `llmbench.specs.Trial`. `mark` and `between` are the clock; `regroup` and `tokens` know of padding."""
-
-    module: torch.nn.Module
-    optimizer: Any
-    device: str
-    trains: bool
-    generates: bool
-    pool: Sequence[Any]
-    take_step: Callable[[Any], Any]
-    make_fresh: Callable[[], Iterator[Any]]
-    mark: Callable[[], Any]
-    between: Callable[[Sequence[Any]], list[float]]
-    compiled: bool = False
-    workers: int = 0
-    regroup: Callable[[], list[Any]] | None = None  # None: by what the tensors show
-    tokens: Callable[[Any], int | None] | None = None
-    facts: dict[str, Any] = field(default_factory=dict)  # what causes find out and want to keep
-    step_s: float = 0.0
-    engine: str = "torch"
-
-    def step(self, batch: Any) -> Any:
-        """Take the ordinary step on `batch`."""
-        return self.take_step(batch)
-
-    def fresh(self) -> Iterator[Any]:
-        """Return an endless iterator over newly made batches."""
-        return self.make_fresh()
+class TorchTrial(StepTrial):
+    """See `llmbench.specs.Trial`; without `regroup` and `tokens`, padding is what tensors and module show."""
 
     def tensors(self, batch: Any) -> dict[str, Tensor]:
         """Return the tensors of `batch` by a name each."""
@@ -92,25 +63,6 @@ class TorchTrial:
                 self.step(batch)
                 seconds.append(sum(self.between(list(pair))[0] for pair in spans.marks if len(pair) == 2))
         return seconds[TIMED_WARMUP:]
-
-    def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
-        """Return the seconds of each of `least` calls, behind one that is not counted."""
-        call()
-        found = []
-        for _ in range(least):
-            begin = self.mark()
-            call()
-            found.append(self.between([begin, self.mark()])[0])
-        return found
-
-    def settle(self, budget_s: float = 1.0) -> None:
-        """Set `step_s` from a few steps on the pool."""
-        begin = time.perf_counter()
-        times: list[float] = []
-        while len(times) < 3 or (len(times) < 7 and time.perf_counter() - begin < budget_s):
-            batch = self.pool[len(times) % len(self.pool)]
-            times += self.seconds(lambda batch=batch: self.step(batch), least=1)  # type: ignore[misc]
-        self.step_s = statistics.median(times)
 
 
 class Spans:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from llmbench.engines import Engine
 from llmbench.errors import Unisolated
 from llmbench.plugins import Registry
+from llmbench.schema import Cell
 from llmbench.specs import Batch, CauseSpec, CollateContext
+from llmbench.trials import StepTrial
 from llmbench.worker.stages import Feed
-from llmbench.worker.torch_engine import TorchEngine, as_tensors
-from llmbench.worker.trial import TorchTrial
 from llmbench.worker.work import Work
+
+if TYPE_CHECKING:
+    from llmbench.worker.torch_engine import TorchEngine
+    from llmbench.worker.trial import TorchTrial
 
 POOL = 16  # batches
 
@@ -34,38 +39,58 @@ def causes(registry: Registry, device: str | None = None) -> list[CauseSpec]:
     return found
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a cell's trial is made of: `feed` collates in the process, `order` are the pool's batches of indices."""
+
+    feed: Feed
+    order: Sequence[list[int]]
+    work: Work
+
+
 def cell_trial(
-    engine: TorchEngine, feed: Feed, order: Sequence[list[int]], work: Work, *, batch_size: int, memory_used: float
-) -> TorchTrial:
+    engine: Engine, feed: Feed, order: Sequence[list[int]], work: Work, cell: Cell, *, name: str, memory_used: float
+) -> StepTrial:
     """Return the trial of a cell's step. `order` are batches of indices, of which the first are the pool.
 
-    The schedule's learning rates are set to 0 for good: use the engine for nothing else afterwards.
+    Learning rates are 0 for good: use the engine, called `name`, for nothing else afterwards.
     """
     chosen = list(order[:POOL])
     ready = Feed(engine, feed.features, feed.layout, feed.ctx, 0)
-    if work.trains:
-        engine.schedule.base_lrs = [0.0 for _ in engine.schedule.base_lrs]
-    trial = TorchTrial(
-        module=engine.module,
-        optimizer=engine.optimizer if work.trains else None,
-        device=engine.device.type,
+    plain = StepTrial(
+        module=None,
+        optimizer=None,
+        device=cell.device.partition(":")[0],
         trains=work.trains,
-        generates=engine.head == "generate" and not work.trains,
+        generates="decode_s" in work.phases,
         pool=list(ready(chosen)),
         take_step=lambda batch: work.step(engine, batch),
         make_fresh=lambda: _endless(feed, chosen),
         mark=engine.mark,
         between=engine.seconds_between,
-        compiled=engine.compiled,
         workers=feed.workers,
-        regroup=lambda: _regrouped(ready, chosen, batch_size),
+        regroup=lambda: _regrouped(ready, chosen, cell.batch_size),
         tokens=lambda batch: batch.tokens,
+        facts={"memory_used": memory_used},
+        engine=name,
+        origin=Origin(ready, chosen, work),
     )
-    trial.facts["memory_used"] = memory_used
-    if trial.generates:
-        trial.facts["teacher_forced"] = _Teacher(
-            engine, ready, dict(zip(map(id, trial.pool), chosen, strict=True)), work
-        )
+    return engine.trial(plain)
+
+
+def torch_trial(engine: TorchEngine, plain: StepTrial) -> TorchTrial:
+    """Return what the torch engine shows of a cell's step beyond `plain`."""
+    from llmbench.worker.trial import TorchTrial
+
+    if plain.trains:
+        engine.schedule.base_lrs = [0.0 for _ in engine.schedule.base_lrs]
+    trial = TorchTrial(**{**vars(plain), "module": engine.module, "device": engine.device.type})
+    trial.optimizer = engine.optimizer if plain.trains else None
+    trial.compiled = engine.compiled
+    if plain.generates:
+        origin: Origin = plain.origin
+        pool = dict(zip(map(id, trial.pool), origin.order, strict=True))
+        trial.facts["teacher_forced"] = _Teacher(engine, origin.feed, pool, origin.work)
     return trial
 
 
@@ -90,6 +115,8 @@ class _Teacher:
     def __call__(self, batch: Batch) -> tuple[int, Callable[[], Any]]:
         """Return how many passes the generation takes, and the one pass."""
         import torch
+
+        from llmbench.worker.torch_engine import as_tensors
 
         engine, feed = self.engine, self.feed
         made = self.work.step(engine, batch)

@@ -16,7 +16,7 @@ from typing import Any
 
 from llmbench.errors import DoesNotApply, NotMeasured
 from llmbench.specs import AXES, CauseSpec, Intervention
-from llmbench.worker.trial import TorchTrial
+from llmbench.trials import StepTrial
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -35,7 +35,7 @@ LEAST_PROBING_S = 6.0  # behind so long, or all of the time, no further cause is
 
 
 def verify(
-    trial: TorchTrial,
+    trial: StepTrial,
     record: Mapping[str, Any],
     causes: Sequence[CauseSpec],
     *,
@@ -101,9 +101,7 @@ def frozen(optimizer: Any) -> Iterator[None]:
                 group["lr"] = rate
 
 
-def predicted(
-    trial: TorchTrial, record: Mapping[str, Any], cause: CauseSpec, until: float = math.inf
-) -> dict[str, Any]:
+def predicted(trial: StepTrial, record: Mapping[str, Any], cause: CauseSpec, until: float = math.inf) -> dict[str, Any]:
     """Return the row of a cause before it is tried: its facts and its prediction, or why there are none.
 
     From `until` on (of `time.perf_counter`) nothing is looked at any more.
@@ -112,7 +110,7 @@ def predicted(
     row |= {"predicted_x": None, "facts": {}, "advice": cause.advice}
     row |= {"clean_s": [], "treated_s": [], "clean_first": [], "block_steps": None, "share": 1.0}
     row["spent_s"] = {}
-    if trial.engine not in cause.engines:
+    if cause.engines is not None and trial.engine not in cause.engines:
         return row | {"outcome": "unisolated", "reason": f"not written for the engine {trial.engine}"}
     begin = time.perf_counter()
     if begin > until:
@@ -157,7 +155,7 @@ def _or_inf(value: float | None) -> float:
 
 
 def measured(
-    trial: TorchTrial, change: Intervention, seconds: float, rng: random.Random, patience_s: float
+    trial: StepTrial, change: Intervention, seconds: float, rng: random.Random, patience_s: float
 ) -> dict[str, Any]:
     """Return the seconds of pairs of blocks, as many as fit in `seconds`; their number is fixed from the first pair.
 
@@ -188,13 +186,13 @@ def measured(
     return {"outcome": "measured", "reason": None, **fields}
 
 
-def batches_of(trial: TorchTrial, start: int, steps: int, burn: int) -> list[Any]:
+def batches_of(trial: StepTrial, start: int, steps: int, burn: int) -> list[Any]:
     """Return the `burn` batches of a block that are not timed, and the `steps` that are."""
     count = len(trial.pool)
     return [trial.pool[(start + i) % count] for i in range(-burn, steps)]
 
 
-def block(trial: TorchTrial, change: Intervention, batches: Sequence[Any], changed: bool) -> float:
+def block(trial: StepTrial, change: Intervention, batches: Sequence[Any], changed: bool) -> float:
     """Return the seconds that one arm takes for the block's batches."""
 
     def ordinary(some: Sequence[Any]) -> None:
@@ -211,7 +209,7 @@ def block(trial: TorchTrial, change: Intervention, batches: Sequence[Any], chang
 
 
 def both(
-    trial: TorchTrial,
+    trial: StepTrial,
     found: Mapping[str, Mapping[str, Any]],
     changes: Mapping[str, Intervention],
     seconds: float,

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from llmbench.engines import Engine
 from llmbench.specs import Batch, BuildRequest, ModelSpec
 from llmbench.worker import stages
-from llmbench.worker.engine import Engine
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -114,7 +114,8 @@ class _Noted:
         else:
             factor = statistics.fmean(map(_elements, self.shapes)) / (_elements(traced_shapes) or 1.0)
         totals = trace["totals"]
-        scaled = {name: totals[name] * factor for name in ("flops", "recomputed_flops", "bytes")}
+        known_totals = {name: totals[name] for name in ("flops", "recomputed_flops", "bytes")}
+        scaled = {name: None if total is None else total * factor for name, total in known_totals.items()}
         return {**scaled, "model_flops": model_flops, "kernels": totals["kernels"]}
 
 
@@ -147,9 +148,13 @@ class Training(_Noted):
     def __init__(self, model: ModelSpec, request: BuildRequest) -> None:
         super().__init__(model, request)
         self.loss: Any = None
+        self.nested = False
 
     def step(self, engine: Engine, batch: Batch) -> None:
         """Take one training step."""
+        if engine.graphs is not None:
+            self.loss = engine.graphs[-1](engine.copy(batch))
+            return
         for part, share in engine.parts(engine.copy(batch)):
             self._forward(engine, part, share)
             engine.backward(self.loss)
@@ -161,8 +166,14 @@ class Training(_Noted):
             self.loss = self.loss * share
 
     def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
-        """Take one training step, marked."""
+        """Take one training step, marked; where a step is one graph, run each of `Engine.graphs` in turn."""
         marks, arrays = _fetched(engine, batches)
+        self.nested = engine.graphs is not None
+        for graph in engine.graphs or ():
+            self.loss = graph(arrays)
+            marks.append(engine.mark())
+        if self.nested:
+            return marks
         for part, share in engine.parts(arrays):
             self._forward(engine, part, share)
             marks.append(engine.mark())
@@ -172,7 +183,14 @@ class Training(_Noted):
         return [*marks, engine.mark()]
 
     def split(self, seconds: list[float]) -> list[float]:
-        """Return the seconds of each phase: forward and backward take turns where a batch is taken in parts."""
+        """Return the seconds of each phase: forward and backward take turns where a batch is taken in parts.
+
+        Of graphs, each of which does what the one before does and more, a phase is the difference: noise may make it
+        negative, and cutting that off would make the phases more than the step.
+        """
+        if self.nested:
+            input_s, copy_s, loss_s, gradients_s, step_s = seconds
+            return [input_s, copy_s, loss_s, gradients_s - loss_s, step_s - gradients_s]
         input_s, copy_s, *turns, update_s = seconds
         return [input_s, copy_s, sum(turns[::2]), sum(turns[1::2]), update_s]
 

@@ -58,5 +58,6 @@ def llmbench_causes() -> list[llmbench.CauseSpec]:
             intervene=intervene,
             description="waiting for the next batch: reading, tokenizing, collating",
             advice="prepare batches ahead: more loader workers, tokenize once and cache, cheaper collation",
+            engines=None,
         )
     ]

@@ -59,8 +59,13 @@ def _behind_backward(trial: llmbench.Trial) -> list[float]:
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
-    """Return the seconds per step in `optimizer.step`; without an optimizer, those behind the backward pass."""
+    """Return the seconds per step in `optimizer.step`; without an optimizer, those behind the backward pass.
+
+    Of another engine than torch the record's phases tell.
+    """
     _check(trial)
+    if trial.engine != "torch":
+        return {"kind": "an optimizer"}
     if trial.optimizer is None:
         return {"part_s": _behind_backward(trial), "kind": "the step's own"}
     return {"part_s": trial.timed(lambda timer: replaced([(trial.optimizer, "step")], timer)), "kind": "an optimizer"}
@@ -68,12 +73,14 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
 
 def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:
     """T / (T - t_opt)."""
-    return llmbench.without(record, facts["part_s"])
+    return llmbench.without(record, facts.get("part_s") or record["phases"].get("optimizer_s", ()))
 
 
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Leave `step` out."""
     _check(trial)
+    if trial.engine != "torch":
+        return llmbench.Intervention(trial.without_update)
     if trial.optimizer is None:
         raise llmbench.Unisolated("the step updates by itself, without a torch.optim.Optimizer that could be left out")
 
@@ -96,5 +103,6 @@ def llmbench_causes() -> list[llmbench.CauseSpec]:
             intervene=intervene,
             description="updating the parameters",
             advice="a fused optimizer, fewer updates (larger batch, gradient accumulation), less state",
+            engines=None,
         )
     ]

@@ -18,7 +18,7 @@ FIT_BATCHES = 4
 
 def _size(trial: llmbench.Trial, batch: Any) -> tuple[float, float]:
     """Return the tokens of a batch, padding included, and the sum of their squares per row."""
-    shapes = [t.shape for t in trial.tensors(batch).values() if t.dim() == 2 and not t.is_floating_point()]
+    shapes = [t.shape for t in trial.tensors(batch).values() if len(t.shape) == 2 and "float" not in str(t.dtype)]
     return float(sum(b * n for b, n in shapes)), float(sum(b * n * n for b, n in shapes))
 
 
@@ -100,5 +100,6 @@ def llmbench_causes() -> list[llmbench.CauseSpec]:
             intervene=intervene,
             description="computing on padding",
             advice="batches of similar lengths (bucketing), packing, padding to the longest row and not to a maximum",
+            engines=None,
         )
     ]

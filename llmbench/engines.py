@@ -1,16 +1,51 @@
-"""What drives a model. Nothing outside an engine assumes a framework."""
+"""Engines: what drives a model. Nothing outside of an engine assumes a framework; a plugin may bring one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmbench.specs import Batch, BuildRequest, CollateContext, Feature, Layout, ModelSpec, PrecisionSpec
+from llmbench.trials import StepTrial
+
+Graph = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """How a cell is to be run; the options are those of `schema.Cell`. Options that an engine lacks are Unsupported."""
+
+    device: str  # cpu, cuda, cuda:N, mps or auto
+    precision: PrecisionSpec  # what is computed in
+    compiled: bool = False  # by the engine's compiler
+    cuda_graphs: bool = False  # steps are recorded and replayed
+    threads: int | None = None  # of one operator, None: as the framework does
+    accumulation: int = 1  # parts that a batch is taken in
+    checkpointing: bool = False  # activations are computed again in the backward pass
+    pin_memory: bool = True  # batches lie in page-locked memory, where there is a device to copy to
+
+
+class CompileWatch(Protocol):
+    """What looks on from outside while first steps compile."""
+
+    def stop(self, first_step_s: float | None = None, steady_step_s: float | None = None) -> dict[str, Any]:
+        """Return what was compiled (the record's `compilation`)."""
 
 
 class Engine(Protocol):
-    """A model on a device with an optimizer. `mark` and `seconds_between` are the only clock for device work."""
+    """A model on a device with an optimizer. `mark` and `seconds_between` are the only clock for device work.
+
+    `graphs` are three calls where a training step is one call (a compiled graph, say): each takes the arrays and
+    returns the loss; the first computes no more, the second gradients, too, the third is the whole step. The clean pass
+    and training take the third, the phase pass all three: a phase is what each takes more than the one before. None: a
+    step is `forward`, `backward` and `update`, one after the other, for each of `parts`; those are for this case alone.
+    """
+
+    @property
+    def graphs(self) -> tuple[Graph, Graph, Graph] | None:
+        """See above."""
 
     def build(self, model: ModelSpec, request: BuildRequest, *, seed: int) -> None:
         """Make the model on the device, from random weights drawn from `seed` (or from `request.weights`)."""
@@ -73,9 +108,19 @@ class Engine(Protocol):
     def parameters(self) -> int:
         """Return the number of trained parameters, each counted once."""
 
-    def memory_parts(self, batch: Batch, *, train: bool) -> dict[str, float]:
+    def compile_watch(self) -> CompileWatch | None:
+        """Return what notes, from now to its `stop`, what is compiled; None where nothing is or nobody knows."""
+
+    def trial(self, plain: StepTrial) -> StepTrial:
+        """Return the step under test as causes see it: `plain`, which knows batches and clock, or more than that.
+
+        Nothing may be learned in it: learning rates are 0 from here on, so use the engine for nothing else afterwards.
+        """
+
+    def memory_parts(self, batch: Batch, *, train: bool) -> dict[str, Any]:
         """Return what the memory of a step is for, in MiB: `weights_mib` and, for training, `gradients_mib`,
-        `optimizer_mib` and `activations_mib`. Takes a training step; call it behind all timing.
+        `optimizer_mib` and `activations_mib`. Takes a training step; call it behind all timing. What is not known is
+        None, and `parts_reason` then says why.
         """
 
     def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> dict[str, Any]:
@@ -85,7 +130,8 @@ class Engine(Protocol):
           step; the bytes of one call differ by less than a factor of two within a row
         - `times`: seconds per step (phase, operator_class, name, seconds), of operators and, class `host`, of the rest
           of each phase; they add up to `phases_s` on the CPU. None where it cannot be told (`notes` says why)
-        - `totals`: flops (`recomputed_flops` of them repeat earlier work), bytes, and kernels (on the CPU: calls)
+        - `totals`: flops (`recomputed_flops` of them repeat earlier work), bytes, and kernels (on the CPU: calls);
+          each may be None, and `rows` empty, where `notes` says why
         - `shapes`: of the arrays, and `new_ids` of a generation, as `ModelSpec.flops` takes them
         """
 
@@ -96,12 +142,16 @@ class Engine(Protocol):
         """Read weights; not `strict` takes what fits and returns the names taken."""
 
 
-def make_engine(name: str, *, device: str, precision: PrecisionSpec, compiled: bool, **options: Any) -> Engine:
-    """Return the engine called `name`; raises Unsupported when the device is absent. `options`: see the engine."""
-    from llmbench.errors import PluginError
+@dataclass(frozen=True)
+class EngineSpec:
+    """An engine, which models name (`ModelSpec.engine`).
 
-    if name == "torch":
-        from llmbench.worker.torch_engine import TorchEngine
+    `open(request)` returns the engine; it runs in the cell's process, and imports there what it needs. Raises
+    Unsupported where a device, an option or a package is lacking, with what to install. `preload` are modules worth
+    importing once for all cells, in a server from which their processes are forked: none that starts a thread.
+    """
 
-        return TorchEngine(device=device, precision=precision, compiled=compiled, **options)
-    raise PluginError(f"unknown engine {name!r} (known: torch)")
+    name: str  # what models call it
+    open: Callable[[EngineRequest], Engine]
+    description: str = ""  # one line for `plugins list`
+    preload: tuple[str, ...] = ()

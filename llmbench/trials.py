@@ -1,0 +1,99 @@
+"""A step under test, as far as no framework matters: batches, clock, and what follows from those two."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmbench.errors import Unisolated
+
+Function = Callable[..., Any]
+
+
+@dataclass
+class StepTrial:
+    """See `llmbench.specs.Trial`. `mark` and `between` are the clock; `regroup` and `tokens` know of padding.
+
+    An engine that shows more of its step derives from this (`Engine.trial`).
+    """
+
+    module: Any  # of the engine; None where it shows none
+    optimizer: Any  # None where the step has none, or it is not shown
+    device: str  # kind: cpu, cuda, mps
+    trains: bool  # whether a step has a backward pass
+    generates: bool  # whether a step makes tokens one by one
+    pool: Sequence[Any]  # batches, collated and in memory
+    take_step: Callable[[Any], Any]  # of a batch
+    make_fresh: Callable[[], Iterator[Any]]  # endless, as the loader gives them
+    mark: Callable[[], Any]  # of `Engine`
+    between: Callable[[Sequence[Any]], list[float]]  # `Engine.seconds_between`
+    compiled: bool = False  # whether operators are hidden in compiled code
+    workers: int = 0  # loader processes
+    regroup: Callable[[], list[Any]] | None = None  # the pool by length
+    tokens: Callable[[Any], int | None] | None = None  # of a batch, without padding
+    facts: dict[str, Any] = field(default_factory=dict)  # what causes find out and want to keep
+    step_s: float = 0.0  # seconds of a step, about
+    engine: str = "torch"  # its name
+    origin: Any = None  # of a cell's step: what made it
+
+    def step(self, batch: Any) -> Any:
+        """Take the ordinary step on `batch`."""
+        return self.take_step(batch)
+
+    def fresh(self) -> Iterator[Any]:
+        """Return an endless iterator over newly made batches."""
+        return self.make_fresh()
+
+    def tensors(self, batch: Any) -> dict[str, Any]:
+        """Return the arrays of `batch` by a name each."""
+        return dict(batch.arrays)
+
+    def rebuilt(self, batch: Any, tensors: Mapping[str, Any]) -> Any:
+        """Return `batch` with other arrays under the same names."""
+        return dataclasses.replace(batch, arrays=dict(tensors))
+
+    def real_tokens(self, batch: Any) -> int | None:
+        """Return the tokens that are no padding, None where that cannot be told."""
+        return None if self.tokens is None else self.tokens(batch)
+
+    def regrouped(self) -> list[Any]:
+        """Return the pool's examples in batches of the same size, by length, no longer than needed."""
+        if self.regroup is None:
+            raise Unisolated("it cannot be told which tokens are padding")
+        return self.regroup()
+
+    def merged(self, batches: Sequence[Any]) -> Any:
+        """Return one batch with the examples of all. Raises Unisolated where they cannot be put together."""
+        raise Unisolated(f"the engine {self.engine} cannot put batches together")
+
+    def timed(self, parts: Callable[[Callable[[Function], Function]], AbstractContextManager[Any]]) -> list[float]:
+        """Return the seconds per step that calls of the functions take. Raises Unisolated where they are in a graph."""
+        raise Unisolated(f"the engine {self.engine} cannot time functions inside of a step")
+
+    def without_update(self) -> AbstractContextManager[None]:
+        """Return a context in which steps compute gradients and update nothing."""
+        raise Unisolated(f"the engine {self.engine} cannot leave the update out")
+
+    def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
+        """Return the seconds of each of `least` calls, behind one that is not counted."""
+        call()
+        found = []
+        for _ in range(least):
+            begin = self.mark()
+            call()
+            found.append(self.between([begin, self.mark()])[0])
+        return found
+
+    def settle(self, budget_s: float = 1.0) -> None:
+        """Set `step_s` from a few steps on the pool."""
+        begin = time.perf_counter()
+        times: list[float] = []
+        while len(times) < 3 or (len(times) < 7 and time.perf_counter() - begin < budget_s):
+            batch = self.pool[len(times) % len(self.pool)]
+            times += self.seconds(lambda batch=batch: self.step(batch), least=1)  # type: ignore[misc]
+        self.step_s = statistics.median(times)
