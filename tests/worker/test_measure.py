@@ -22,6 +22,8 @@ COSTS = {"input": 3.0, "copy": 0.5, "forward": 2.0, "backward": 4.0, "update": 1
 class Clock:
     """An engine that does nothing and takes known times; a batch of n tokens takes n times as long."""
 
+    graphs = None
+
     def __init__(self, drift=0.0, generated=(2, 4)):
         self.now, self.drift, self.generated, self.taken = 0.0, drift, generated, []
         self.tokens = 1
