@@ -103,8 +103,9 @@ def verdict(rows: Sequence[Row]) -> dict[str, Any]:
     Per axis, of the causes that exceed the threshold (Holm's decision over all that were measured on it), the largest
     by one half of the pairs; its headroom is estimated on the other half, so that the winner's luck is not in it. None
     exceeds it: `undecided` where a cause that may be material was not settled, `unisolated` where the only such cause
-    has no clean intervention, else `balanced`. The headline is `where`, if it names a cause, else `why`; where neither
-    does, the headroom is that of the largest cause that was measured, which `leading` names. Empty without trials.
+    has no clean intervention or where no cause of the axis could even be predicted, else `balanced`. The headline is
+    `where`, if it names a cause, else `why`; where neither does, the headroom is that of the largest cause that was
+    measured, which `leading` names. Empty without trials.
     """
     if not rows:
         return {}
@@ -156,6 +157,10 @@ def _of_axis(rows: Sequence[Row]) -> tuple[Row | str, str | None]:
     hidden = [row for row in rows if row["outcome"] == "unisolated" and (row["predicted_x"] or 0.0) >= THRESHOLD]
     if hidden:
         return UNISOLATED, "; ".join(f"{row['cause']}: {row['reason']}" for row in hidden)
+    seen = any(row["predicted_x"] is not None or row["measured_x"] is not None for row in rows)
+    closed = [row for row in rows if row["outcome"] == "unisolated"]
+    if closed and not seen:  # nothing was looked at: that is no sign of balance
+        return UNISOLATED, "; ".join(dict.fromkeys(str(row["reason"]) for row in closed))
     return BALANCED, None
 
 

@@ -406,6 +406,12 @@ class Trial(Protocol):
         Raises Unisolated where that cannot be done; with torch, causes put another function in the place of `step`.
         """
 
+    def without_recurrence(self) -> AbstractContextManager[None]:
+        """Return a context in which recurrent layers are given the states before each token, so that none waits.
+
+        Raises Unisolated or DoesNotApply on entering; with torch, the cause records the states itself.
+        """
+
     def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
         """Return the seconds of each of a few calls of `call`, the device waited for."""
 

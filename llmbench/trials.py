@@ -79,6 +79,10 @@ class StepTrial:
         """Return a context in which steps compute gradients and update nothing."""
         raise Unisolated(f"the engine {self.engine} cannot leave the update out")
 
+    def without_recurrence(self) -> AbstractContextManager[None]:
+        """Return a context in which recurrent layers are given the states before each token."""
+        raise Unisolated(f"not written for the engine {self.engine}")
+
     def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
         """Return the seconds of each of `least` calls, behind one that is not counted."""
         call()

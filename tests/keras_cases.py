@@ -104,6 +104,10 @@ def parts(name, head):
     work.step(engine, batch)
     at_rate_0 = same(before, weights(engine))
     trace = engine.trace(batch, train=True, max_new_tokens=1)
+    with trial.without_recurrence():
+        work.step(engine, batch)
+        at_once = engine.trace(batch, train=True, max_new_tokens=1)
+    after = engine.trace(batch, train=True, max_new_tokens=1)
     by_phase = {}
     for row in trace["rows"]:
         by_phase[row["phase"]] = by_phase.get(row["phase"], 0) + row["flops"]
@@ -113,12 +117,19 @@ def parts(name, head):
         "at_rate_0": at_rate_0,
         "flops": trace["totals"]["flops"],
         "by_phase": by_phase,
+        "at_once": calls(at_once),
+        "one_by_one": [calls(trace), calls(after)],
         "notes": trace["notes"],
         "model_flops": 3 * model.flops(request(model, head), shapes),
         "parameters": engine.parameters(),
         "formula": model.parameters(request(model, head)),
         "memory": engine.memory_parts(batch, train=True),
     }
+
+
+def calls(trace):
+    """How many matrix products a step has."""
+    return sum(row["calls"] for row in trace["rows"] if row["operator_class"] == "matmul")
 
 
 def plain(engine, work):

@@ -84,7 +84,9 @@ def test_a_suspect_that_was_not_settled_is_undecided_unless_its_prediction_is_sm
 def test_a_leading_suspect_without_a_clean_intervention_is_unisolated_and_never_guessed():
     assert judged(a=untried("unisolated", 2.0))["verdict"] == "unisolated"
     assert judged(a=untried("unisolated", 2.0), b=trial(1.4))["verdict"] == "b"
-    assert judged(a=untried("unisolated", None))["verdict"] == "balanced"
+    nothing = judged(a=untried("unisolated", None))
+    assert (nothing["verdict"], nothing["verdict_notes"]["where"]) == ("unisolated", "because")
+    assert judged(a=untried("unisolated", None), b=trial(1.0))["verdict"] == "balanced"
 
 
 def test_a_share_of_a_cause_is_scaled_to_all_of_it():

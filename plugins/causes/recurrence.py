@@ -238,7 +238,13 @@ def _known_s(trial: llmbench.Trial, layers: list[Any]) -> float:
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
-    """Return the seconds per step in recurrent layers and cells, and of their products done at once."""
+    """Return the seconds per step in recurrent layers and cells, and of their products done at once.
+
+    Of another engine than torch nothing is timed apart; whether it applies shows when it is tried.
+    """
+    if trial.engine != "torch":
+        with trial.without_recurrence():
+            return {}
     layers, cells = _find(trial)
     facts: dict[str, Any] = {"layers": len(layers), "cells": len(cells)}
     facts["part_s"] = trial.timed(lambda timer: replaced(forwards([*layers, *cells]), timer))
@@ -252,11 +258,13 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
 
 def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:
     """T / (T - t_rec + t_known), t_known of the layers alone with all time steps at once."""
-    return llmbench.without(record, facts["part_s"], facts["known_s"])
+    return llmbench.without(record, facts["part_s"], facts["known_s"]) if facts else None
 
 
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Give every time step the state before it."""
+    if trial.engine != "torch":
+        return llmbench.Intervention(trial.without_recurrence)
     layers, cells = _find(trial)
     fused, loops = _Layers(layers), CellLoops(cells, trial.module)
     if cells:
@@ -286,5 +294,6 @@ def llmbench_causes() -> list[llmbench.CauseSpec]:
             intervene=intervene,
             description="time steps that wait for each other",
             advice="more rows per step, fused recurrent kernels, a model without recurrence (attention, convolution)",
+            engines=None,
         )
     ]

@@ -25,18 +25,23 @@ class Driver:
         self.updates = True
         self.graphs = (self.run_loss, self.run_gradients, self.run_step)
         self.compiled: dict[str, Any] = {}
+        self.changed: dict[str, Any] = {}
         self.last: Any = None
 
     def take(self, model: Any) -> None:
         """Drive this model from now on."""
-        self.model = model
+        self.model, self.changed = model, {}
         self.compiled = {"outputs": compiled(self.predicted)}
 
     def prepare(self, optimizer: Any) -> None:
         """Train with this optimizer from now on; constants in it, such as the peak rate, are compiled in."""
-        self.optimizer = optimizer
-        bodies = {"loss": self.loss, "gradients": self.loss_and_gradients, "step": self.step}
-        self.compiled |= {name: compiled(body) for name, body in bodies.items()}
+        self.optimizer, self.changed = optimizer, {}
+        self.compiled = {name: compiled(body) for name, body in self.bodies().items()}
+
+    def bodies(self) -> dict[str, Any]:
+        """Return what is compiled, by name."""
+        steps = {"loss": self.loss, "gradients": self.loss_and_gradients, "step": self.step}
+        return {**steps, "outputs": self.predicted}
 
     def tensors(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arrays on the device; JAX computes with 32-bit integers."""
@@ -84,6 +89,17 @@ class Driver:
             yield
         finally:
             self.updates = True
+
+    @contextlib.contextmanager
+    def changed_model(self) -> Iterator[None]:
+        """Use compiled steps of their own while the model's layers do something else (always the same)."""
+        self.compiled, self.changed = self.changed, self.compiled
+        if not self.compiled:
+            self.compiled = {name: compiled(body) for name, body in self.bodies().items()}
+        try:
+            yield
+        finally:
+            self.compiled, self.changed = self.changed, self.compiled
 
     def trace(self, arrays: Mapping[str, Any], *, train: bool) -> dict[str, Any]:
         """Tell nothing: the operators of this backend are not counted."""

@@ -25,17 +25,17 @@ class Driver:
         self.model: Any = None
         self.optimizer: Any = None
         self.known: dict[Any, Callable[..., Any]] = {}
+        self.changed: dict[Any, Callable[..., Any]] = {}
         self.updates = True
         self.graphs = (self.run_loss, self.run_gradients, self.run_step)
 
     def take(self, model: Any) -> None:
         """Drive this model from now on."""
-        self.model, self.optimizer, self.known = model, None, {}
+        self.model, self.optimizer, self.known, self.changed = model, None, {}, {}
 
     def prepare(self, optimizer: Any) -> None:
         """Train with this optimizer from now on."""
-        self.optimizer = optimizer
-        self.known = {}
+        self.optimizer, self.known, self.changed = optimizer, {}, {}
 
     def tensors(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arrays as tensors."""
@@ -71,6 +71,15 @@ class Driver:
             yield
         finally:
             self.updates = True
+
+    @contextlib.contextmanager
+    def changed_model(self) -> Iterator[None]:
+        """Use graphs of their own while the model's layers do something else (always the same)."""
+        self.known, self.changed = self.changed, self.known
+        try:
+            yield
+        finally:
+            self.known, self.changed = self.changed, self.known
 
     def trace(self, arrays: Mapping[str, Any], *, train: bool) -> dict[str, Any]:
         """Count the graph of one step on arrays of these shapes; see `Engine.trace`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -70,6 +71,10 @@ class Driver:
             yield
         finally:
             self.updates = True
+
+    def changed_model(self) -> AbstractContextManager[None]:
+        """Do nothing: layers are called anew in every step."""
+        return contextlib.nullcontext()
 
     def trace(self, arrays: Mapping[str, Any], *, train: bool) -> dict[str, Any]:
         """Tell nothing: the operators of this backend are not counted."""

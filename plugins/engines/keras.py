@@ -9,6 +9,7 @@ Shapes: `B` batch, `L` tokens of the input.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -164,7 +165,7 @@ class KerasEngine:
         if plain.trains:
             self.schedule.peak.assign(0.0)
             self.driver.prepare(self.optimizer)  # compiled steps may hold the rate
-        return KerasTrial(**{**vars(plain), "module": self.model}, driver=self.driver)
+        return KerasTrial(**{**vars(plain), "module": self.model}, driver=self.driver, keras=self.keras)
 
     def memory_parts(self, batch: llmbench.Batch, *, train: bool) -> dict[str, Any]:
         """Return sizes of variables and gradients; what the forward pass keeps for the backward pass is not shown."""
@@ -203,13 +204,25 @@ class KerasEngine:
 
 @dataclasses.dataclass
 class KerasTrial(llmbench.StepTrial):
-    """A step whose update can be left out."""
+    """A step whose update can be left out, and whose recurrent layers can be given the states before each token."""
 
     driver: Any = None
+    keras: Any = None
 
     def without_update(self) -> AbstractContextManager[None]:
         """Return a context in which steps compute gradients only."""
         return self.driver.without_update()
+
+    @contextlib.contextmanager
+    def without_recurrence(self) -> Iterator[None]:
+        """Take steps with all tokens at once; what is compiled is compiled for this, too."""
+        from llmbench_plugins.engines import _keras_recurrence as recurrence
+
+        layers = recurrence.recurrent_layers(self.keras, self.module)
+        if not layers:
+            raise llmbench.DoesNotApply("no recurrent layer in a step")
+        with recurrence.at_once(self.keras, layers), self.driver.changed_model():
+            yield
 
 
 def refuse(request: llmbench.EngineRequest, name: str) -> None:

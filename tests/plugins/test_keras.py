@@ -89,6 +89,14 @@ def test_the_update_can_be_left_out_and_a_trial_learns_nothing(found):
 
 
 @slow
+def test_without_recurrence_all_tokens_are_one_product_and_then_it_is_as_it_was(found):
+    before, after = found["parts"]["one_by_one"]
+    assert before == after
+    if found["parts"]["flops"] is not None:
+        assert found["parts"]["at_once"] < 15 < before
+
+
+@slow
 def test_memory_that_is_not_known_is_null_with_the_reason(found):
     memory = found["parts"]["memory"]
     assert memory["weights_mib"] > 0 and memory["optimizer_mib"] > 1.9 * memory["gradients_mib"]
