@@ -2,18 +2,21 @@
 
 A round is one fresh process per setting, settings in random order, started as llmbench starts its cells. A process
 holds both arms, each with a module, an optimizer and a schedule of its own (which is built first is random), and takes
-blocks of steps in turns, A B A B, from a random start; both blocks of a pair get the same batches. All steps of both
-arms are the same training: behind the first ones, and at the end, the parameters of both are compared (`apart`). A
-block is timed from outside, in the same way for both: wall time of the block over its steps. Processes are the units of
-the intervals of ours / bare: of the step times that our clean pass records (`ratio`, which the limit is for), and of
-the wall time of whole blocks, which on our side holds what is done behind the last step, such as noting shapes
-(`ratio_outside`). The bare loop's time is its wall time. Processes that were disturbed, by a rule that does not look at
-the times, are left out and counted. A precision that the device has no kernels for is told apart.
+many short blocks of steps in turns, A B B A, from a random start; both blocks of a pair get the same batches. All steps
+of both arms are the same training: behind the first ones, and at the end, the parameters of both are compared
+(`apart`). A block is timed from outside, in the same way for both: wall time of the block over its steps. Processes are
+the units of the intervals of ours / bare: of the step times that our clean pass records (`ratio`, which the limit is
+for), and of the wall time of whole blocks, which on our side holds what is done behind the last step, such as noting
+shapes (`ratio_outside`). The bare loop's time is its wall time. Processes are left out, and counted, where something
+else used their own cores (`others_pct`): that rule does not look at the times. A precision that the device has no
+kernels for is told apart.
 
 Both arms read the same features in the same order through torch's DataLoader, without loader processes, and collate
 with the same layout (`--data loader`); with `--data ready` the batches are collated before the clock starts.
-Ours is what `llmbench.worker.measure.timed_pass` does: `stages.run_steps` with `Training.step` and `Training.note`,
-`Monitor` and `EnergyMeter` around it. The bare loop is `bare_steps`. Training starts over with each process, and the
+Ours is what `llmbench.worker.measure.timed_pass` does: `stages.run_steps` with `Training.step` and `Training.note`.
+`Monitor` and `EnergyMeter`, which read their counters before and after a pass and do nothing in between, do so before
+the first and behind the last block here, too: they read for milliseconds, which empties the caches of the step that
+follows, once in a pass of seconds. The bare loop is `bare_steps`. Training starts over with each process, and the
 schedule is as long as the process trains.
 """
 
@@ -26,6 +29,7 @@ import json
 import math
 import os
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -52,7 +56,7 @@ ARMS = ("ours", "bare")
 #: glibc gives the top of its heap back to the system where enough of it is free, and the next step then faults it in
 #: again, page by page. Whether it does depends on what happens to lie there: on the process, not on the loop.
 STEADY_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
-DISTURBED_PCT = 3.0  # a process beside which others took more of all cores' time than this is not counted
+DISTURBED_PCT = 3.0  # a process beside which others took more of its own cores' time than this is not counted
 APART = 1e-3  # how far parameters may be apart after the pilot steps, over their size: sums in another order
 
 Block = Callable[[Sequence[list[int]]], dict[str, float]]
@@ -142,9 +146,7 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> tuple[Block, 
     `printed_s` are the seconds that its steps record.
     """
     from llmbench.worker import stages
-    from llmbench.worker.energy import EnergyMeter
     from llmbench.worker.main import build_request, collate_context, start
-    from llmbench.worker.monitor import Monitor
     from llmbench.worker.work import Training
 
     cell = work.job.cell
@@ -152,20 +154,15 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> tuple[Block, 
     engine.prepare_training(learning_rate=LEARNING_RATE, steps=setting.steps, optimizer=cell.optimizer)
     feed = stages.Feed(engine, work.features, work.layout, collate_context(cell, work.data, True), cell.workers)
     training = Training(work.spec, build_request(work.job, work.spec, work.data))
-    watches = (Monitor(cell.device), EnergyMeter(cell.device))
 
     def block(order: Sequence[list[int]]) -> dict[str, float]:
         batches = feed(order)
         if options.data == "ready":
             batches = iter(list(batches))
         engine.synchronize()
-        for watch in watches:
-            watch.start()
         begin = time.perf_counter()
         samples = stages.run_steps(engine, batches, training.step, len(order), training.note)
         wall_s = time.perf_counter() - begin
-        for watch in watches:
-            watch.stop()
         return {"wall_s": wall_s, "printed_s": sum(samples["step_s"]), "tokens": sum(samples["step_tokens"])}
 
     return block, engine.module  # type: ignore[attr-defined]
@@ -176,7 +173,8 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> tuple[Block, 
 
 def measure(setting: Setting, options: Options, folder: Path) -> dict[str, Any]:
     """Return the seconds per step of each block of both arms, and what our steps say they took."""
-    from llmbench.worker.monitor import Monitor, others_pct
+    from llmbench.worker.energy import EnergyMeter
+    from llmbench.worker.monitor import Monitor
 
     work = load(setting, folder)
     makers = {"ours": our_arm, "bare": bare_arm}
@@ -193,25 +191,53 @@ def measure(setting: Setting, options: Options, folder: Path) -> dict[str, Any]:
     room = (setting.steps - 2 * PILOT_STEPS) // (options.pairs + WARMUP_BLOCKS)
     steps = min(room, max(LEAST_BLOCK_STEPS, round(options.block_s / pilot_s)))
     blocks: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
-    beside = Monitor(setting.device)
-    beside.start()
+    watches = (Monitor(setting.device), EnergyMeter(setting.device))
+    for watch in watches:
+        watch.start()
+    before = own_cores()
     for pair in range(-WARMUP_BLOCKS, options.pairs):
         indices = take(order, steps)
         for half in (0, 1):
             name = ARMS[(options.start + pair + half) % 2]
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             found = arms[name](indices)
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
             if pair >= 0:
-                blocks[name].append(found)
+                blocks[name].append({**found, "faults": faults})
+    after = own_cores()
+    for watch in watches:
+        watch.stop()
     return {
         "setting": dataclasses.asdict(setting),
-        "others_pct": others_pct(beside.stop()),
+        "others_pct": others_pct(before, after),
         "block_steps": steps,
         "apart": [*apart, apart_by(*modules.values())],
         "step_s": {name: [block["wall_s"] / steps for block in blocks[name]] for name in ARMS},
         "printed_s": [block["printed_s"] for block in blocks["ours"]],
         "outside_s": [block["wall_s"] for block in blocks["ours"]],
         "tokens": [block["tokens"] for block in blocks["ours"]],
+        "page_faults": {name: sum(block["faults"] for block in blocks[name]) / steps / options.pairs for name in ARMS},
     }
+
+
+def own_cores() -> tuple[float, float, float, int]:
+    """Return now, the CPU seconds of this process, and what its cores were busy in seconds, steal included; and cores.
+
+    Of the cores that it may run on: what others do on theirs does not wait for it, nor does it for them.
+    """
+    cores = os.sched_getaffinity(0)
+    tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
+    fields = (line.split() for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines())
+    busy = [line[1:4] + line[6:9] for line in fields if line[0].removeprefix("cpu") in set(map(str, cores))]
+    busy_s = tick_s * sum(int(ticks) for line in busy for ticks in line)  # user nice system irq softirq steal
+    return time.perf_counter(), time.process_time(), busy_s, len(cores)
+
+
+def others_pct(before: tuple[float, float, float, int], after: tuple[float, float, float, int]) -> float:
+    """Return what others, the hypervisor too, took of the time of this process's cores, less one tick a core."""
+    wall_s, own_s, busy_s = (after[i] - before[i] for i in range(3))
+    ticks_s = after[3] / os.sysconf("SC_CLK_TCK")
+    return 100.0 * max(0.0, busy_s - own_s - ticks_s) / (wall_s * after[3])
 
 
 def apart_by(one: Any, other: Any) -> float:
@@ -278,8 +304,8 @@ def run(
 
 
 def undisturbed(processes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the processes beside which the machine did little else."""
-    return [one for one in processes if (one["others_pct"] or 0.0) <= DISTURBED_PCT]
+    """Return the processes whose cores did little else."""
+    return [one for one in processes if one["others_pct"] <= DISTURBED_PCT]
 
 
 def summary(label: str, processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -337,8 +363,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=16, help="fresh processes per setting")
     parser.add_argument("--most-s", type=float, default=math.inf, help="begin no round after so many seconds")
-    parser.add_argument("--pairs", type=int, default=6, help="pairs of blocks per process")
-    parser.add_argument("--block-s", type=float, default=0.25, help="seconds per block, about")
+    parser.add_argument("--pairs", type=int, default=30, help="pairs of blocks per process")
+    parser.add_argument("--block-s", type=float, default=0.06, help="seconds per block, about")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--sizes", nargs="+", default=["tiny"], help="tiny, small, base")
