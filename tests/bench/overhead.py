@@ -37,6 +37,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from overhead_rows import ARMS, LIMIT, rounded, summary, table, undisturbed
 from workload import (
     LEARNING_RATE,
     MAX_GRAD_NORM,
@@ -49,14 +50,11 @@ from workload import (
     rate_factor,
 )
 
-LIMIT = 1.02  # upper end of the interval of ours / bare
 WARMUP_BLOCKS, PILOT_STEPS, LEAST_BLOCK_STEPS = 1, 8, 2
-ARMS = ("ours", "bare")
 
 #: glibc gives the top of its heap back to the system where enough of it is free, and the next step then faults it in
 #: again, page by page. Whether it does depends on what happens to lie there: on the process, not on the loop.
 STEADY_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
-DISTURBED_PCT = 3.0  # a process beside which others took more of its own cores' time than this is not counted
 APART = 1e-3  # how far parameters may be apart after the pilot steps, over their size: sums in another order
 
 Block = Callable[[Sequence[list[int]]], dict[str, float]]
@@ -303,61 +301,6 @@ def run(
     return {"environment": environment, **how, "rows": rows, "raw": found}
 
 
-def undisturbed(processes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the processes whose cores did little else."""
-    return [one for one in processes if one["others_pct"] <= DISTURBED_PCT]
-
-
-def summary(label: str, processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return ours / bare with its interval, and our printed tokens/s over those seen from outside."""
-    from llmbench import stats
-
-    processes, all_of_them = undisturbed(processes), processes
-    outside, bare = ([process["step_s"][name] for process in processes] for name in ARMS)
-    ours = [[block_s / p["block_steps"] for block_s in p["printed_s"]] for p in processes]
-    ratio = stats.ratio_interval(ours, bare, paired=True)
-    whole = stats.ratio_interval(outside, bare, paired=True)
-    tokens = [sum(process["tokens"]) for process in processes]
-    printed_s, outside_s = (sum(sum(process[name]) for process in processes) for name in ("printed_s", "outside_s"))
-    return {
-        "setting": label,
-        "ours_ms": 1e3 * stats.pooled_interval(ours).value,
-        "bare_ms": 1e3 * stats.pooled_interval(bare).value,
-        "ratio": ratio.value,
-        "ratio_ci": [ratio.low, ratio.high],
-        "ratio_outside": whole.value,
-        "ratio_outside_ci": [whole.low, whole.high],
-        "method": ratio.method,
-        "processes": len(processes),
-        "disturbed": len(all_of_them) - len(processes),
-        "pairs": sum(map(len, ours)),
-        "holds": ratio.high is not None and ratio.high <= LIMIT,
-        "printed_tokens_per_s": sum(tokens) / printed_s,
-        "outside_tokens_per_s": sum(tokens) / outside_s,
-    }
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as Markdown."""
-    head = "| setting | ours ms | bare ms | ours / bare | 95 % interval | at most 1.02 | whole blocks | 95 % interval |"
-    lines = [f"{head} processes x pairs (disturbed) | printed / outside |", "|---|---|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        shape = f"{row['processes']} x {row['pairs'] // row['processes']} ({row['disturbed']})"
-        share = row["printed_tokens_per_s"] / row["outside_tokens_per_s"]
-        lines.append(
-            f"| {row['setting']} | {row['ours_ms']:.2f} | {row['bare_ms']:.2f} | {row['ratio']:.4f} "
-            f"| {interval(row['ratio_ci'])} | {'yes' if row['holds'] else 'no'} | {row['ratio_outside']:.4f} "
-            f"| {interval(row['ratio_outside_ci'])} | {shape} | {share:.4f} |"
-        )
-    return "\n".join(lines)
-
-
-def interval(ends: Sequence[float | None]) -> str:
-    """Return an interval as text."""
-    low, high = ends
-    return "-" if low is None or high is None else f"{low:.4f} - {high:.4f}"
-
-
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -395,9 +338,8 @@ def main() -> None:
     os.environ |= STEADY_ALLOCATOR if args.allocator == "steady" else {}  # of both arms: they share their processes
     document = run(settings, args.rounds, options, args.seed, args.most_s)
     if args.output:
-        args.output.write_text(
-            json.dumps({**document, "options": options, "allocator": args.allocator}, indent=1) + "\n", encoding="utf-8"
-        )
+        document |= {"options": options, "allocator": args.allocator}
+        args.output.write_text(json.dumps(rounded(document)) + "\n", encoding="utf-8")
     print(table(document["rows"]))
     for label, reason in document["unsupported"].items():
         print(f"{label}: does not run here ({reason})")

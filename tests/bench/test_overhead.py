@@ -21,6 +21,8 @@ def test_a_clean_step_costs_what_a_bare_step_does(benchmark, tmp_path, model):
     command = [sys.executable, str(SCRIPT), "--models", model, "--precisions", "fp32", "--rounds", "2", "--pairs", "6"]
     benchmark.pedantic(subprocess.run, args=([*command, "-o", str(output)],), kwargs={"check": True}, rounds=1)
     document = json.loads(output.read_text(encoding="utf-8"))
+    if not document["rows"]:
+        pytest.skip("other processes used the cores of this one: nothing can be said")
     (row,) = document["rows"]
     benchmark.extra_info.update({name: row[name] for name in ("ours_ms", "bare_ms", "ratio", "ratio_ci")})
     assert row["ratio_ci"][0] <= document["limit"]

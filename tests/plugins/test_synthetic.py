@@ -132,7 +132,7 @@ def test_content_is_pinned_to_the_version():
     splits = []
     for task in TASKS:
         loaded = synthetic.load(request(task, "train=20,validation=20,test=20"))
-        splits.append([loaded.train, loaded.validation, loaded.test])
+        splits.append([list(split) for split in (loaded.train, loaded.validation, loaded.test)])
     digest = hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()[:16]
     assert (synthetic.GENERATOR_VERSION, digest) == CONTENT
 
