@@ -19,7 +19,6 @@ Row = dict[str, Any]
 THRESHOLD = 1.10  # a headroom up to this is not worth a change: the materiality threshold
 LEVEL = 0.95
 AXES = ("where", "why")
-LEAST_REST = 1e-3  # of the step: what removing a cause leaves at least, so that a ratio stays finite
 
 #: Verdicts that name no cause.
 BALANCED, UNDECIDED, UNISOLATED = "balanced", "undecided", "unisolated"
@@ -91,9 +90,8 @@ def _sides(trials: Sequence[Mapping[str, Any]]) -> tuple[list[list[float]], list
         if trial["outcome"] != "measured" or not trial["clean_s"]:
             continue
         share = trial.get("share") or 1.0
-        rest = [c - (c - t) / share for c, t in zip(trial["clean_s"], trial["treated_s"], strict=True)]
         clean.append(list(trial["clean_s"]))
-        removed.append([max(r, LEAST_REST * c) for r, c in zip(rest, clean[-1], strict=True)])
+        removed.append(stats.without_share(clean[-1], trial["treated_s"], share))
     return clean, removed
 
 

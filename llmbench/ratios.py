@@ -32,6 +32,7 @@ from llmbench.intervals import (
 EXACT, DRAWS = 10_000, 9_999
 #: Share trimmed at each end of the pairs of one process (Wilcox 2012 recommends 20 %), and the fewest with an interval.
 TRIMMED, FEWEST_PAIRS = 0.2, 5
+LEAST_REST = 1e-3  # of the step: what removing a cause leaves at least, so that a ratio stays finite
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,15 @@ def _log_ratios(a: Processes, b: Processes) -> list[list[float]]:
 
 def _exp(logs: Sequence[Sequence[float]]) -> list[list[float]]:
     return [list(map(math.exp, process)) for process in logs]
+
+
+def without_share(clean: Sequence[float], treated: Sequence[float], share: float) -> list[float]:
+    """Return the seconds without a cause, pair by pair, where `treated` removes only `share` of it.
+
+    What was left of it is taken off by proportion. At least `LEAST_REST` of `clean` is left.
+    """
+    rest = [c - (c - t) / share for c, t in zip(clean, treated, strict=True)]
+    return [max(r, LEAST_REST * c) for r, c in zip(rest, clean, strict=True)]
 
 
 def simultaneous(

@@ -18,7 +18,16 @@ from llmbench.changes import Change, Changes, changes, repeats_to_decide
 from llmbench.crossed import Crossed, crossed_mean
 from llmbench.distributions import t_quantile
 from llmbench.intervals import Estimate, Prior, fit_prior, pooled_interval
-from llmbench.ratios import Bound, RunTest, block_ratios, permutation_p, ratio_interval, runs_differ, simultaneous
+from llmbench.ratios import (
+    Bound,
+    RunTest,
+    block_ratios,
+    permutation_p,
+    ratio_interval,
+    runs_differ,
+    simultaneous,
+    without_share,
+)
 from llmbench.samples import Description, autocorrelation, describe, effective_samples, outliers, reliability
 from llmbench.steady import changepoints, is_steady, steady_from
 from llmbench.stopping import ProcessPlan, Reached, processes_for, samples_for, stein_interval
@@ -56,4 +65,5 @@ __all__ = [
     "steady_from",
     "stein_interval",
     "t_quantile",
+    "without_share",
 ]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from llmbench import stats
 from llmbench.errors import DoesNotApply, NotMeasured
 from llmbench.specs import AXES, CauseSpec, Intervention
 from llmbench.trials import StepTrial
@@ -23,6 +24,9 @@ Emit = Callable[[dict[str, Any]], None]
 BLOCK_S = 0.02  # a block is at least so long, where steps are short: the clock and the switch must not count
 #: Half of the pairs select and half estimate, so both need 5 for an interval; where time is short, LEFT must do.
 FEWEST_PAIRS, MOST_PAIRS, LEFT_PAIRS = 12, 60, 6
+#: Pairs are taken until the interval should be so narrow, to each side, as a share of the headroom: a quarter of what
+#: is between no headroom and a material one. How many that takes, the spread of the first ones says.
+CLOSE_ENOUGH = 0.025
 LONG_BLOCK = 12  # blocks of so many steps are steadier: LEFT_PAIRS will do
 TRIED_FROM = 1.04  # predictions below need no trial when only the verdict is asked for: the threshold is 1.10
 TRIED, TRIED_IN_HASTE, HASTE_S = 3, 2, 8.0  # so many of the leading suspects per axis; fewer in so little time
@@ -157,9 +161,11 @@ def _or_inf(value: float | None) -> float:
 def measured(
     trial: StepTrial, change: Intervention, seconds: float, rng: random.Random, patience_s: float
 ) -> dict[str, Any]:
-    """Return the seconds of pairs of blocks, as many as fit in `seconds`; their number is fixed from the first pair.
+    """Return the seconds of pairs of blocks, `enough` of them if `seconds` suffice.
 
-    The fewest may take `patience_s`. Where the machine then stalls, what has been measured by that time must do.
+    Their number is fixed behind the first ones by the spread of those, never by what they say of the headroom (Stein
+    1945), so that intervals cover what they claim. The fewest may take `patience_s`. Where the machine then stalls,
+    what has been measured by that time must do.
     """
     steps = change.steps or max(1, min(len(trial.pool), math.ceil(BLOCK_S / trial.step_s)))
     begin = time.perf_counter()
@@ -171,19 +177,32 @@ def measured(
         return {"outcome": "out_of_time", "reason": reason}
     many = steps < LONG_BLOCK and pair_s * FEWEST_PAIRS <= patience_s
     fewest = FEWEST_PAIRS if many else LEFT_PAIRS
-    pairs = max(fewest, min(MOST_PAIRS, int(seconds / pair_s) - 1))
+    pairs = most = max(fewest, min(MOST_PAIRS, int(seconds / pair_s) - 1))
     times: dict[bool, list[float]] = {True: [], False: []}
-    clean_first = []
+    clean_first: list[bool] = []
     first = rng.random() < 0.5
-    for pair in range(pairs):
+    while len(clean_first) < pairs:
+        pair = len(clean_first)
         if pair >= LEFT_PAIRS and time.perf_counter() - begin > max(seconds, patience_s):
             break
+        if pair == fewest:
+            pairs = min(most, enough(times[False], times[True], change.share))
         batches = batches_of(trial, pair * steps, steps, change.burn)
         clean_first.append(first == (pair % 2 == 0))
         for changed in (False, True) if clean_first[-1] else (True, False):
             times[changed].append(block(trial, change, batches, changed) / steps)
     fields = {"clean_s": times[False], "treated_s": times[True], "clean_first": clean_first, "block_steps": steps}
     return {"outcome": "measured", "reason": None, **fields}
+
+
+def enough(clean_s: Sequence[float], treated_s: Sequence[float], share: float) -> int:
+    """Return how many pairs give an interval of `CLOSE_ENOUGH` to each side, by the spread of these."""
+    rest_s = stats.without_share(clean_s, treated_s, share)
+    found = stats.ratio_interval([clean_s], [rest_s], paired=True)
+    if found.low is None or found.high is None:
+        return MOST_PAIRS
+    half = math.log(found.high / found.low) / 2
+    return math.ceil(len(clean_s) * (half / CLOSE_ENOUGH) ** 2)
 
 
 def batches_of(trial: StepTrial, start: int, steps: int, burn: int) -> list[Any]:

@@ -217,7 +217,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
         steps=min(steps, 16),
         treated=run(arms.run_other),
         clean=run(arms.run_plain),
-        burn=0,
+        burn=arms.steps,  # tensors of other sizes: the allocator asks for memory anew
         share=share,
         check={"split": arms.split, "weights_s": facts["weights_s"]},
     )

@@ -89,7 +89,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
         with _stateless(trial):
             trial.step(merged[id(batches[0])])
 
-    return llmbench.Intervention(steps=TIMES, treated=together, clean=one_by_one, burn=0)
+    return llmbench.Intervention(steps=TIMES, treated=together, clean=one_by_one, burn=TIMES)
 
 
 @llmbench.hookimpl
