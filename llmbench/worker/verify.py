@@ -34,8 +34,9 @@ TOGETHER_SHARE = 0.15  # of the time, for the two largest at once
 #: One whose fewest pairs take so many times its share (or LEAST_S) is left out; the first of an axis may take more.
 PATIENCE, LEAST_S, LEADING_SHARE = 3.0, 1.0, 0.4
 TOGETHER_FROM = 1.05
-LEAST_TRIALS = 0.35  # of the time, for the trials, where looking at the causes took long
-LEAST_PROBING_S = 6.0  # behind so long, or all of the time, no further cause is looked at
+LEAST_TRIALS = 0.5  # of the time, for the trials, where looking at the causes took long
+#: Behind so long, or such a share of the time, no further cause is looked at.
+LEAST_PROBING_S, PROBING_SHARE = 6.0, 0.6
 
 
 def verify(
@@ -57,7 +58,7 @@ def verify(
     rng = random.Random(seed)
     with frozen(trial.optimizer):
         trial.settle()
-        probing = begin + max(LEAST_PROBING_S, seconds)
+        probing = begin + max(LEAST_PROBING_S, PROBING_SHARE * seconds)
         in_turn = sorted(causes, key=lambda cause: AXES.index(cause.axis))  # components first: they are the headline
         found = {cause.name: predicted(trial, record, cause, probing) for cause in in_turn}
         by_name = {cause.name: cause for cause in causes}

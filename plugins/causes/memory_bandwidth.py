@@ -137,6 +137,7 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
             key = (rows, inputs, outputs)
             calls[key] = (calls.get(key, (0, None))[0] + 1, parameter)
     streams_s = _streams(trial)
+    getattr(trial, "facts", {})["streams_s"] = streams_s
     if not known and not any(streams_s):
         raise llmbench.Unisolated(NOTHING)
     hot_s = sum(count * _hot_s(trial, *key, like) for key, (count, like) in calls.items())
@@ -153,7 +154,8 @@ def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
 
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Share weights, and do large elementwise operators on pieces."""
-    groups, streams = _groups(trial), any(_streams(trial))
+    groups = _groups(trial)
+    streams = any(getattr(trial, "facts", {}).get("streams_s") or _streams(trial))
     if not groups and not streams:
         raise llmbench.Unisolated(NOTHING)
 

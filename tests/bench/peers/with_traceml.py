@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -24,6 +26,7 @@ from llmbench.planted import score
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
+LONGEST_S = 120.0
 NAMES = {"INPUT_BOUND": "input", "COMPUTE_BOUND": "compute", "RESIDUAL_HEAVY": "host"}
 
 
@@ -31,20 +34,33 @@ def watched(python: Path, case: str, seconds: float) -> dict[str, Any]:
     """Return TraceML's verdict of a case: `status`, and the reason where there is none."""
     with tempfile.TemporaryDirectory() as folder:
         command = [str(python.parent / "traceml"), "run", str(HERE / "traceml_loop.py"), "--mode", "summary"]
-        command += ["--logs-dir", folder, "--run-name", "case", "--args", case, f"{seconds:g}"]
-        done = subprocess.run(
+        command += ["--logs-dir", folder, "--run-name", "case", "--aggregator-port", str(free_port())]
+        command += ["--args", case, f"{seconds:g}"]
+        done = subprocess.Popen(
             command,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             cwd=folder,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
-            check=False,
+            start_new_session=True,
         )
+        try:
+            said, _ = done.communicate(timeout=LONGEST_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(done.pid, signal.SIGKILL)  # its aggregator would live on and keep its port
+            said, _ = done.communicate()
         found = list(Path(folder).rglob("final_summary.json"))
         if not found:
-            return {"status": None, "reason": (done.stderr or done.stdout)[-500:]}
+            return {"status": None, "reason": said[-500:]}
         return {"status": status_of(json.loads(found[0].read_text())), "reason": None}
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def status_of(summary: dict[str, Any]) -> str | None:
