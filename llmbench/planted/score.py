@@ -18,11 +18,15 @@ NO_CAUSE = frozenset({"balanced", "undecided", "unisolated", None})
 
 
 def true_x(row: Row) -> stats.Estimate:
-    """Return planted over unplanted step time with its 95 % interval, processes as units; per piece of work."""
-    found = stats.ratio_interval(row["planted_s"], row["unplanted_s"])
+    """Return planted over unplanted step time per piece of work, with the range that it has over rounds.
+
+    Each round is a planted and an unplanted process next to each other, and its ratio is that of their medians; the
+    truth is the median of the rounds: a process that the machine disturbs does not move it.
+    """
     work = row.get("work") or 1.0
-    low, high = (None if end is None else end * work for end in (found.low, found.high))
-    return stats.Estimate(found.value * work, low, high, found.method)
+    pairs = zip(row["planted_s"], row["unplanted_s"], strict=True)
+    found = [work * statistics.median(planted) / statistics.median(unplanted) for planted, unplanted in pairs]
+    return stats.Estimate(statistics.median(found), min(found), max(found), "rounds")
 
 
 def right(row: Row) -> bool:

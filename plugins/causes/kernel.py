@@ -1,14 +1,17 @@
 """`kernel`: operators too small or ill-shaped for the hardware. Removed by doing as much with half of the operators.
 
-A batch is split into halves: the same examples and arithmetic by twice as many operators, on smaller tensors that stay
-in the caches; the optimizer steps as often as before. What that takes longer is what the operators of the step cost
-beside their arithmetic, and taking it off (the share is -1: the cause was doubled) is the headroom. Or two batches are
-put together, where that shows more. What halves spend on reading weights twice belongs to memory: it is left out.
+A batch is split into pieces: the same examples and arithmetic by as many times more operators, on smaller tensors; the
+optimizer steps as often as before. What that takes longer is what the operators of the step cost beside their
+arithmetic, once per piece more, and taking it off (of halves the share is -1: the cause was doubled) is the headroom.
+Smaller tensors may stay in a cache that whole ones leave, which hides some of it, once for any number of pieces: so
+there are `PIECES`. But a piece must keep all threads busy, so with several threads there are two. Or two batches are
+put together, where that shows more. What pieces spend on reading weights again belongs to memory: it is left out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +26,7 @@ from llmbench_plugins.causes._watch import operator_seconds
 CLOSER = 0.5  # of the seconds: a cause that alone gives more is the closer explanation
 LEAST_GAIN = 0.05  # of the step
 PAIRS = 3
+PIECES, PIECE_ROWS = 4, 2  # of a batch, and the rows that each has at least
 MATERIAL = 1.10
 
 
@@ -54,16 +58,16 @@ def _twice(trial: llmbench.Trial) -> Iterator[None]:
 
 
 class _Arms:
-    """Steps as they are, and the same examples in twice (`split`) or half as many operators.
+    """Steps as they are, and the same examples in `pieces` times as many operators, or (1) in half as many.
 
     `steps` ordinary steps of `plain` are one entry of `other` in the changed arm.
     """
 
-    def __init__(self, trial: llmbench.Trial, split: bool) -> None:
-        self.trial, self.split, self.first = trial, split, False
-        self.steps, self.plain = (1 if split else 2), list(trial.pool)
-        if split:
-            self.other = [_halves(trial, batch) for batch in self.plain]
+    def __init__(self, trial: llmbench.Trial, pieces: int) -> None:
+        self.trial, self.pieces, self.split, self.first = trial, pieces, pieces > 1, False
+        self.steps, self.plain = (1 if self.split else 2), list(trial.pool)
+        if self.split:
+            self.other = [_pieces(trial, batch, pieces) for batch in self.plain]
         else:
             self.other = [[trial.merged([b, self.plain[(i + 1) % len(self.plain)]])] for i, b in enumerate(self.plain)]
 
@@ -109,26 +113,38 @@ def _rows(trial: llmbench.Trial, batch: Any) -> int:
     return max(set(sizes), key=sizes.count) if sizes else 0
 
 
-def _halves(trial: llmbench.Trial, batch: Any) -> list[Any]:
+def _pieces(trial: llmbench.Trial, batch: Any, count: int) -> list[Any]:
     tensors, rows = trial.tensors(batch), _rows(trial, batch)
 
     def part(some: slice) -> Any:
         return trial.rebuilt(batch, {k: t[some] if t.dim() and len(t) == rows else t for k, t in tensors.items()})
 
-    return [part(slice(rows // 2)), part(slice(rows // 2, rows))]
+    ends = [round(i * rows / count) for i in range(count + 1)]
+    return [part(slice(begin, end)) for begin, end in itertools.pairwise(ends)]
+
+
+def _piece_count(trial: llmbench.Trial) -> int:
+    """Return in how many pieces the batches can be taken, 0 for not at all."""
+    import torch
+
+    fewest = min(_rows(trial, batch) for batch in trial.pool)
+    if trial.device == "cpu" and torch.get_num_threads() == 1 and fewest >= PIECES * PIECE_ROWS:
+        return PIECES
+    return 2 if fewest >= 2 else 0
 
 
 def _ways(trial: llmbench.Trial) -> list[_Arms]:
-    """Return the ways that are open: halves of batches, and two as one where memory and collectives allow it."""
+    """Return the ways that are open: pieces of batches, and two as one where memory and collectives allow it."""
     if trial.generates:
         raise llmbench.Unisolated("rows of a larger batch end at other lengths")
     if trial.compiled:
         raise llmbench.Unisolated("compiled for other shapes")
-    ways = [_Arms(trial, True)] if all(_rows(trial, batch) >= 2 for batch in trial.pool) else []
+    pieces = _piece_count(trial)
+    ways = [_Arms(trial, pieces)] if pieces else []
     full = getattr(trial, "facts", {}).get("memory_used", 0.0) >= memory_capacity.FULL
     if len(trial.pool) > 1 and not full and not collectives():
         with contextlib.suppress(llmbench.Unisolated):
-            ways.append(_Arms(trial, False))
+            ways.append(_Arms(trial, 1))
     if not ways:
         raise llmbench.Unisolated("batches can be neither split nor put together")
     return ways
@@ -154,8 +170,12 @@ def _gain(facts: Mapping[str, Any]) -> float:
     """Return the seconds per step that the operators cost beside their arithmetic, without reading weights."""
     plain, other = facts["plain_s"], facts["other_s"]
     more = statistics.median([abs(o) - abs(p) for p, o in zip(plain, other, strict=True)])
-    # halves: twice the operators, their cost once more; two as one: half of them, half of their cost less
-    return max(0.0, (more if facts["split"] else -2 * more) - facts["weights_s"] * (1 if facts["split"] else 2))
+    return max(0.0, more / _times_more(facts["pieces"]) - facts["weights_s"] / abs(_times_more(facts["pieces"])))
+
+
+def _times_more(pieces: int) -> float:
+    """Return how many times more operators that makes: one for halves; two as one is half of them less."""
+    return pieces - 1 if pieces > 1 else -0.5
 
 
 def _tried(trial: llmbench.Trial) -> tuple[_Arms, dict[str, Any]]:
@@ -166,7 +186,7 @@ def _tried(trial: llmbench.Trial) -> tuple[_Arms, dict[str, Any]]:
     found = []
     for arms in _ways(trial):
         plain, other = arms.pairs()
-        facts = {"split": arms.split, "plain_s": plain, "other_s": other, "weights_s": 0.0}
+        facts = {"pieces": arms.pieces, "plain_s": plain, "other_s": other, "weights_s": 0.0}
         if _gain(facts) > LEAST_GAIN * trial.step_s:
             facts["weights_s"] = arms.products_s()
         found.append((arms, facts))
@@ -181,7 +201,8 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
     arms, facts = _tried(trial)
     getattr(trial, "facts", {})["kernel"] = arms, facts
     plain, other = facts["plain_s"], facts["other_s"]
-    merged = [3 * p - o if arms.split else 2 * o for p, o in zip(plain, other, strict=True)]
+    more = _times_more(arms.pieces)
+    merged = [2 * p - (o - p) / more if arms.split else 2 * o for p, o in zip(plain, other, strict=True)]
     return {**facts, "two_s": [2 * p for p in plain], "merged_s": merged}
 
 
@@ -191,14 +212,15 @@ def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
 
 
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
-    """Take the same examples in halves; leave out what reading the weights again takes."""
+    """Take the same examples in pieces; leave out what reading the weights again takes."""
     if memory_capacity.larger_x(trial) > MATERIAL:
         raise llmbench.Unisolated("memory is too full for larger batches, which would help: see memory_capacity")
     arms, facts = getattr(trial, "facts", {}).get("kernel") or _tried(trial)
     gain = _gain(facts)
     if gain > LEAST_GAIN * trial.step_s and host.saved_s(trial) > CLOSER * gain:
         raise llmbench.Unisolated("most of it is Python between the operators: see the cause host")
-    whole = gain + facts["weights_s"] * (1 if arms.split else 2)
+    more = _times_more(arms.pieces)
+    whole = gain + facts["weights_s"] / abs(more)
     part = max(gain / whole, 1e-3) if whole > 0 else 1.0
     turn = iter(range(10**9))
 
@@ -209,8 +231,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
 
         return some
 
-    # `share`: of the cause, how much the changed arm is without; halves have it twice
-    share = -1 / part if arms.split else 0.5 / part
+    share = -more / part  # of the cause, how much the changed arm is without; halves have it twice
     steps = arms.steps * max(1, round(0.04 / max(trial.step_s, 1e-6) / arms.steps))
     return llmbench.Intervention(
         arms.change,
@@ -219,7 +240,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
         clean=run(arms.run_plain),
         burn=arms.steps,  # tensors of other sizes: the allocator asks for memory anew
         share=share,
-        check={"split": arms.split, "weights_s": facts["weights_s"]},
+        check={"pieces": arms.pieces, "weights_s": facts["weights_s"]},
     )
 
 

@@ -289,9 +289,11 @@ def test_predictions_are_arithmetic_of_the_record():
     assert predict["recurrence"](record, {"part_s": [0.06], "known_s": 0.01}) == pytest.approx(2.0)
     assert predict["compute"](record, {"part_s": [0.05]}) == pytest.approx(1 / 0.75)
     assert predict["decoding"](record, {"whole_s": [0.4], "once_s": [0.1]}) == pytest.approx(4.0)
-    halves = {"split": True, "plain_s": [0.1], "other_s": [0.16], "weights_s": 0.01}
+    halves = {"pieces": 2, "plain_s": [0.1], "other_s": [0.16], "weights_s": 0.01}
     assert predict["kernel"](record, halves) == pytest.approx(2.0)
-    merged = {"split": False, "plain_s": [0.1], "other_s": [0.07], "weights_s": 0.005}
+    quarters = {"pieces": 4, "plain_s": [0.1], "other_s": [0.28], "weights_s": 0.03}
+    assert predict["kernel"](record, quarters) == pytest.approx(2.0)
+    merged = {"pieces": 1, "plain_s": [0.1], "other_s": [0.07], "weights_s": 0.005}
     assert predict["kernel"](record, merged) == pytest.approx(2.0)
     assert predict["memory_bandwidth"](record, {"part_s": [0.01], "hot_s": 0.02, "streams_s": [0.0]}) == 1.0
     streams = {"part_s": [0.03], "hot_s": 0.01, "streams_s": [0.03]}
