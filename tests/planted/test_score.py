@@ -28,6 +28,7 @@ def test_the_truth_is_planted_over_unplanted_per_piece_of_work():
     assert score.true_x(row()).value == pytest.approx(2.0)
     assert score.true_x(row(planted=0.08, work=2.0)).value == pytest.approx(1.6)
 
+
 def test_a_disturbed_process_does_not_move_the_truth():
     disturbed = row()
     disturbed["unplanted_s"][1] = [0.19] * 5
