@@ -35,7 +35,9 @@ def diagnose(target: str, budget_s: float, mode: str, plugin_files: tuple[str, .
     default: `output.loss`), `step` (your own step, a function of a batch), `device` and `precision`.
     """
     import tempfile
+    import time
 
+    started_at = time.time()
     from llmbench.executors.local import LocalExecutor
     from llmbench.report import json as report_json
     from llmbench.report import terminal
@@ -47,6 +49,7 @@ def diagnose(target: str, budget_s: float, mode: str, plugin_files: tuple[str, .
         click.echo(f"diagnosing {target}, about {budget_s:g} s ...", err=True)
     files = [str(Path(file).resolve()) for file in plugin_files]
     options = {"budget_s": budget_s, "mode": mode, "plugin_files": files, "cwd_plugins": str(Path.cwd())}
+    options["started_at"] = started_at
     with (
         tempfile.TemporaryDirectory(prefix="llmbench-") as folder,
         LocalExecutor(log_dir=Path(folder) / "logs", start_method="spawn") as executor,

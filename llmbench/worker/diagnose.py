@@ -31,12 +31,18 @@ from llmbench.worker.verify import verify
 
 POOL, FEWEST_BATCHES, POOL_S = 16, 6, 0.5  # batches, and seconds that a round of them may take
 CLEAN_SHARE, PHASE_SHARE = 0.12, 0.06  # of the budget; the rest is for the causes
+TRIALS_SHARE = 0.8  # of the time that is left: the fewest pairs of a trial may take longer than its part
 Emit = Callable[[dict[str, Any]], None]
 
 
 def diagnose_target(target: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `{"record", "environment"}` of the target's step; `options` are those of `diagnose_given`."""
-    begin = time.perf_counter()
+    """Return `{"record", "environment"}` of the target's step; `options` are those of `diagnose_given`.
+
+    Besides, `started_at` (of `time.time`) says when the command began, whose budget it is.
+    """
+    options = dict(options)
+    since_s = max(0.0, time.time() - options.pop("started_at", time.time()))  # a process takes seconds to begin
+    begin = time.perf_counter() - since_s
     given = load_target(target)
     record = diagnose_given(given, **{**options, "name": target, "begin": begin})
     return {"record": record, "environment": capture()}
@@ -75,7 +81,7 @@ def diagnose_given(
         job = Job(cell, 0, 0, 1, budget, "", {}, verify=mode)
         fields = measured(engine, work, wrapped(endless(given["data"]), padding), budget_s)
         trial = user_trial(engine, work, pool[: pool_size(fields)], given["data"])
-        left = max(3.0, budget_s - (time.perf_counter() - begin) - 1.0)
+        left = max(3.0, TRIALS_SHARE * (budget_s - (time.perf_counter() - begin)) - 1.0)
         fields["interventions"], fields["together"] = tried(trial, registry, fields, mode, left, seed, emit)
     return new_record(job, "ok", **fields, wall_s=time.perf_counter() - begin)
 
