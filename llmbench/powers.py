@@ -1,6 +1,7 @@
-"""How a cost grows: t(x) = a + b x + c x^2 with no negative part, and local exponents d log t / d log x.
+"""How a cost grows: t(x) = a + b x + c x^2 with no negative part, and exponents of what was measured.
 
-A pure power law fits no step: some of it is constant, some linear (tokens), some quadratic (attention, width).
+A pure power law fits no step: some of it is constant, some linear (tokens), some quadratic (attention, width). Where
+the work behind a cost is known, its law is a sum of that work's growths, each at a rate of its own.
 """
 
 from __future__ import annotations
@@ -29,30 +30,62 @@ class Growth:
         return sum(p * c * x**p for c, p in zip(self.coefficients, POWERS, strict=True)) / self.at(x)
 
 
-def fit(xs: Sequence[float], ts: Sequence[float]) -> Growth:
-    """Return the growth with the least squared relative error, (t(x) / t - 1)^2 summed over the points.
+ONE, LINEAR, SQUARE = Growth((1.0, 0.0, 0.0)), Growth((0.0, 1.0, 0.0)), Growth((0.0, 0.0, 1.0))
 
-    Non-negative least squares, exactly: of all subsets of the three powers, the best whose coefficients are positive.
-    Raises ValueError for fewer than two points, or values that are not positive.
+
+def total(growths: Sequence[Growth]) -> Growth:
+    """Return the sum of growths."""
+    a, b, c = (float(sum(found.coefficients[p] for found in growths)) for p in POWERS)
+    return Growth((a, b, c))
+
+
+def fit(xs: Sequence[float], ts: Sequence[float], work: Sequence[Growth] = (ONE, LINEAR, SQUARE)) -> Growth:
+    """Return the sum of `work`, each times a rate of at least 0, with the least squared error of t(x) / t.
+
+    Raises ValueError for fewer than two points, no work, or values that are not positive.
     """
     x, t = np.asarray(xs, dtype=float), np.asarray(ts, dtype=float)
     if len(x) < 2 or len(x) != len(t) or not (x > 0).all() or not (t > 0).all():
         raise ValueError("a growth needs at least two points, all positive")
-    scale = x.max()  # keeps the powers alike in size
-    columns = np.stack([(x / scale) ** p / t for p in POWERS], axis=1)
-    best, least = (float(t.mean()), 0.0, 0.0), np.inf
-    for size in range(1, 1 + min(len(POWERS), len(x))):
-        for subset in itertools.combinations(range(len(POWERS)), size):
+    rows = np.array([[found.at(value) for found in work] for value in x])
+    scale = rows.max(axis=0, initial=0.0)  # keeps the terms alike in size
+    if not len(work) or not (scale > 0).all():
+        raise ValueError("a growth needs work that is not zero")
+    rates = nonnegative(rows / scale / t[:, None], np.ones(len(t))) / scale
+    a, b, c = (float(sum(r * g.coefficients[p] for r, g in zip(rates, work, strict=True))) for p in POWERS)
+    return Growth((a, b, c))
+
+
+def nonnegative(columns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the coefficients of at least 0 with the least squares of `columns @ coefficients - wanted`.
+
+    Exactly: of all subsets of the columns (there are few), the best whose coefficients are not negative.
+    """
+    best, least = np.zeros(columns.shape[1]), np.inf
+    for size in range(1, 1 + min(columns.shape)):
+        for subset in itertools.combinations(range(columns.shape[1]), size):
             part = columns[:, subset]
-            found = np.linalg.lstsq(part, np.ones(len(t)), rcond=None)[0]
-            error = float(((part @ found - 1) ** 2).sum())
+            found = np.linalg.lstsq(part, wanted, rcond=None)[0]
+            error = float(((part @ found - wanted) ** 2).sum())
             if (found >= 0).all() and error < least:
-                least = error
-                whole = dict(zip(subset, found / scale ** np.array(subset), strict=True))
-                best = tuple(float(whole.get(p, 0.0)) for p in POWERS)  # type: ignore[assignment]
-    return Growth(best)
+                least, best = error, np.zeros(columns.shape[1])
+                best[list(subset)] = found
+    return best
 
 
 def slope(xs: Sequence[float], ts: Sequence[float]) -> float:
     """Return the exponent of the power law through these points: the slope of log t over log x, by least squares."""
     return float(np.polyfit(np.log(xs), np.log(ts), 1)[0])
+
+
+def power(xs: Sequence[float], ts: Sequence[float]) -> float | None:
+    """Return the exponent that the slope of log t over log x tends to for large x; None from fewer than three points.
+
+    A cost with lower powers beside its highest has log t = a + p log x + b / x + terms in 1 / x^2: p of that, by least
+    squares. A slope alone stays below p as long as the lower powers count.
+    """
+    if len(xs) < 3:
+        return None
+    x, t = np.asarray(xs, dtype=float), np.asarray(ts, dtype=float)
+    terms = np.stack([np.ones(len(x)), np.log(x), x.max() / x], axis=1)
+    return float(np.linalg.lstsq(terms, np.log(t), rcond=None)[0][1])

@@ -13,6 +13,8 @@ from llmbench import stats
 
 Record = Mapping[str, Any]
 
+OTHERS = 0.15  # of a process's time, lost to other processes or to the host: it does not count where others can be had
+
 
 def by_cell(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return cell id -> its records, in the order of first appearance; trials of remedies are no cells of their own."""
@@ -34,6 +36,20 @@ def counted(records: Sequence[Record]) -> dict[int, Record]:
 def good(by_repeat: Mapping[int, Record]) -> list[Record]:
     """Return the records that are ok, in the order of repeats."""
     return [record for record in by_repeat.values() if record["status"] == "ok"]
+
+
+def disturbed(record: Record) -> bool:
+    """Return whether others kept a process from its cores while it was timed: by what the kernel says, not by speed.
+
+    That is time that the hypervisor gave to others, and time in which others ran while a thread of the process waited
+    for a core. Where it is not known how long threads waited, whatever others ran counts.
+    """
+    health = record.get("health") or {}
+    wall_s, cores = health.get("wall_s") or 0.0, health.get("cores") or 1
+    others_s, stolen_s = health.get("other_cpu_s") or 0.0, (health.get("steal_s") or 0.0) / cores
+    waited_s = health.get("run_wait_longest_s")
+    lost_s = others_s / cores if waited_s is None else min(others_s, waited_s)
+    return lost_s + stolen_s > OTHERS * wall_s
 
 
 def step_times(records: Sequence[Record]) -> list[list[float]]:

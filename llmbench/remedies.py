@@ -17,6 +17,7 @@ from typing import Any
 
 from llmbench import attribution, processes, stats
 from llmbench.errors import DoesNotApply, LlmbenchError
+from llmbench.processes import disturbed
 from llmbench.schema import LEARN, Cell
 from llmbench.specs import Forecast, RemedySpec
 
@@ -27,7 +28,6 @@ SCREEN, ADD, CONFIRM = "screen", "add-", "confirm"
 TRIED_FROM = 1.02  # predictions below are not tried
 KEPT_FROM = 1.03  # throughput gained, at least: less is within what two processes differ by
 LEVEL = 0.95
-OTHERS = 0.15  # of the cores' time, taken by other processes or by the host: a process is then timed again
 BLOCKS = 10  # of steps, per process: their median is not moved by a stall
 #: Quality, relative to the plain configuration's: a loss up to `EQUAL` is none; one beyond `TOLERATED` is not ruled out
 #: by an interval that holds 0 as well.
@@ -181,14 +181,6 @@ def trials_of(records: Iterable[Record]) -> dict[str, Trials]:
 
 def _counted(attempts: Sequence[Record]) -> Record:
     return next(iter(processes.counted([{**r, "repeat": 0} for r in attempts]).values()))
-
-
-def disturbed(record: Record) -> bool:
-    """Return whether others kept a process from its cores while it was timed: by what the kernel says, not by speed."""
-    health = record.get("health") or {}
-    wall_s = health.get("wall_s") or 0.0
-    lost_s = (health.get("other_cpu_s") or 0.0) + (health.get("steal_s") or 0.0)
-    return lost_s > OTHERS * (health.get("cores") or 1) * wall_s
 
 
 def unit_of(record: Record) -> str:

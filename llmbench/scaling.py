@@ -3,7 +3,7 @@
 A *curve* is a set of cells that are alike in all but one axis: a field (`seq_len`, `batch_size`, `workers`) or a key of
 the size's configuration (`hidden`, `layers`). What grows is the step, and within it each class of operator. The unit of
 replication is the process: everything is fitted for each round (repeat r of all cells of a curve) and the interval is
-Student's over rounds.
+Student's over rounds. The law of each part is that of its counted work (`llmbench.laws`), that of the step their sum.
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ from typing import Any
 import numpy as np
 
 from llmbench import attribution, processes, stats
-from llmbench.powers import Growth, fit, slope
+from llmbench.laws import laws, work_of
+from llmbench.powers import LINEAR, ONE, SQUARE, Growth, power, slope, total
 from llmbench.schema import Cell
 from llmbench.sizes import parse_size
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
+Work = Sequence[tuple[Sequence[Growth], Sequence[Sequence[float]]]]  # of each part: its counted work, its times
 
 FIELDS = ("seq_len", "batch_size", "workers", "vocab_size", "target_len", "world_size")
 FEWEST = 4  # points of a curve that is fitted: three and one that is held out
-TAIL_POINTS = 3  # the exponent at the large end is that of so many points
-#: A class of operators has a row where it makes so much of the largest point's step.
+#: The exponent at an end is that of the points within two doublings of it, and of three at least.
+END_X, END_POINTS = 4, 3
+#: A class of operators has a row where it makes so much of the step.
 LEAST_SHARE = 0.05
 LEVEL = 0.95
+STEP, REST = "step", "rest"
 _DERIVED = ("parent", "tokenizer")
 
 
@@ -59,9 +63,8 @@ def scaling(records: Iterable[Record]) -> list[Row]:
 
 def curves(records: Iterable[Record]) -> list[Curve]:
     """Return the curves in `records`, in the order of axes; those with fewer than 3 points are none."""
-    cells = [processes.counted(group) for group in processes.by_cell(records).values()]
-    cells = [{n: r for n, r in found.items() if r["status"] == "ok" and r["samples"].get("step_s")} for found in cells]
-    cells = list(filter(None, cells))
+    usable = [_usable(processes.counted(group)) for group in processes.by_cell(records).values()]
+    cells = [found for found in usable if found]
     found = [one for axis in _axes(cells) for one in _along(axis, cells)]
     return [curve for _, curve in sorted(found, key=lambda one: one[0])]
 
@@ -95,6 +98,13 @@ def _along(axis: str, cells: Sequence[Mapping[int, Record]]) -> list[tuple[tuple
     ]
 
 
+def _usable(found: Mapping[int, Record]) -> dict[int, Record]:
+    """Return the good records of a cell, numbered anew; those that others disturbed only where there are no others."""
+    good = [r for r in found.values() if r["status"] == "ok" and r["samples"].get("step_s")]
+    quiet = [r for r in good if not processes.disturbed(r)]
+    return dict(enumerate(quiet or good))
+
+
 def coordinates(cell: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a cell is at: its fields, and the settings of its size as fields of their own (`size.hidden`)."""
     size = parse_size(cell["size"])
@@ -105,34 +115,48 @@ def coordinates(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows(curve: Curve) -> list[Row]:
-    """Return the rows of a curve: its step first."""
+    """Return the rows of a curve: its step first, then the parts that matter."""
     cell = {name: curve.cell[name] for name in ("model", "size", "task", "stage", "device", "precision")}
-    changed = changes(curve)
+    times, changed = parts(curve), changes(curve)
+    works = {name: work_of(name, curve.xs[:-1], _firsts(curve)[:-1]) for name in times if name != STEP}
     out = []
-    for part, times in parts(curve).items():
-        row: Row = {**cell, "axis": curve.axis, "part": part, "points": curve.xs, "rounds": len(times)}
-        row |= {"ms": [1e3 * statistics.fmean(values) for values in zip(*times, strict=True)]}
-        row |= growth(curve.xs, times)
-        out.append(row | {"changes": changed if part == "step" else []})
+    for part, seconds in times.items():
+        if part == REST:
+            continue
+        row: Row = {**cell, "axis": curve.axis, "part": part, "points": curve.xs, "rounds": len(seconds)}
+        row |= {"ms": [1e3 * statistics.fmean(values) for values in zip(*seconds, strict=True)]}
+        of = [name for name in works if part in (STEP, name)]
+        summed = [(works[name], times[name]) for name in of] or [([ONE, LINEAR, SQUARE], seconds)]
+        row |= growth(curve.xs, seconds, summed)
+        out.append(row | {"changes": changed if part == STEP else []})
     return out
 
 
 def parts(curve: Curve) -> dict[str, list[list[float]]]:
-    """Return part of the step -> per round the seconds at each x; classes that no round has everywhere are left out."""
+    """Return part of the step -> per round the seconds at each x.
+
+    `step`; each class of operators that makes 5 % of the largest point but one (the largest is predicted and has no
+    say) and is seen everywhere in every round; and `rest`, what of the step those leave. Without a trace, the step.
+    """
     rounds, xs = curve.rounds, curve.xs
-    out = {"step": [[step_s(curve.points[x][r]) for x in xs] for r in rounds]}
-    shares = {(r, x): class_shares(curve.points[x][r]) for r in rounds for x in xs}
-    largest = [shares[r, xs[-1]] or {} for r in rounds]
-    names = sorted({name for found in largest for name, share in found.items() if share >= LEAST_SHARE})
+    whole = [[step_s(curve.points[x][r]) for x in xs] for r in rounds]
+    shares = [[class_shares(curve.points[x][r]) or {} for x in xs] for r in rounds]
+    names = sorted({n for found in shares for n, share in found[-2].items() if share >= LEAST_SHARE})
+    names = [n for n in names if all(at.get(n, 0.0) > 0 for found in shares for at in found)]
+    out = {STEP: whole}
     for name in names:
-        times = []
-        for i, r in enumerate(rounds):
-            found = [(shares[r, x] or {}).get(name, 0.0) for x in xs]
-            if all(found):
-                times.append([share * whole for share, whole in zip(found, out["step"][i], strict=True)])
-        if times:
-            out[name] = times
+        out[name] = [[at[name] * s for at, s in zip(*pair, strict=True)] for pair in zip(shares, whole, strict=True)]
+    if names:
+        seen = [[sum(out[n][i][j] for n in names) for j in range(len(xs))] for i in range(len(rounds))]
+        left = [[s - t for s, t in zip(*pair, strict=True)] for pair in zip(whole, seen, strict=True)]
+        if all(value > 0 for found in left for value in found):
+            out[REST] = left
     return out
+
+
+def _firsts(curve: Curve) -> list[Record]:
+    """Return a record of each point, whose counts stand for all."""
+    return [next(iter(curve.points[x].values())) for x in curve.xs]
 
 
 def step_s(record: Record) -> float:
@@ -163,35 +187,52 @@ def class_shares(record: Record) -> dict[str, float] | None:
 # --- growth ---------------------------------------------------------------------------------------------
 
 
-def growth(xs: Sequence[int], times: Sequence[Sequence[float]]) -> Row:
-    """Return exponents at both ends with intervals, the limit, and the prediction of the held-out largest point.
+def growth(xs: Sequence[int], times: Sequence[Sequence[float]], summed: Work | None = None) -> Row:
+    """Return exponents with intervals, the limit, and the prediction of the held-out largest point.
 
-    `exponent` is the slope of log t over log x of the largest points, which nothing restricts; `limit` the highest
-    power whose coefficient is above zero in the fit of all points, with confidence over rounds.
+    times: per round the seconds at each x. summed: what they are the sum of, each with its work and its own times (by
+    default themselves, a + b x + c x^2). `exponent` is the slope of log t over log x of the largest points, which
+    nothing restricts; `power` what it tends to beyond them (see `powers.power`); `limit` the highest power whose
+    coefficient in the law of all points but the largest is above zero, with confidence over rounds.
     """
-    names = ("exponent", "exponent_ci", "exponent_small", "exponent_small_ci", "limit", "held_out")
+    names = ("exponent", "exponent_ci", "exponent_small", "exponent_small_ci", "power", "power_ci", "limit", "held_out")
     out: Row = dict.fromkeys((*names, "predicted_ms", "predicted_ms_ci", "measured_ms", "error_pct", "reason"))
     if len(xs) < FEWEST or xs[0] <= 0:
         return out | {"reason": f"a fit needs {FEWEST} points above 0"}
-    tail, head = xs[-TAIL_POINTS:], xs[:TAIL_POINTS]
-    out["exponent"], out["exponent_ci"] = _over_rounds([slope(tail, t[-TAIL_POINTS:]) for t in times])
-    out["exponent_small"], out["exponent_small_ci"] = _over_rounds([slope(head, t[:TAIL_POINTS]) for t in times])
-    out["limit"] = limit([fit(xs, t) for t in times])
-    out["held_out"] = xs[-1]
-    predicted, ci = _over_rounds([1e3 * fit(xs[:-1], t[:-1]).at(xs[-1]) for t in times])
+    tail, head = _end(xs, xs[-1] / END_X, xs[-1]), _end(xs, xs[0], xs[0] * END_X)
+    out["exponent"], out["exponent_ci"] = _over_rounds([slope(xs[tail], t[tail]) for t in times])
+    out["exponent_small"], out["exponent_small_ci"] = _over_rounds([slope(xs[head], t[head]) for t in times])
+    out["power"], out["power_ci"] = _over_rounds([power(xs[tail], t[tail]) for t in times])
+    found = laws_of(xs, summed or [([ONE, LINEAR, SQUARE], times)])
+    out["limit"], out["held_out"] = limit(found), xs[-1]
+    predicted, ci = _over_rounds([1e3 * law.at(xs[-1]) for law in found])
     measured = 1e3 * statistics.fmean(t[-1] for t in times)
     out |= {"predicted_ms": predicted, "predicted_ms_ci": ci, "measured_ms": measured}
     return out | {"error_pct": 100.0 * (predicted / measured - 1.0)}
+
+
+def laws_of(xs: Sequence[int], summed: Work) -> list[Growth]:
+    """Return per round the sum of the laws of all parts, from all points but the largest."""
+    found = [laws(xs[:-1], [t[:-1] for t in times], work) for work, times in summed]
+    return [total(one) for one in zip(*found, strict=True)]
+
+
+def _end(xs: Sequence[int], low: float, high: float) -> slice:
+    """Return the points of one end, those from `low` to `high`; three at least."""
+    inside = [i for i, x in enumerate(xs) if low <= x <= high]
+    if high == xs[-1]:
+        return slice(min(inside[0], len(xs) - END_POINTS), len(xs))
+    return slice(0, max(inside[-1] + 1, END_POINTS))
 
 
 def limit(fits: Sequence[Growth]) -> int | None:
     """Return the highest power whose coefficient's lower bound over rounds is above zero; None from one round."""
     if len(fits) < 2:
         return None
-    for power in (2, 1):
-        bounds = stats.crossed_mean([[found.coefficients[power]] for found in fits]).bounds((1 - LEVEL) / 2)
+    for highest in (2, 1):
+        bounds = stats.crossed_mean([[found.coefficients[highest]] for found in fits]).bounds((1 - LEVEL) / 2)
         if bounds is not None and bounds[0] > 0:
-            return power
+            return highest
     return 0
 
 

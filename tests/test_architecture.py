@@ -41,7 +41,7 @@ LAYERS = {
     ),
     **dict.fromkeys(("bundle", "differences", "scores"), 2),
     **dict.fromkeys(("remedies", "scaffold"), 2),
-    **dict.fromkeys(("studies", "learning", "reach", "scaling"), 2),
+    **dict.fromkeys(("studies", "learning", "reach", "scaling", "laws"), 2),
     **dict.fromkeys(("executors", "report"), 3),
     **dict.fromkeys(
         (

@@ -90,8 +90,12 @@ def test_a_turn_in_which_others_took_the_cores_does_not_count():
     trials = trials_of(found)[CELL.cell_id]
     assert len(trials.pairs(SCREEN, (), ("x",))) == 2
     assert remedies.gain(trials, SCREEN, (), ("x",)).value == pytest.approx(1.0)
-    found[4]["health"]["other_cpu_s"] = 1.0
-    assert len(trials_of(found)[CELL.cell_id].pairs(SCREEN, (), ("x",))) == 3
+    for change in ({"other_cpu_s": 1.0}, {"other_cpu_s": 10.0, "run_wait_longest_s": 1.0}):  # on a core of their own
+        found[4]["health"] |= change
+        assert len(trials_of(found)[CELL.cell_id].pairs(SCREEN, (), ("x",))) == 3
+    for change in ({"run_wait_longest_s": 2.0}, {"run_wait_longest_s": 0.1, "steal_s": 4.0}):
+        found[4]["health"] |= change
+        assert len(trials_of(found)[CELL.cell_id].pairs(SCREEN, (), ("x",))) == 2
 
 
 @pytest.mark.parametrize(

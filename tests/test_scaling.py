@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench.powers import Growth, fit, slope
+from llmbench.laws import counted, described_from, laws, tokens, work_of
+from llmbench.powers import LINEAR, ONE, SQUARE, Growth, fit, power, slope, total
 from llmbench.report.scaling import changes_table, scaling_table
 from llmbench.scaling import growth, scaling
 from llmbench.schema import Budget, Cell, Job, new_record
@@ -73,13 +74,101 @@ def test_slopes_are_those_of_power_laws():
     assert slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
 
 
-def records(times, sizes=None, repeats=3, verdicts=None):
-    """Cells along `seq_len` (or with other sizes); times: class -> seconds at x."""
+LONG = [1024, 1536, 2048, 3072, 4096]
+
+
+@given(st.sampled_from([1, 2]), st.floats(0, 0.3), st.floats(1e-9, 1e3))
+def test_the_exponent_in_the_limit_is_found_where_lower_powers_still_count(p, lower, scale):
+    """t = x^p + b x^(p-1), of which the second makes up to 30 % of the smallest point: a causal attention's, say."""
+    times = [scale * (x**p + lower * LONG[0] * x ** (p - 1)) for x in LONG]
+    assert power(LONG, times) == pytest.approx(p, abs=0.04)
+    assert slope(LONG, times) <= p + 1e-9 and (lower < 0.2 or slope(LONG, times) < p - 0.05)
+    assert power(LONG[:2], times[:2]) is None
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_interval_of_the_exponent_in_the_limit_covers_it(p):
+    rng = np.random.default_rng(10 + p)
+    held, runs = 0, 300
+    for _ in range(runs):
+        times = [
+            [(x**p + 100 * x ** (p - 1)) * np.exp(rng.normal(0, 0.03)) for x in [256, 512, *LONG]] for _ in "123456"
+        ]
+        found = growth([256, 512, *LONG], times)
+        held += found["power_ci"][0] <= p <= found["power_ci"][1]
+    assert 0.91 <= held / runs <= 0.99
+
+
+# --- laws of counted work -------------------------------------------------------------------------------
+
+
+@given(st.lists(PART, min_size=3, max_size=3), st.sampled_from([(ONE, LINEAR), (ONE, SQUARE), (ONE, LINEAR, SQUARE)]))
+def test_a_law_is_the_work_at_rates_that_are_found_again(rates, work):
+    truth = total(
+        [Growth(tuple(r * c / 512**p for p, c in enumerate(g.coefficients))) for r, g in zip(rates, work, strict=False)]
+    )
+    if truth.at(1) == 0:
+        return
+    found = fit(XS, [truth.at(x) for x in XS], work)
+    assert found.at(4096) == pytest.approx(truth.at(4096), rel=1e-6)
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=4, max_size=8))
+def test_a_law_has_no_power_that_its_work_has_not(ts):
+    xs = [2**i for i in range(len(ts))]
+    assert fit(xs, ts, (ONE, LINEAR)).coefficients[2] == 0
+    assert all(law.coefficients[2] == 0 for law in laws(xs, [ts, ts], (ONE, LINEAR)))
+
+
+def test_a_law_is_fitted_behind_the_point_where_a_rate_changes():
+    xs = [128, 256, 512, 768, 1024, 1536, 2048]
+    switched = [1e-8 * x**2 * (1.5 if x < 700 else 1.0) for x in xs]
+    assert described_from(xs, [switched] * 3, (ONE, SQUARE)) == 3
+    (found,) = laws(xs, [switched], (ONE, SQUARE))
+    assert found.at(4096) == pytest.approx(1e-8 * 4096**2)
+    assert described_from(xs, [[1e-8 * x**2 for x in xs]] * 3, (ONE, SQUARE)) == 0
+    ragged = [t * (1.3 if i % 2 else 1.0) for i, t in enumerate(switched)]
+    assert described_from(xs, [ragged] * 3, (ONE, SQUARE)) == len(xs) - 3  # no run is described: the nearest points
+    wide = [[t * (0.7, 1.0, 1.3)[(i + r) % 3] for i, t in enumerate(switched)] for r in range(3)]
+    assert described_from(xs, wide, (ONE, SQUARE)) == 0  # within what processes differ by
+
+
+def operators(x):
+    """Counted rows of one step at length x."""
+    rows = [("attention", 4, 2 * x * x, 8 * x), ("recurrent", 2, 5 * x, 64 + 12 * x), ("loss", 3, 0, 100 * x)]
+    return [{"operator_class": n, "calls": c, "flops": f, "bytes": b} for n, c, f, b in rows]
+
+
+def test_work_is_what_was_counted_as_it_grows():
+    counted_ = [
+        {"operators": {"rows": operators(x)}, "samples": {"step_tokens": [x, x], "step_padding_tokens": [1, 1]}}
+        for x in XS
+    ]
+    assert counted(counted_[0])[""] == {"calls": 9.0, "flops": 2 * 64 * 64 + 320.0, "bytes": 64 + 120 * 64.0}
+    assert tokens(counted_[1]) == 129
+
+    def powers_of(part):
+        found = work_of(part, XS, counted_)
+        return [[p for p, c in enumerate(g.coefficients) if c * 2048**p > 1e-6 * g.at(2048)] for g in found]
+
+    assert powers_of("attention") == [[0], [2], [1]] and powers_of("recurrent") == [[0], [1], [0, 1]]
+    assert (
+        powers_of("loss") == [[0], [1]] and powers_of("host") == [[0], [0, 1]] and powers_of("input") == [[0], [0, 1]]
+    )
+    assert work_of("elsewhere", XS, counted_) == [ONE, LINEAR, SQUARE]
+    bare = [{"samples": {}} for _ in XS]
+    assert work_of("attention", XS, bare) == work_of("host", XS, bare) == [ONE, LINEAR, SQUARE]
+    assert powers_of("input") and len(work_of("input", XS, bare)) == 1
+
+
+def records(times, sizes=None, repeats=3, verdicts=None, rows=None, noise=None):
+    """Cells along `seq_len` (or with other sizes); times: class -> seconds at x; rows: x -> counted operators."""
     out = []
     for i, x in enumerate(XS):
         cell = Cell("m", sizes[i] if sizes else "tiny", "t", "made@1", "pretrain", seq_len=64 if sizes else x)
         for repeat in range(repeats):
-            seconds = {name: at(x) * (1 + 0.01 * repeat) for name, at in times.items()}
+            factor = noise() if noise else 1 + 0.01 * repeat
+            seconds = {name: at(x) * factor for name, at in times.items()}
             traced = [{"phase": "forward", "operator_class": n, "name": n, "seconds": s} for n, s in seconds.items()]
             whole = sum(seconds.values())
             job = Job(cell, repeat, 0, repeats, Budget(), "run", {}, trace="all")
@@ -89,7 +178,7 @@ def records(times, sizes=None, repeats=3, verdicts=None):
                     "ok",
                     samples={"step_s": [whole] * 3},
                     phases={"forward_s": [whole] * 3},
-                    operators={"times": traced, "phases_s": {"forward": whole}},
+                    operators={"times": traced, "phases_s": {"forward": whole}, "rows": rows(x) if rows else []},
                     interventions=verdicts[i] if verdicts and repeat == 0 else {},
                 )
             )
@@ -107,6 +196,41 @@ def test_each_class_of_operators_has_its_own_exponent():
     assert 1 < found["step"]["exponent"] < 2 and found["step"]["axis"] == "seq_len"
     assert found["step"]["exponent_small"] < found["step"]["exponent"]
     assert abs(found["step"]["error_pct"]) < 1e-6
+
+
+def test_a_step_is_predicted_as_the_sum_of_its_parts():
+    """Noise gives a + b x + c x^2 a square where the work has none; counted work does not."""
+    times = {"attention": lambda x: 1e-9 * x**2, "recurrent": lambda x: 1e-3 + 4e-6 * x, "host": lambda x: 2e-3}
+    errors = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        found = records(times, repeats=5, rows=operators, noise=lambda: np.exp(rng.normal(0, 0.03)))
+        step, *_ = scaling(found)
+        errors.append(abs(step["error_pct"]))
+        assert step["part"] == "step" and step["predicted_ms_ci"][0] < step["predicted_ms"] < step["predicted_ms_ci"][1]
+    assert np.median(errors) < 3 and max(errors) < 10
+
+
+def test_the_held_out_point_has_no_say_in_its_prediction():
+    found = records(TIMES, rows=operators)
+    before = {r["part"]: (r["predicted_ms"], r["limit"]) for r in scaling(found)}
+    for one in found:
+        if one["cell"]["seq_len"] == XS[-1]:
+            one["samples"]["step_s"] = [7 * s for s in one["samples"]["step_s"]]
+            one["operators"]["rows"] = operators(5)
+    assert {r["part"]: (r["predicted_ms"], r["limit"]) for r in scaling(found)} == before
+
+
+def test_a_process_that_others_kept_waiting_does_not_count():
+    found = records(TIMES)
+    one = next(r for r in found if r["cell"]["seq_len"] == 512 and r["repeat"] == 1)
+    one["samples"]["step_s"] = [9.0] * 3
+    one["health"] = {"wall_s": 1.0, "cores": 2, "other_cpu_s": 1.0, "run_wait_longest_s": 0.4, "steal_s": 0.0}
+    step, *_ = scaling(found)
+    assert step["rounds"] == 2 and max(step["ms"]) < 1000
+    one["health"]["run_wait_longest_s"] = 0.01  # others had a core of their own
+    step, *_ = scaling(found)
+    assert step["rounds"] == 3 and max(step["ms"]) > 1000
 
 
 def test_the_place_where_another_class_leads_is_between_the_points():

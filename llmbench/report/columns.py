@@ -247,6 +247,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "exponent_ci": "its 95 % interval",
         "exponent_small": "the same at its small end",
         "exponent_small_ci": "its 95 % interval",
+        "power": "what the exponent at the large end tends to beyond it",
+        "power_ci": "its 95 % interval",
         "limit": "the power that it approaches",
         "held_out": "the value of the axis that was predicted from the others",
         "predicted_ms": "the prediction there",

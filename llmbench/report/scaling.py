@@ -11,11 +11,13 @@ from llmbench.report.model import Column, Table, number
 Record = Mapping[str, Any]
 
 NOTES = (
-    f"exponent: slope of log time over log axis, of the {scaling.TAIL_POINTS} smallest and the {scaling.TAIL_POINTS} "
-    "largest points; 95 % interval over processes",
+    f"exponent: slope of log time over log axis within a factor of {scaling.END_X} of the smallest and of the largest "
+    f"point ({scaling.END_POINTS} points at least); 95 % interval over processes",
+    "in the limit: what the exponent at the large end tends to, from log t = a + p log x + b / x there",
     "limit: the highest power of a + b x + c x^2 (none negative) that is there with confidence",
-    "held out: the largest point, predicted from the fit of all others",
-    "parts: the step, and the classes of operators that make 5 % of the largest one (traced, scaled to the step)",
+    "held out: the largest point, predicted from all others: each part from its counted work (calls, FLOPs, bytes) at "
+    "rates that are fitted, the step as the sum of its parts",
+    "parts: the step, and the classes of operators that make 5 % of the largest but one (traced, scaled to the step)",
 )
 CHANGE_NOTES = (
     "verdict: of the trials of causes; operators: the class with most time, with the place where the two cross",
@@ -29,6 +31,7 @@ def scaling_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] 
     """
     columns: tuple[Column, ...] = (Column("model"), Column("stage"), Column("axis"), Column("points"), Column("part"))
     columns += (number("smallest", "ms"), number("largest", "ms"), Column("exponent, small"), Column("exponent, large"))
+    columns += (Column("in the limit"),)
     columns += (number("limit"), number("held out"), number("predicted", "ms"), number("measured", "ms"))
     columns += (number("error", "%", 1), number("processes"))
     rows = []
@@ -37,6 +40,7 @@ def scaling_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] 
         exponents = (
             _interval(row["exponent_small"], row["exponent_small_ci"]),
             _interval(row["exponent"], row["exponent_ci"]),
+            _interval(row["power"], row["power_ci"]),
         )
         held = (row["held_out"], row["predicted_ms"], row["measured_ms"], row["error_pct"])
         rows.append((*what, row["ms"][0], row["ms"][-1], *exponents, row["limit"], *held, row["rounds"]))
