@@ -147,10 +147,17 @@ class Trials:
     by_role: Mapping[str, Mapping[int, Record]]
 
     def pairs(self, round_: str, before: Names, after: Names) -> list[tuple[Record, Record]]:
-        """Return the pairs of good records of two configurations in a round, both of which had their cores."""
+        """Return the pairs of good records of two configurations in a round: the quiet ones, else all."""
+        return self.quiet_pairs(round_, before, after) or self._pairs(round_, before, after)
+
+    def quiet_pairs(self, round_: str, before: Names, after: Names) -> list[tuple[Record, Record]]:
+        """Return the pairs of good records both of which had their cores."""
+        return [pair for pair in self._pairs(round_, before, after) if not any(map(disturbed, pair))]
+
+    def _pairs(self, round_: str, before: Names, after: Names) -> list[tuple[Record, Record]]:
         a, b = (self.by_role.get(role_of(round_, names), {}) for names in (before, after))
         both = [(a[i], b[i]) for i in sorted(a.keys() & b.keys())]
-        return [pair for pair in both if all(record["status"] == "ok" and not disturbed(record) for record in pair)]
+        return [pair for pair in both if all(record["status"] == "ok" for record in pair)]
 
     def first(self, round_: str, names: Names) -> Record | None:
         """Return one record of a configuration in a round, a bad one if there is one."""

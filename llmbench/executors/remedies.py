@@ -191,10 +191,10 @@ class _Search:
             self.rounds.trial(cells[:: -1 if repeat % 2 else 1], repeat, about)
 
     def complete(self, round_: str, configurations: Sequence[Names], pairs: int) -> bool:
-        """Return whether each configuration that runs at all has `pairs` pairs with the first."""
+        """Return whether each configuration that runs at all has `pairs` quiet pairs with the first."""
         trials, (plain, *others) = self.trials(), configurations
         run = [names for names in others if (trials.first(round_, names) or {}).get("status") == "ok"]
-        return all(len(trials.pairs(round_, plain, names)) >= pairs for names in run)
+        return all(len(trials.quiet_pairs(round_, plain, names)) >= pairs for names in run)
 
     def learn(self, names: Names) -> None:
         """Train (or only score, at the stage eval) without and with `names`, with the same seeds."""
