@@ -78,14 +78,14 @@ def slope(xs: Sequence[float], ts: Sequence[float]) -> float:
     return float(np.polyfit(np.log(xs), np.log(ts), 1)[0])
 
 
-def power(xs: Sequence[float], ts: Sequence[float]) -> float | None:
-    """Return the exponent that the slope of log t over log x tends to for large x; None from fewer than three points.
+def power(xs: Sequence[float], ts: Sequence[float]) -> float:
+    """Return the exponent that the slope of log t over log x tends to for large x.
 
     A cost with lower powers beside its highest has log t = a + p log x + b / x + terms in 1 / x^2: p of that, by least
-    squares. A slope alone stays below p as long as the lower powers count.
+    squares. A slope alone stays below p while the lower powers count. Raises ValueError for fewer than three points.
     """
     if len(xs) < 3:
-        return None
+        raise ValueError("an exponent in the limit needs at least three points")
     x, t = np.asarray(xs, dtype=float), np.asarray(ts, dtype=float)
     terms = np.stack([np.ones(len(x)), np.log(x), x.max() / x], axis=1)
     return float(np.linalg.lstsq(terms, np.log(t), rcond=None)[0][1])
