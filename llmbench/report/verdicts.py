@@ -48,7 +48,8 @@ def _advice(cell: Cell) -> str | None:
     if cell["advice"] is not None:
         return changes(cell)
     largest = [] if cell["leading"] is None else [f"largest: {cell['leading']}"]
-    return "; ".join([*largest, *(cell["verdict_notes"] or {}).values()]) or None
+    open_ = [f"{axis} {cell[f'verdict_{axis}']}, {note}" for axis, note in (cell["verdict_notes"] or {}).items()]
+    return "; ".join([*largest, *open_]) or None
 
 
 def interval(ends: Sequence[float] | None) -> str | None:
