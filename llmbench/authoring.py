@@ -81,3 +81,43 @@ def plugins_new(name: str, kind: str, folder: Path) -> int:
     click.echo(f"{target}: written; next:")
     click.echo(f"  cd {target} && pip install -e '.[test]' && llmbench plugins check {target.name.partition('-')[2]}")
     return 0
+
+
+@plugins.command("check")
+@click.argument("target", metavar="NAME")
+@click.option("--kind", type=click.Choice(KINDS), help="Of plugins of one name, the one of this kind.")
+@click.option("--only", multiple=True, metavar="CHECK", help="Make this check only; several may be given.")
+@click.option(
+    "--limit",
+    "limit_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120,
+    show_default=True,
+    help="Seconds per check.",
+)
+@_plugin
+@_json
+def plugins_check(
+    target: str, kind: str | None, only: tuple[str, ...], limit_s: float, plugin_files: tuple[str, ...], as_json: bool
+) -> int:
+    """Check whether NAME keeps the contract of its hook, a line per check. Exit 1 when it does not.
+
+    NAME is a plugin, a FILE.py, a distribution (all its plugins), or hf:FOLDER.
+    """
+    import dataclasses
+    import json
+
+    from llmbench import conformance
+
+    def show(verdict: conformance.Verdict) -> None:
+        if not as_json:
+            click.echo(str(verdict))
+
+    found = conformance.check(target, kind=kind, only=only, files=plugin_files, limit_s=limit_s, on_verdict=show)
+    counts = {status: sum(one.status == status for one in found) for status in conformance.STATUSES}
+    if as_json:
+        checks = [dataclasses.asdict(one) for one in found]
+        click.echo(json.dumps({"schema_version": 1, "target": target, "counts": counts, "checks": checks}, indent=1))
+    else:
+        click.echo(", ".join(f"{count} {status}" for status, count in counts.items()), err=True)
+    return int(counts[conformance.FAILED] > 0)

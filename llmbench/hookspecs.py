@@ -54,6 +54,9 @@ def llmbench_models() -> Iterable[ModelSpec]:
             from torch import nn
             from torch.nn.functional import cross_entropy
 
+            if request.weights:
+                raise llmbench.Unsupported("it has no pretrained weights")
+
             class Bag(nn.Module):
                 def __init__(self):
                     super().__init__()
@@ -328,16 +331,19 @@ def llmbench_reporters() -> Iterable[ReporterSpec]:
         LLMBENCH_API = 1
 
         def render(report):
-            lines = [f"#+title: {report.title}", ""]
+            lines = [f"#+title: {plain(report.title)}", ""]
             for table in report.tables:
-                lines += [f"* {table.title}", "", row(c.heading for c in table.columns), "|-"]
+                lines += [f"* {plain(table.title)}", "", row(c.heading for c in table.columns), "|-"]
                 for values in table.rows:
                     lines.append(row(c.text(v) for c, v in zip(table.columns, values)))
-                lines += ["", *(f"- {note}" for note in table.notes), ""]
+                lines += ["", *(f"- {plain(note)}" for note in table.notes), ""]
             return "\\n".join(lines)
 
+        def plain(text):
+            return "".join(c if c.isprintable() else " " for c in text)
+
         def row(texts):
-            return "| " + " | ".join(text.replace("|", "\\\\vert{}") for text in texts) + " |"
+            return "| " + " | ".join(plain(text).replace("|", "\\\\vert{}") for text in texts) + " |"
 
         @llmbench.hookimpl
         def llmbench_reporters():

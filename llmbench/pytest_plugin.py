@@ -6,6 +6,8 @@
 A file is collected where it is named on the command line or lies below a folder of the ini option `llmbench_suites`,
 and looks like a suite. The cells that are left after `-k` are measured by one `llmbench run` when the first of them
 starts; every test then replays its recorded steps to the `benchmark` fixture. Nothing of llmbench is imported before.
+
+The fixture `llmbench_conformance` makes checks of the conformance kit (`llmbench.conformance`) in a plugin's own tests.
 """
 
 from __future__ import annotations
@@ -55,6 +57,31 @@ def _looks_like_suite(path: Path) -> bool:
         return path.stat().st_size <= _LARGEST_BYTES and bool(_SUITE.search(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError):
         return False
+
+
+@pytest.fixture(scope="session")
+def llmbench_conformance() -> Callable[[str, str, str], None]:
+    """Return a function of kind, plugin and check, that passes, fails or skips as the check does.
+
+    All checks of a plugin are made when the first one is asked for, in one process.
+    """
+    from llmbench import conformance
+
+    made: dict[tuple[str, str], dict[str, conformance.Verdict]] = {}
+
+    def conforms(kind: str, plugin: str, check: str) -> None:
+        if (kind, plugin) not in made:
+            found = conformance.check(plugin, kind=kind)
+            made[kind, plugin] = {one.check: one for one in found if one.kind in (kind, "plugin")}
+        verdicts = made[kind, plugin]
+        if check not in verdicts:
+            _fail(str(next(iter(verdicts.values()), f"no check is called {check!r}")))
+        if verdicts[check].status == conformance.FAILED:
+            _fail(str(verdicts[check]))
+        if verdicts[check].status == conformance.NOT_HERE:
+            pytest.skip(verdicts[check].reason)
+
+    return conforms
 
 
 class SuiteError(Exception):

@@ -223,6 +223,9 @@ class DatasetSpec:
     `identify` is cheap and is called before the run: it returns `NAME[:SHORT]@FINGERPRINT`, where the
     fingerprint changes with the content, and never contains an absolute path. `load` reads everything and raises
     DataError (one line: file, line, what, what to write instead) on malformed or empty data.
+
+    `samples(folder)` is for the conformance kit, of a source that needs an argument: it writes a small data set of each
+    kind into the folder and returns task -> argument.
     """
 
     name: str  # what suites call it
@@ -231,6 +234,7 @@ class DatasetSpec:
     tasks: tuple[str, ...] | None = None  # names of the tasks it can serve; None: any
     description: str = ""  # one line for `plugins list`
     validate: bool = False  # True: `load` is cheap and is called before the run, to refuse bad input
+    samples: Callable[[str], Mapping[str, str]] | None = None  # see above
 
 
 # --- tasks and metrics ----------------------------------------------------------------------------------

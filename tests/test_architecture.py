@@ -33,6 +33,7 @@ LAYERS = {
     ),
     **dict.fromkeys(("ceilings", "sizes", "powers", "crossed", "scrub", "checks", "json_schemas"), 1),
     **dict.fromkeys(("guard", "tampering"), 1),
+    **dict.fromkeys(("conformance",), 4),
     # behind `stats`
     **dict.fromkeys(("distributions", "intervals", "ratios", "changes", "samples", "steady", "stopping"), 1),
     **dict.fromkeys(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench import DataError, DataRequest, Dataset, DatasetSpec, hookimpl
-from llmbench_plugins.datasets import _formats, _splits
+from llmbench_plugins.datasets import _formats, _samples, _splits
 from llmbench_plugins.datasets._formats import Rows
 from llmbench_plugins.datasets._languages import Languages, is_language, iso_code, languages_in, pair_languages
 
@@ -50,7 +50,8 @@ class _Found:
 def llmbench_datasets() -> list[DatasetSpec]:
     """Bring data sets in local files."""
     description = "local files in official formats: AG News CSV, TSV, parallel text, JSONL, SQuAD JSON, plain text"
-    return [DatasetSpec(name="file", identify=identify, load=load, description=description, validate=True)]
+    spec = DatasetSpec("file", identify, load, description=description, validate=True, samples=_samples.files)
+    return [spec]
 
 
 def identify(request: DataRequest) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmbench import DataError, DataRequest, Dataset, DatasetSpec, hookimpl
-from llmbench_plugins.datasets import _formats, _hub, _splits
+from llmbench_plugins.datasets import _formats, _hub, _samples, _splits
 from llmbench_plugins.datasets._formats import Rows
 from llmbench_plugins.datasets._hub import Tables
 from llmbench_plugins.datasets._languages import is_language, iso_code
@@ -37,7 +37,7 @@ SIDES = (("source", "target"), ("src", "tgt"), ("input", "output"))
 def llmbench_datasets() -> list[DatasetSpec]:
     """Bring the data sets of the Hugging Face hub."""
     description = "Hugging Face `datasets`: hub name or local folder, columns found by name and type"
-    return [DatasetSpec(name="hf", identify=identify, load=load, description=description)]
+    return [DatasetSpec("hf", identify, load, description=description, samples=_samples.repositories)]
 
 
 def identify(request: DataRequest) -> str:

@@ -72,6 +72,8 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
             values={"accuracy": "higher"},
             description="in [0, 1]",
             each=right,
+            bounds={"accuracy": (0, 1)},
+            known=(([1, 0, 2, 1], [1, 1, 2, 0], {"accuracy": 0.5}),),
         ),
         llmbench.MetricSpec(
             name="f1",
@@ -80,5 +82,7 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
             options=_f1_options,
             preload=("evaluate", "datasets", "sklearn.metrics"),
             description="in [0, 1]; of the second class where there are two, else macro",
+            bounds={"f1": (0, 1)},
+            known=(([1, 0, 1, 1], [1, 1, 0, 1], {"f1": 1 / 3}),),  # of class 0: 0, of class 1: 2/3
         ),
     ]

@@ -71,4 +71,16 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
     """Return the perplexity metric."""
     values = {"perplexity": "lower", "masked_perplexity": "lower", "perplexity_backward": "lower"}
     description = "exp of nats per word (per masked token for masked models)"
-    return [llmbench.MetricSpec(name="perplexity", load=_load, values=values, description=description)]
+    window = {"nll": 2 * math.log(8), "words": 1, "tokens": 2, "masked": False}
+    spec = llmbench.MetricSpec(
+        name="perplexity",
+        load=_load,
+        values=values,
+        description=description,
+        bounds=dict.fromkeys(values, (1, None)),
+        known=(
+            ([window, window], [None, None], {"perplexity": 64.0}),
+            ([{**window, "masked": True}], [None], {"masked_perplexity": 8.0}),
+        ),
+    )
+    return [spec]

@@ -62,5 +62,7 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
             values={"exact_match": "higher", "f1": "higher"},
             description="SQuAD exact match and F1 in [0, 1], best of several references",
             each=squad_each,
+            bounds={"exact_match": (0, 1), "f1": (0, 1)},
+            known=((["The cat", "a dog"], [["cat"], ["dog house"]], {"exact_match": 0.5, "f1": (1 + 2 / 3) / 2}),),
         )
     ]

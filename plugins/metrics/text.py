@@ -163,6 +163,8 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
             options=_rouge_options,
             preload=("evaluate", "datasets", "rouge_score.rouge_scorer"),
             description="F of ROUGE-1, -2 and -L in [0, 1], best of several references",
+            bounds={"rouge1": (0, 1), "rouge2": (0, 1), "rougeL": (0, 1)},
+            known=((["a b c d"], [["a c b d"]], {"rouge1": 1.0, "rouge2": 0.0, "rougeL": 0.75}),),
         ),
         llmbench.MetricSpec(
             name="bleu",
@@ -171,6 +173,8 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
             options=_bleu_options,
             preload=SACREBLEU,
             description="corpus BLEU in [0, 100]",
+            bounds={"bleu": (0, 100)},
+            known=((["a b c d e"], [["a b c d e"]], {"bleu": 100.0}), (["x y"], [["a b"]], {"bleu": 0.0})),
         ),
         llmbench.MetricSpec(
             name="chrf",
@@ -178,5 +182,7 @@ def llmbench_metrics() -> list[llmbench.MetricSpec]:
             values={"chrf": "higher"},
             description="corpus chrF2 in [0, 100]",
             preload=SACREBLEU,
+            bounds={"chrf": (0, 100)},
+            known=((["a b c d e"], [["a b c d e"]], {"chrf": 100.0}), (["xyz"], [["abc"]], {"chrf": 0.0})),
         ),
     ]

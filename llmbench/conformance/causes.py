@@ -1,0 +1,248 @@
+"""What a cause promises: a prediction that is pure, and an intervention that leaves everything as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmbench.conformance import models
+from llmbench.conformance.subject import Failed, NotHere, Subject, check
+from llmbench.errors import LlmbenchError, NotMeasured
+from llmbench.executors.child import resolve
+from llmbench.schema import Budget, Cell, Job
+from llmbench.specs import AXES, CAUSE_CLASSES, CollateContext
+from llmbench.tampering import Snapshot
+
+ROWS, BATCH = 32, 4
+STEPS = (("pretrain", True), ("classify", True), ("generate", False), ("generate", True))
+MOST_HOSTS = 2
+
+
+@dataclass
+class Host:
+    """A model whose steps a cause is tried on."""
+
+    label: str
+    subject: Subject
+    head: str
+    train: bool
+    options: Mapping[str, Any]
+
+    def parts(self) -> tuple[Any, Any, list[list[int]], Any]:
+        """Return engine, feed, order of batches, and work, all new."""
+        spec, head = self.subject.spec, self.head
+        engine = resolve("llmbench.worker.engine:make_engine")(
+            spec.engine, device="cpu", precision=models.PLAIN, compiled=False, **self.options
+        )
+        request = models.request_of(self.subject, head)
+        if "dropout" in request.config:
+            request = models.request_of(self.subject, head, config={**request.config, "dropout": 0.1})
+        engine.build(spec, request, seed=0)
+        if self.train:
+            engine.prepare_training(learning_rate=1e-3, steps=1000, optimizer="adamw")
+        features = models.features_of(head, [3 + 5 * n % 14 for n in range(ROWS)])
+        ctx = CollateContext(models.SPECIAL, models.SEQ, models.TARGET, models.V, self.train)
+        feed = resolve("llmbench.worker.stages:Feed")(engine, features, spec.layouts[head], ctx, 0)
+        order = [list(range(at, at + BATCH)) for at in range(0, ROWS, BATCH)]
+        kind = "Training" if self.train else "Prediction"
+        return engine, feed, order, resolve(f"llmbench.worker.work:{kind}")(spec, request)
+
+    def trial(self) -> Any:
+        """Return a trial of its step, settled: learning rates are 0 from here on."""
+        engine, feed, order, work = self.parts()
+        made = resolve("llmbench.worker.trials:cell_trial")(
+            engine, feed, order, work, batch_size=BATCH, memory_used=0.0
+        )
+        made.settle(0.05)
+        return made
+
+    def record(self) -> dict[str, Any]:
+        """Return what measuring its step gives."""
+        engine, feed, _, work = self.parts()
+        stage = "eval" if not self.train else "pretrain" if self.head == "pretrain" else "finetune"
+        cell = Cell(self.subject.name, "tiny", "made", "made@1", stage, batch_size=BATCH, seq_len=models.SEQ)
+        job = Job(cell, 0, 0, 1, Budget(seconds=0.2), str(self.subject.folder), {})
+        found: dict[str, Any] = resolve("llmbench.worker.main:measure")(job, engine, feed, work)
+        return {"cell": cell.to_json(), "status": "ok", "interventions": {}, **found}
+
+
+def hosts(subject: Subject) -> list[Host]:
+    """Return models that a cause applies to, at most two. Raises NotHere with the reasons where there is none."""
+    found, reasons = _hosts(subject.registry, subject.name, subject)
+    if not found:
+        raise NotHere(f"no model here has what it is about: {'; '.join(list(dict.fromkeys(reasons))[:2])}")
+    return found
+
+
+_FOUND: dict[str, tuple[list[Host], list[str]]] = {}
+
+
+def _hosts(registry: Any, name: str, subject: Subject) -> tuple[list[Host], list[str]]:
+    if name not in _FOUND:
+        found: list[Host] = []
+        reasons: list[str] = []
+        for host in _candidates(subject):
+            if len(found) == MOST_HOSTS:
+                break
+            try:
+                trial = host.trial()
+            except LlmbenchError as reason:
+                reasons.append(f"{host.label}: {reason}")
+                continue
+            try:
+                subject.spec.probe(trial)
+                subject.spec.intervene(trial)
+                found.append(host)
+            except NotMeasured as reason:
+                reasons.append(str(reason))
+        _FOUND[name] = found, reasons
+    return _FOUND[name]
+
+
+def _candidates(subject: Subject) -> Iterator[Host]:
+    for options in ({}, {"checkpointing": True}):
+        for head, train in STEPS:
+            for name in subject.registry.names("model"):
+                provided = subject.registry.by_kind["model"][name]
+                if head in provided.spec.layouts and provided.spec.engine in subject.spec.engines:
+                    host = Subject(
+                        "model", name, provided.spec, provided.owner, subject.registry, subject.files, subject.folder
+                    )
+                    yield Host(f"{name}/{head}", host, head, train, options)
+
+
+def blocks(trial: Any, change: Any, *, changed: bool) -> None:
+    """Take two steps in one of the arms, as a measurement does."""
+    run = change.treated if changed else change.clean
+    with change.changed() if changed else contextlib.nullcontext():
+        batches = list(trial.pool[: change.steps or 2])
+        if run is not None:
+            run(batches)
+        else:
+            for batch in batches:
+                trial.step(batch)
+
+
+@check("cause", says="its axis and class are known")
+def spec(subject: Subject) -> None:
+    """Look at the fields."""
+    one, require = subject.spec, subject.require
+    require(one.axis in AXES, f"axis {one.axis!r}: write {' or '.join(AXES)}")
+    require(one.cause_class in CAUSE_CLASSES, f"class {one.cause_class!r}: write one of {', '.join(CAUSE_CLASSES)}")
+    hardware = one.axis == "where" and one.cause_class == "hardware"
+    require(not hardware, "a component (where) is of the data or the algorithm; hardware is a resource (why)")
+
+
+@check("cause", says="its prediction is a pure function of the record and of the facts that it found")
+def predicts(subject: Subject) -> None:
+    """Probe, and predict twice."""
+    for host in hosts(subject):
+        facts = subject.spec.probe(host.trial())
+        subject.require(
+            isinstance(facts, Mapping), f"{host.label}: probe returns {facts!r:.40}; return a dict of facts"
+        )
+        try:
+            json.dumps(facts, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise Failed(f"{host.label}: the facts of probe are no JSON: {error}") from None
+        record = host.record()
+        before = copy.deepcopy((record, facts))
+        one, two = subject.spec.predict(record, facts), subject.spec.predict(record, facts)
+        subject.require((record, facts) == before, f"{host.label}: predict changes the record or the facts")
+        subject.require(one == two, f"{host.label}: predict says {one} and then {two}")
+        good = one is None or (isinstance(one, int | float) and math.isfinite(one) and one > 0)
+        subject.require(
+            good, f"{host.label}: it predicts a headroom of {one!r}; a positive number, or None where it is not known"
+        )
+
+
+@check("cause", says="its intervention puts everything back")
+def restores(subject: Subject) -> None:
+    """Take steps in both arms; then look at torch, at the module and at the optimizer."""
+    for host in hosts(subject):
+        trial = host.trial()
+        subject.spec.probe(trial)
+        look = functools.partial(_look, trial)
+        before, snapshot = look(), Snapshot()
+        change = subject.spec.intervene(trial)
+        for changed in (True, False, True):
+            blocks(trial, change, changed=changed)
+            after = look()
+            differs = [name for name in before if before[name] != after[name]]
+            subject.require(
+                not differs, f"{host.label}: behind its intervention {differs[0] if differs else ''} is not what it was"
+            )
+            replaced = snapshot.replaced()
+            subject.require(
+                not replaced, f"{host.label}: behind its intervention {replaced[0] if replaced else ''} is replaced"
+            )
+
+
+def _look(trial: Any) -> dict[str, Any]:
+    """Return what of a trial must stay, by name."""
+    import torch
+
+    module = trial.module
+    seen: dict[str, Any] = {f"the mode of {type(module).__name__}": module.training}
+    for name, one in module.named_modules():
+        hooks = [len(one._forward_hooks), len(one._forward_pre_hooks), len(one._backward_hooks or ())]
+        own = sorted(k for k in vars(one) if not k.startswith("_"))
+        seen[f"module {name or type(module).__name__}"] = (own, hooks, type(one).__name__)
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, tensor in state.items():
+        content = torch.nan_to_num(tensor.detach().double()).sum().item() if tensor.is_floating_point() else 0
+        seen[f"the tensor {name}"] = (tuple(tensor.shape), str(tensor.dtype), tensor.requires_grad, content)
+    for group in trial.optimizer.param_groups if trial.optimizer is not None else ():
+        seen[f"the optimizer's group of {len(group['params'])}"] = {k: v for k, v in group.items() if k != "params"}
+    seen["the default dtype"] = str(torch.get_default_dtype())
+    seen["grad mode"] = torch.is_grad_enabled()
+    seen["the number of threads"] = torch.get_num_threads()
+    return seen
+
+
+@check("cause", says="its facts and its intervention can be asked for again")
+def repeats(subject: Subject) -> None:
+    """Probe and intervene twice on one trial."""
+    for host in hosts(subject):
+        trial = host.trial()
+        first, second = subject.spec.probe(trial), subject.spec.probe(trial)
+        subject.require(
+            set(first) == set(second), f"{host.label}: probe finds {sorted(first)} and then {sorted(second)}"
+        )
+        for _ in range(2):
+            change = subject.spec.intervene(trial)
+            subject.require(
+                0 < change.share <= 1, f"{host.label}: share {change.share}; the part of the cause that is removed"
+            )
+            blocks(trial, change, changed=True)
+
+
+@check("cause", says="where it does not apply it says so, and why")
+def declines(subject: Subject) -> None:
+    """Try it on other models: what it raises is DoesNotApply or Unisolated, with a reason."""
+    tried = 0
+    for host in _candidates(subject):
+        if host.options or tried == 6:
+            break
+        try:
+            trial = host.trial()
+        except LlmbenchError:
+            continue
+        tried += 1
+        for ask in (subject.spec.probe, subject.spec.intervene):
+            try:
+                ask(trial)
+            except NotMeasured as reason:
+                subject.require(bool(str(reason).strip()), f"{host.label}: it does not apply, and does not say why")
+            except Exception as error:
+                raise Failed(
+                    f"{host.label}: it raises {type(error).__name__} ({error}); raise DoesNotApply or Unisolated"[:300]
+                ) from None
+    if not tried:
+        raise NotHere("there is no model to try it on")

@@ -1,0 +1,212 @@
+"""What a format of reports promises: a document of any report, whatever stands in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from llmbench.conformance.common import fresh
+from llmbench.conformance.subject import Failed, NotHere, Subject, check
+from llmbench.schema import Budget, Cell, Job, new_record
+
+MARK = "llmbench-mark"
+HOSTILE = (
+    f"</script><script>{MARK}()</script><img src=x onerror={MARK}> \\input{{/etc/passwd}} $&%#_{{}}~^ | `b` "
+    "\x1b[31mred\x1b[0m \x07 a\r\nb\tc é 中 '\""
+)
+FORMULA = "=cmd|'/c calc'!A1"
+TEXT_SUFFIXES = (".md", ".csv", ".tsv", ".json", ".html", ".htm", ".tex", ".txt", ".org", ".xml", ".rst")
+
+
+def record(model: str = "made", status: str = "ok", **fields: Any) -> dict[str, Any]:
+    """Return a record as a worker writes it."""
+    cell = Cell(model, "tiny", "made", "made@1", "finetune")
+    job = Job(cell, 0, 0, 1, Budget(), "run", {}, environment_id="e1")
+    if status == "ok":
+        fields = {
+            "wall_s": 3.0,
+            "samples": {"step_s": [0.1, 0.11, 0.1, 0.12], "step_tokens": [500] * 4, "step_examples": [16] * 4},
+            "phases": {
+                "input_s": [0.02] * 4,
+                "forward_s": [0.03] * 4,
+                "backward_s": [0.04] * 4,
+                "optimizer_s": [0.01] * 4,
+            },
+            "counts": {"tokens": 500.0, "padding_tokens": 300.0, "examples": 16.0},
+            "memory": {"peak_mib": 300.0, "capacity_mib": 8000.0},
+            "quality": {
+                "values": {"score": 0.5},
+                "examples": 100,
+                "primary": "score",
+                "direction": {"score": "higher"},
+            },
+            **fields,
+        }
+    return new_record(job, status, **fields)
+
+
+def report(subject: Subject, text: str = "made", *, several: bool = False) -> Any:
+    """Return a report with `text` wherever people's text can stand."""
+    from llmbench.report import Report
+    from llmbench.report.cells import Run
+
+    failed = record(text, "error", error={"type": text, "message": text, "traceback": ""})
+    records = [record(text, warnings=[text]), failed]
+    runs = [Run(text, records, {"e1": {"cpu": text}}, {}, {records[0]["cell_id"]: text})]
+    if several:
+        runs.append(Run("other", [record()], {"e1": {"cpu": "other"}}, {}, {}))
+    return Report(runs, descriptions={"x": text})
+
+
+def rendered(subject: Subject, one: Any) -> str | bytes:
+    """Return the document. Raises Failed where it is none."""
+    document: str | bytes = subject.spec.render(one)
+    subject.require(
+        isinstance(document, str | bytes), f"render returns a {type(document).__name__}; return a text, or bytes"
+    )
+    subject.require(len(document) > 0, "render returns an empty document")
+    return document
+
+
+@check("reporter", says="its files have a suffix")
+def spec(subject: Subject) -> None:
+    """Look at the fields."""
+    good = re.fullmatch(r"\.[a-z0-9.]+", subject.spec.suffix)
+    subject.require(bool(good), f"suffix {subject.spec.suffix!r}: write the end of a file's name, such as .md")
+
+
+@check("reporter", says="it renders any report: of one run, of several, of none that is ok")
+def renders(subject: Subject) -> None:
+    """Render small reports."""
+    from llmbench.report import Report
+    from llmbench.report.cells import Run
+
+    failed = [record(status="oom", error={"type": "x", "message": "y", "traceback": ""})]
+    unknown = record()
+    unknown["counts"] = dict.fromkeys(unknown["counts"])
+    shown = {
+        "one run": report(subject),
+        "two runs": report(subject, several=True),
+        "a run without a good cell": Report([Run("run", failed, {}, {}, {})]),
+        "a run without records": Report([Run("run", [], {}, {}, {})]),
+        "no quality and no environment": Report([Run("run", [record(quality=None)], {}, {}, {})]),
+    }
+    for what, one in shown.items():
+        try:
+            rendered(subject, one)
+        except Failed as error:
+            raise Failed(f"{what}: {error}") from None
+        except Exception as error:
+            raise Failed(f"{what}: {type(error).__name__}: {error}"[:300]) from None
+
+
+@check("reporter", says="what it shows is what was measured")
+def content(subject: Subject) -> None:
+    """Render two reports that differ in one measured number, or in one name."""
+    first = rendered(subject, report(subject))
+    from llmbench.report import Report
+    from llmbench.report.cells import Run
+
+    slower = record()
+    slower["samples"]["step_s"] = [0.2, 0.21, 0.2, 0.22]
+    other = Report([Run("made", [slower], {"e1": {"cpu": "made"}}, {}, {})])
+    same = Report([Run("made", [record()], {"e1": {"cpu": "made"}}, {}, {})])
+    subject.require(rendered(subject, same) != rendered(subject, other), "half the speed gives the same document")
+    named = rendered(subject, report(subject, MARK))
+    subject.require(named != first, "another model gives the same document")
+    if isinstance(named, str):
+        subject.require(MARK in named.replace("\\", ""), "the model's name is not in the document")
+
+
+@check("reporter", says="the same report gives the same document, and stays as it is")
+def repeats(subject: Subject) -> None:
+    """Render twice."""
+    import copy
+
+    one = report(subject)
+    before = copy.deepcopy([run.records for run in one.runs])
+    first, again = rendered(subject, one), rendered(subject, one)
+    subject.require([run.records for run in one.runs] == before, "render changes the records of the report")
+    subject.require(
+        first == again == rendered(subject, report(subject)), "the same report gives another document the second time"
+    )
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bad: list[str] = []
+        self.script = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.bad += [f"<{tag} {name}>" for name, value in attrs if name.startswith("on") and MARK in (value or "")]
+        self.script = tag == "script" and not any(
+            name == "type" and value == "application/json" for name, value in attrs
+        )
+
+    def handle_data(self, data: str) -> None:
+        if self.script and f"{MARK}()" in data:
+            self.bad.append("<script>")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.script = False
+
+
+@check("reporter", says="names and messages of others are no markup, no commands and no formulas")
+def hostile(subject: Subject) -> None:
+    """Render text that means something to browsers, terminals, LaTeX and spreadsheets."""
+    document = rendered(subject, report(subject, HOSTILE))
+    if isinstance(document, bytes):
+        raise NotHere("its document is binary")
+    suffix, require = subject.spec.suffix, subject.require
+    controls = sorted({c for c in document if ord(c) < 32 and c not in "\n\t\r"})
+    require(not controls, f"control characters of a name are in the document as they are: {controls!r}")
+    if suffix in (".html", ".htm", ".xml"):
+        page = _Page()
+        page.feed(document)
+        require(not page.bad, f"a name becomes markup: {', '.join(page.bad[:1])}; escape it")
+    if suffix == ".tex":
+        require("\\input{/etc" not in document, "a name becomes a command of LaTeX; escape it")
+    if suffix == ".json":
+        json.loads(document)
+    if suffix in (".md", ".org"):
+        _tables(subject, document)
+    if suffix in (".csv", ".tsv"):
+        _cells(subject)
+
+
+def _tables(subject: Subject, document: str) -> None:
+    """Every row of a table has the columns of the row before it."""
+    before = None
+    for line in document.splitlines():
+        bars = len(re.findall(r"(?<!\\)\|", line)) if line.lstrip().startswith("|") else None
+        broken = bars is not None and before is not None and bars != before and not re.fullmatch(r"[|\s:+-]*", line)
+        subject.require(
+            not broken, f"a name breaks a table: {line[:60]!r} has {bars} bars, and the row before {before}"
+        )
+        before = bars if bars is None or not re.fullmatch(r"[|\s:+-]*", line) else before
+
+
+def _cells(subject: Subject) -> None:
+    text = rendered(subject, report(subject, FORMULA))
+    subject.require(isinstance(text, str), "its document is binary")
+    rows = list(csv.reader(io.StringIO(str(text)), delimiter="\t" if subject.spec.suffix == ".tsv" else ","))
+    formulas = [cell for row in rows for cell in row if cell.startswith(("=", "+cmd", "@"))]
+    subject.require(
+        not formulas, f"a name becomes a formula of spreadsheets: {formulas[:1]}; put an apostrophe before it"
+    )
+    widths = {len(row) for row in rows}
+    subject.require(len(widths) <= 1, f"rows have {sorted(widths)} cells; quote what holds commas and lines")
+
+
+@check("reporter", says="it needs no torch")
+def light(subject: Subject) -> None:
+    """Render in a fresh process, and look whether torch came along."""
+    found = fresh("rendered", subject.name, list(subject.files), str(Path.cwd()))
+    subject.require("error" not in found, found.get("error", ""))
+    subject.require(not found["torch"], "rendering imports torch, which takes seconds; a report needs none")
