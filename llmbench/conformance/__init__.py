@@ -22,7 +22,18 @@ from llmbench.conformance.subject import CHECKS, Check
 
 __all__ = ["FAILED", "NOT_HERE", "PASSED", "STATUSES", "Verdict", "check", "known", "names", "targets"]
 
-_MODULES = ("common", "models", "tasks", "datasets", "metrics", "precisions", "causes", "remedies", "reporters")
+_MODULES = (
+    "common",
+    "models",
+    "tasks",
+    "datasets",
+    "metrics",
+    "precisions",
+    "causes",
+    "remedies",
+    "reporters",
+    "engines",
+)
 
 
 def known() -> Mapping[str, Mapping[str, Check]]:

@@ -32,14 +32,12 @@ class Host:
     subject: Subject
     head: str
     train: bool
-    options: Mapping[str, Any]
+    options: dict[str, Any]
 
     def parts(self) -> tuple[Any, Any, list[list[int]], Any]:
         """Return engine, feed, order of batches, and work, all new."""
         spec, head = self.subject.spec, self.head
-        engine = resolve("llmbench.worker.engine:make_engine")(
-            spec.engine, device="cpu", precision=models.PLAIN, compiled=False, **self.options
-        )
+        engine = models.opened(self.subject, spec.engine, models.PLAIN, **self.options)
         request = models.request_of(self.subject, head)
         if "dropout" in request.config:
             request = models.request_of(self.subject, head, config={**request.config, "dropout": 0.1})
@@ -53,20 +51,23 @@ class Host:
         kind = "Training" if self.train else "Prediction"
         return engine, feed, order, resolve(f"llmbench.worker.work:{kind}")(spec, request)
 
+    def cell(self) -> Cell:
+        """Return the cell that it would be."""
+        stage = "eval" if not self.train else "pretrain" if self.head == "pretrain" else "finetune"
+        return Cell(self.subject.name, "tiny", "made", "made@1", stage, batch_size=BATCH, seq_len=models.SEQ)
+
     def trial(self) -> Any:
         """Return a trial of its step, settled: learning rates are 0 from here on."""
         engine, feed, order, work = self.parts()
-        made = resolve("llmbench.worker.trials:cell_trial")(
-            engine, feed, order, work, batch_size=BATCH, memory_used=0.0
-        )
+        make = resolve("llmbench.worker.trials:cell_trial")
+        made = make(engine, feed, order, work, self.cell(), name=self.subject.spec.engine, memory_used=0.0)
         made.settle(0.05)
         return made
 
     def record(self) -> dict[str, Any]:
         """Return what measuring its step gives."""
         engine, feed, _, work = self.parts()
-        stage = "eval" if not self.train else "pretrain" if self.head == "pretrain" else "finetune"
-        cell = Cell(self.subject.name, "tiny", "made", "made@1", stage, batch_size=BATCH, seq_len=models.SEQ)
+        cell = self.cell()
         job = Job(cell, 0, 0, 1, Budget(seconds=0.2), str(self.subject.folder), {})
         found: dict[str, Any] = resolve("llmbench.worker.main:measure")(job, engine, feed, work)
         return {"cell": cell.to_json(), "status": "ok", "interventions": {}, **found}

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
+from llmbench.engines import EngineRequest
 from llmbench.errors import LlmbenchError, Unsupported
-from llmbench.executors.child import resolve
 from llmbench.specs import HEADS, Batch, BuildRequest, CollateContext, ModelSpec, PrecisionSpec, SpecialTokens
 
 V, SEQ, TARGET, LABELS = 61, 20, 8, 3
@@ -57,11 +57,14 @@ def request_of(subject: Subject, head: str, **changes: Any) -> BuildRequest:
 
 def engine_of(subject: Subject, head: str, *, precision: PrecisionSpec = PLAIN, seed: int = 0, **changes: Any) -> Any:
     """Return an engine with the model in it, on the CPU."""
-    engine = resolve("llmbench.worker.engine:make_engine")(
-        subject.spec.engine, device="cpu", precision=precision, compiled=False
-    )
+    engine = opened(subject, subject.spec.engine, precision)
     engine.build(subject.spec, request_of(subject, head, **changes), seed=seed)
     return engine
+
+
+def opened(subject: Subject, name: str, precision: PrecisionSpec, **options: Any) -> Any:
+    """Return the engine called `name`, on the CPU."""
+    return subject.registry.get("engine", name).open(EngineRequest(device="cpu", precision=precision, **options))
 
 
 def batch_of(spec: ModelSpec, head: str, features: Sequence[Mapping[str, Any]], *, train: bool = True) -> Batch:

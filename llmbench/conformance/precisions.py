@@ -103,12 +103,10 @@ def learns(subject: Subject) -> None:
 @check("precision", says="it is refused on devices that it does not name")
 def unsupported(subject: Subject) -> None:
     """Ask for it where it is not for."""
-    from llmbench.executors.child import resolve
-
     if "cpu" in subject.spec.devices:
         raise NotHere("it names the CPU, and there is no other device to refuse")
     try:
-        resolve("llmbench.worker.engine:make_engine")("torch", device="cpu", precision=subject.spec, compiled=False)
+        models.opened(subject, "torch", subject.spec)
     except Unsupported:
         return
     raise Failed("an engine takes it on the CPU, which it does not name")

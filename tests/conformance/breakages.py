@@ -38,7 +38,7 @@ BREAKAGES: dict[str, tuple[str, str, str, str, str]] = {
     "loss_per_row": (
         "model",
         "outputs",
-        "the loss",
+        "only one element",
         "cross_entropy(logits.float(), labels)",
         "cross_entropy(logits.float(), labels, reduction='none')",
     ),

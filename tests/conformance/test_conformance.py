@@ -24,7 +24,7 @@ ALL = [*LIGHT, *(pytest.param(*one, marks=[pytest.mark.slow]) for one in OTHERS)
 
 def test_there_are_enough_broken_plugins_of_every_kind():
     kinds = [kind for kind, *_ in breakages.BREAKAGES.values()]
-    assert len(kinds) >= 20 and set(kinds) == set(KINDS)
+    assert len(kinds) >= 20 and set(kinds) == set(KINDS) - {"engine"}
 
 
 @pytest.mark.parametrize("name", BROKEN)
