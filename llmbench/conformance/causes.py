@@ -219,7 +219,8 @@ def repeats(subject: Subject) -> None:
         for _ in range(2):
             change = subject.spec.intervene(trial)
             subject.require(
-                0 < change.share <= 1, f"{host.label}: share {change.share}; the part of the cause that is removed"
+                change.share != 0 and abs(change.share) <= 1,
+                f"{host.label}: share {change.share}; the part of the cause that is removed",
             )
             blocks(trial, change, changed=True)
 

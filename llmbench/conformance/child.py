@@ -12,7 +12,7 @@ from typing import Any
 
 from llmbench import conformance
 from llmbench.conformance.subject import CHECKS, Failed, NotHere, Subject, one_line
-from llmbench.errors import UserError
+from llmbench.errors import NotMeasured, UserError
 from llmbench.plugins import Provided, Registry, discover
 
 
@@ -47,7 +47,7 @@ def _made(check: str, subject: Subject) -> dict[str, str]:
         sys.modules["torch"].manual_seed(0)
     try:
         CHECKS[subject.kind][check].run(subject)
-    except NotHere as reason:
+    except (NotHere, NotMeasured) as reason:  # a cause may find out only while it is tried
         return {"status": "does not apply", "reason": str(reason)}
     except Failed as reason:
         return {"status": "failed", "reason": " ".join(str(reason).split())}

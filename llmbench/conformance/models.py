@@ -164,6 +164,7 @@ def _batch(subject: Subject, head: str, batch: Batch, rows: int) -> None:
         require(array.dtype.kind in "iufb", f"{head}: {name} has dtype {array.dtype}")
         require(array.shape[:1] == (rows,), f"{head}: {name} has shape {array.shape}, and there are {rows} rows")
     longest = max((a.shape[1] for a in batch.arrays.values() if a.ndim == 2), default=0)
+    longest = 0 if head == "pretrain" else longest  # pairs of words, say, are no row of text
     require(longest <= SEQ + TARGET + 3, f"{head}: {longest} tokens in a row, more than seq_len and target_len allow")
     masks = [
         a for name, a in batch.arrays.items() if name in ("attention_mask", "decoder_attention_mask", "question_mask")

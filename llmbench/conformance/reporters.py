@@ -14,7 +14,7 @@ from llmbench.conformance.common import fresh
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.schema import Budget, Cell, Job, new_record
 
-MARK = "llmbench-mark"
+MARK = "llmbenchmark"
 HOSTILE = (
     f"</script><script>{MARK}()</script><img src=x onerror={MARK}> \\input{{/etc/passwd}} $&%#_{{}}~^ | `b` "
     "\x1b[31mred\x1b[0m \x07 a\r\nb\tc é 中 '\""

