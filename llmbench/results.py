@@ -123,10 +123,12 @@ class Results:
         return document
 
     def save(self, path: str | Path, form: str | None = None) -> Path:
-        """Write the report to a file; `form` is told from the file's suffix where it is not given."""
+        """Write the report to a file; `form` is by default the first format with the file's suffix."""
         path = Path(path)
         if form is None:
-            known = {p.spec.suffix: name for name, p in self.registry.by_kind["reporter"].items()}
+            known: dict[str, str] = {}
+            for name, plugin in self.registry.by_kind["reporter"].items():
+                known.setdefault(plugin.spec.suffix, name)
             if path.suffix not in known:
                 raise UserError(f"{path}: no format has this suffix; give form, or one of: {', '.join(sorted(known))}")
             form = known[path.suffix]

@@ -229,11 +229,12 @@ def test_shared_weights_keep_a_gradient_for_each():
     assert len(seen) == 8 and change.check["shared"] == {"(64, 64)": 4}
 
 
-def test_halves_hold_the_same_examples_and_the_optimizer_steps_as_often():
+@pytest.mark.parametrize("count", [2, 4])
+def test_pieces_hold_the_same_examples_and_the_optimizer_steps_as_often(count):
     trial = trial_of({"model": plain.GPT(), "data": plain.texts()})
-    arms = kernel._Arms(trial, split=True)
-    for batch, halves in zip(trial.pool, arms.other, strict=True):
-        assert torch.equal(torch.cat([half[0] for half in halves]), batch[0]) and len(halves) == 2
+    arms = kernel._Arms(trial, count)
+    for batch, pieces in zip(trial.pool, arms.other, strict=True):
+        assert torch.equal(torch.cat([piece[0] for piece in pieces]), batch[0]) and len(pieces) == count
     assert steps_of(trial, arms.run_plain, 4) == 4
     with arms.change():
         assert steps_of(trial, arms.run_other, 4) == 4

@@ -288,7 +288,7 @@ def test_nvml_facts():
 def test_the_report_begins_with_a_dozen_facts(captured):
     table = header_table(Run("r", [], {captured["environment_id"]: captured}), [])
     assert 9 <= len(table.rows) - 3 <= len(HEADER_FACTS) <= 14
-    assert dict(table.rows)["cpu"] == captured["cpu"] and dict(table.rows)["packages.torch"]
+    assert dict(table.rows)["cpu"] == captured["cpu"] and dict(table.rows)["torch"]
     assert "doctor --json" in table.notes[0]
     assert header_table(Run("r", []), []).notes == ()
 
