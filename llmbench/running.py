@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmbench.errors import UserError
-from llmbench.guard import standard_output_kept
-from llmbench.hookspecs import PROJECT
 
 if TYPE_CHECKING:
     from llmbench.executors.local import LocalExecutor
@@ -66,6 +64,7 @@ def discover_noting(plugin_files: Sequence[str]) -> Registry:
 
 def plan_suite(suite: str, registry: Registry, settings: Sequence[str], expression: str | None) -> Plan:
     """Return the plan of a suite. Raises UserError for a mistake in it, and where nothing is left to run."""
+    from llmbench.guard import standard_output_kept
     from llmbench.plan import plan_cells
     from llmbench.suite import load_suite
 
@@ -317,6 +316,9 @@ def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str |
 def render(report: Report, form: str, registry: Registry) -> bytes:
     """Return `report` in the format `form`, as bytes. Raises PluginError for an unknown format."""
     reporter = registry.get("reporter", form)
+    from llmbench.guard import standard_output_kept
+    from llmbench.hookspecs import PROJECT
+
     own = registry.by_kind["reporter"][form].owner.name == PROJECT
     with contextlib.nullcontext() if own else standard_output_kept():
         document = reporter.render(report)
