@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -111,7 +110,8 @@ def _candidates(subject: Subject) -> Iterator[Host]:
         for head, train in STEPS:
             for name in subject.registry.names("model"):
                 provided = subject.registry.by_kind["model"][name]
-                if head in provided.spec.layouts and provided.spec.engine in subject.spec.engines:
+                anywhere = subject.spec.engines is None
+                if head in provided.spec.layouts and (anywhere or provided.spec.engine in subject.spec.engines):
                     host = Subject(
                         "model", name, provided.spec, provided.owner, subject.registry, subject.files, subject.folder
                     )
@@ -163,26 +163,26 @@ def predicts(subject: Subject) -> None:
         )
 
 
-@check("cause", says="its intervention puts everything back")
+@check("cause", says="its probe and its intervention put everything back")
 def restores(subject: Subject) -> None:
     """Take steps in both arms; then look at torch, at the module and at the optimizer."""
     for host in hosts(subject):
         trial = host.trial()
+        before, snapshot = _look(trial), Snapshot()  # before its probe, which must put back what it changes, too
         subject.spec.probe(trial)
-        look = functools.partial(_look, trial)
-        before, snapshot = look(), Snapshot()
+        _require_as_before(subject, host.label, trial, before, snapshot)
         change = subject.spec.intervene(trial)
         for changed in (True, False, True):
             blocks(trial, change, changed=changed)
-            after = look()
-            differs = [name for name in before if before[name] != after[name]]
-            subject.require(
-                not differs, f"{host.label}: behind its intervention {differs[0] if differs else ''} is not what it was"
-            )
-            replaced = snapshot.replaced()
-            subject.require(
-                not replaced, f"{host.label}: behind its intervention {replaced[0] if replaced else ''} is replaced"
-            )
+            _require_as_before(subject, host.label, trial, before, snapshot)
+
+
+def _require_as_before(subject: Subject, label: str, trial: Any, before: dict[str, Any], snapshot: Snapshot) -> None:
+    after = _look(trial)
+    differs = [name for name in before if before[name] != after[name]]
+    subject.require(not differs, f"{label}: behind its work {differs[0] if differs else ''} is not what it was")
+    replaced = snapshot.replaced()
+    subject.require(not replaced, f"{label}: behind its work {replaced[0] if replaced else ''} is replaced")
 
 
 def _look(trial: Any) -> dict[str, Any]:
