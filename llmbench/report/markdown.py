@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llmbench.report.cells import Run
 from llmbench.report.document import Report
-from llmbench.report.model import Table
+from llmbench.report.model import Table, printable
 
 
 def render(tables: Sequence[Table], level: int = 2) -> str:
@@ -26,7 +26,7 @@ def report_text(report: Report) -> str:
         parts.append("\n".join(f"- {_escape(finding.text)}" for finding in report.findings) + "\n")
     parts.append(render([table.with_ids() for table in report.tables]))
     if report.commands:
-        lines = "\n".join(report.commands.values())
+        lines = printable("\n".join(report.commands.values()))
         parts.append(f"## Measure one cell again\n\n```console\n{lines}\n```\n")
     return "\n".join(parts)
 
@@ -52,7 +52,7 @@ def summary_text(report: Report) -> str:
     parts.append(render([table.with_ids() for table in report.tables if table.title in SUMMARY]))
     patterns = dict.fromkeys(command.replace(cell, "CELL") for cell, command in report.commands.items())
     if patterns:
-        commands = "\n".join(patterns)
+        commands = printable("\n".join(patterns))
         head = "## Measure one cell again\n\nWith the last column of its row for `CELL`:\n\n"
         parts.append(f"{head}```console\n{commands}\n```\n")
     return "\n".join(parts)
@@ -74,7 +74,7 @@ def _row(values: Sequence[str]) -> str:
 
 def _escape(text: str) -> str:
     """Return `text` so that Markdown shows it as it is, on one line."""
-    text = " ".join(text.split())
+    text = " ".join(printable(text).split())
     for character in "\\`*_<>|[]":
         text = text.replace(character, "\\" + character)
     return text

@@ -34,7 +34,16 @@ class Column:
         if isinstance(value, float):
             odd = value != 0 and not 10**-self.digits / 2 <= abs(value) < 1e9
             return f"{value:.3g}" if odd else f"{value + 0.0:,.{self.digits}f}"
-        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else printable(str(value))
+
+
+#: Control characters of C0 and C1: in a terminal they move, colour and delete; names and messages may hold any.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """Return `text` with its control characters spelled out, such as `\\x1b`; line ends and tabs stay."""
+    return text.translate(_CONTROLS)
 
 
 @dataclass(frozen=True)

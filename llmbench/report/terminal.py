@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from llmbench.report.model import Table
+from llmbench.report.model import Table, printable
 
 if TYPE_CHECKING:
     from llmbench.report.document import Report
@@ -50,13 +50,13 @@ def render(
             rich_table.add_row(*(Text(column.text(value)) for column, value in values))
         console.print(rich_table)
         for note in [*([f"all: {same}"] if same else []), *table.notes]:
-            console.print(Text(note, style="dim"))
+            console.print(Text(printable(note), style="dim"))
         console.print()
 
 
 def report_text(report: Report) -> str:
     """Return what bounds each kind of work in sentences, and the tables."""
-    lines = "\n".join(f"- {finding.text}" for finding in report.findings)
+    lines = "\n".join(f"- {printable(finding.text)}" for finding in report.findings)
     return (f"{lines}\n\n" if lines else "") + text([table.with_ids() for table in report.tables])
 
 
@@ -80,7 +80,7 @@ def brief_text(report: Report) -> str:
     titles = {table.title for table in report.tables}
     wanted = BRIEF if BRIEF[0] in titles else ("Where the time goes", *BRIEF)
     tables = [_without(table, DETAIL).with_ids() for table in report.tables if table.title in wanted]
-    lines = "\n".join(f"- {finding.text}" for finding in report.findings)
+    lines = "\n".join(f"- {printable(finding.text)}" for finding in report.findings)
     return text(tables) + (f"{lines}\n" if lines else "")
 
 

@@ -22,8 +22,6 @@ OTHERS = [(kind, name) for kind in KINDS for name in discover().names(kind) if (
 #: What the kit found in built-in reporters and is not mended yet.
 DEFECTS = {
     "csv": "a name such as =1+1 stays a formula for spreadsheets",
-    "terminal": "control characters of a name reach the terminal",
-    "markdown": "control characters of a name are kept",
 }
 LONG = {"model", "cause", "engine", "precision"}  # kinds whose checks train: minutes for all of them
 ALL = [
