@@ -81,7 +81,7 @@ def brief_text(report: Report) -> str:
     wanted = BRIEF if BRIEF[0] in titles else ("Where the time goes", *BRIEF)
     tables = [_without(table, DETAIL).with_ids() for table in report.tables if table.title in wanted]
     lines = "\n".join(f"- {printable(finding.text)}" for finding in report.findings)
-    return text(tables) + (f"{lines}\n" if lines else "")
+    return (text(tables) + (f"{lines}\n" if lines else "")) or "No cell was measured.\n"
 
 
 def _without(table: Table, names: Sequence[str]) -> Table:
