@@ -205,7 +205,10 @@ def test_public_names_are_the_exported_ones():
 
 
 def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    compiled = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}  # as installed packages are
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=compiled
+    )
     return done.stdout
 
 
