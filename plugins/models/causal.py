@@ -204,20 +204,21 @@ def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]],
     """Return the matmul FLOPs of a forward pass: layers and output projection.
 
     Generated tokens but the last one run through the layers one by one, each seeing all before it. None where shapes do
-    not tell: generation without a cache, and completions of which only labels are projected.
+    not tell: generation without a cache, and completions of which only labels are projected; and with adapters, whose
+    training steps have no gradients of the weights, so that three times this would be too much.
     """
+    generates = "new_ids" in shapes
+    hidden = not request.kv_cache if generates else request.labelled_logits and request.head == "generate"
+    if hidden or request.lora is not None:
+        return None
     rows, length = shapes["input_ids"]
     body = size.layers * size.layer_flops(length, length)
     if request.head == "classify":
         return rows * (body + linear_flops(1, size.hidden, request.num_labels))
     if request.head == "span":
         return rows * (body + linear_flops(length, size.hidden, 2))
-    if "new_ids" not in shapes:
-        if request.labelled_logits and request.head == "generate":
-            return None
+    if not generates:
         return rows * (body + linear_flops(length, size.hidden, request.vocab_size))
-    if not request.kv_cache:
-        return None
     made = shapes["new_ids"][1]
     decoded = size.layers * size.layer_flops(made - 1, length + made / 2)  # on average length + made / 2 keys
     return rows * (body + decoded + linear_flops(made, size.hidden, request.vocab_size))

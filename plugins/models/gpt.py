@@ -83,9 +83,7 @@ def _widths(request: llmbench.BuildRequest) -> causal.Widths:
 
 
 def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]]) -> float | None:
-    """Return the matmul FLOPs of a forward pass; see `causal.flops`. Not known with adapters."""
-    if request.lora is not None:
-        return None
+    """Return the matmul FLOPs of a forward pass; see `causal.flops`."""
     return causal.flops(request, shapes, _widths(request))
 
 
