@@ -419,6 +419,18 @@ class Trial(Protocol):
     def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
         """Return the seconds of each of a few calls of `call`, the device waited for."""
 
+    def once(self, call: Callable[[], Any]) -> float:
+        """Return the seconds of a call, the device waited for."""
+
+    def probes(self) -> Iterator[Any]:
+        """Yield the batches of a few steps, in which to look at a part."""
+
+    def paced(self, call: Callable[[], float], batch: Any) -> float:
+        """Return the seconds that `call()` returns, scaled to the pace of the clean pass by a step on `batch` before it.
+
+        Machines change their speed within seconds; what is held against the clean step time must not.
+        """
+
 
 @dataclass(frozen=True)
 class Intervention:

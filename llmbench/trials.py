@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from llmbench.errors import Unisolated
 
 Function = Callable[..., Any]
+FEWEST_PROBES, MOST_PROBES, PROBE_S = 4, 24, 0.1  # steps in which a part is looked at
 
 
 @dataclass
@@ -38,6 +40,7 @@ class StepTrial:
     tokens: Callable[[Any], int | None] | None = None  # of a batch, without padding
     facts: dict[str, Any] = field(default_factory=dict)  # what causes find out and want to keep
     step_s: float = 0.0  # seconds of a step, about
+    pace_s: float = 0.0  # seconds of a step in the clean pass, the wait for its batch left out; 0 where not known
     engine: str = "torch"  # its name
     origin: Any = None  # of a cell's step: what made it
 
@@ -86,12 +89,29 @@ class StepTrial:
     def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
         """Return the seconds of each of `least` calls, behind one that is not counted."""
         call()
-        found = []
-        for _ in range(least):
-            begin = self.mark()
-            call()
-            found.append(self.between([begin, self.mark()])[0])
-        return found
+        return [self.once(call) for _ in range(least)]
+
+    def once(self, call: Callable[[], Any]) -> float:
+        """Return the seconds of a call."""
+        begin = self.mark()
+        call()
+        return self.between([begin, self.mark()])[0]
+
+    def probes(self) -> Iterator[Any]:
+        """Yield batches for looking at parts of a step: a few, more of them where steps are short."""
+        count = max(FEWEST_PROBES, min(MOST_PROBES, int(PROBE_S / self.step_s) if self.step_s else 0))
+        return itertools.islice(itertools.cycle(self.pool), count)
+
+    def paced(self, call: Callable[[], float], batch: Any) -> float:
+        """Return the seconds that `call()` returns, at the pace of the clean pass.
+
+        Machines change their speed from one second to the next, and a part of a step must not be held against a whole
+        one of another time: so an ordinary step on `batch` is timed right before, and what `call` tells is scaled by
+        what that step took then and takes now.
+        """
+        now_s = self.once(lambda: self.step(batch))
+        then_s = self.pace_s or now_s
+        return call() * then_s / now_s
 
     def settle(self, budget_s: float = 1.0) -> None:
         """Set `step_s` from a few steps on the pool."""

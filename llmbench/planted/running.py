@@ -14,26 +14,23 @@ from llmbench.executors.local import LocalExecutor
 from llmbench.planted.cases import PLANTS, Case
 
 TARGETS = "llmbench.planted.targets"
-STEP_TIMES = "llmbench.planted.truth:step_times"
+TURNS = "llmbench.planted.truth:turns"
 DIAGNOSE = "llmbench.worker.diagnose:diagnose_target"
 KEPT = ("outcome", "reason", "predicted_x", "measured_x", "ci", "low", "material")
 
 
 def run_case(executor: LocalExecutor, case: Case, *, rounds: int, seconds: float, budget_s: float) -> dict[str, Any]:
-    """Return the row of a case. Planted and unplanted processes take turns, `rounds` of each."""
+    """Return the row of a case. `rounds` times a planted and an unplanted process take turns."""
     begin = time.perf_counter()
-    times: dict[bool, list[list[float]]] = {True: [], False: []}
-    for turn in range(rounds if case.plant else 0):
-        for planted in (True, False) if turn % 2 else (False, True):
-            times[planted].append(executor.call(STEP_TIMES, case.name, planted, seconds))
+    times = [executor.call(TURNS, case.name, seconds) for _ in range(rounds if case.plant else 0)]
     options = {"budget_s": budget_s, "mode": "verdict"}
     record = executor.call(DIAGNOSE, f"{TARGETS}:{case.name}", options)["record"]
     return {
         "case": case.name,
         **{key: getattr(case, key) for key in ("host", "plant", "cause", "axis", "strength", "threads")},
         "work": PLANTS[case.plant].work if case.plant else 1.0,
-        "planted_s": times[True],
-        "unplanted_s": times[False],
+        "in_turns": True,
+        **{side: [turn[side] for turn in times] for side in ("planted_s", "unplanted_s")},
         "found": found(record, case.cause),
         "diagnose_s": record["wall_s"],
         "wall_s": time.perf_counter() - begin,

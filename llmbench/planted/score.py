@@ -1,6 +1,6 @@
 """From case results to a confusion matrix and errors. Pure functions of the rows of `cases.jsonl`.
 
-A *row* is one case: what was planted, the step times of planted and unplanted processes, and what was found.
+A *row* is one case: what was planted, the seconds per step in bursts of planted and unplanted processes, and what was found.
 """
 
 from __future__ import annotations
@@ -20,13 +20,23 @@ NO_CAUSE = frozenset({"balanced", "undecided", "unisolated", None})
 def true_x(row: Row) -> stats.Estimate:
     """Return planted over unplanted step time per piece of work, with the range that it has over rounds.
 
-    Each round is a planted and an unplanted process next to each other, and its ratio is that of their medians; the
-    truth is the median of the rounds: a process that the machine disturbs does not move it.
+    Each round is a planted and an unplanted process that took turns in bursts, and its ratio is the median of those of
+    bursts next to each other; the truth is the median of the rounds: what disturbs the machine for a second, or one
+    process, does not move it.
     """
     work = row.get("work") or 1.0
-    pairs = zip(row["planted_s"], row["unplanted_s"], strict=True)
-    found = [work * statistics.median(planted) / statistics.median(unplanted) for planted, unplanted in pairs]
+    rounds = zip(row["planted_s"], row["unplanted_s"], strict=True)
+    found = [work * (_in_turns(*sides) if row.get("in_turns") else _one_by_one(*sides)) for sides in rounds]
     return stats.Estimate(statistics.median(found), min(found), max(found), "rounds")
+
+
+def _in_turns(planted_s: Sequence[float], unplanted_s: Sequence[float]) -> float:
+    return statistics.median(p / u for p, u in zip(planted_s, unplanted_s, strict=True))
+
+
+def _one_by_one(planted_s: Sequence[float], unplanted_s: Sequence[float]) -> float:
+    """Return the ratio of two processes that ran one after the other, as rows of older files have them."""
+    return statistics.median(planted_s) / statistics.median(unplanted_s)
 
 
 def right(row: Row) -> bool:

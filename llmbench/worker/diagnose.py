@@ -29,9 +29,9 @@ from llmbench.worker.trials import causes
 from llmbench.worker.user import UserBatch, UserEngine, endless, load_target, pool_of, wrapped
 from llmbench.worker.verify import verify
 
-POOL, FEWEST_BATCHES, POOL_S = 16, 6, 0.5  # batches, and seconds that a round of them may take
+POOL, FEWEST_BATCHES, POOL_S = 16, 6, 0.35  # batches, and seconds that a round of them may take
 CLEAN_SHARE, PHASE_SHARE = 0.12, 0.06  # of the budget; the rest is for the causes
-TRIALS_SHARE = 0.8  # of the time that is left: the fewest pairs of a trial may take longer than its part
+TRIALS_SHARE = 0.85  # of the time that is left: the fewest pairs of a trial may take longer than its part
 Emit = Callable[[dict[str, Any]], None]
 
 

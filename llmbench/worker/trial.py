@@ -5,7 +5,6 @@ Shapes: `B` rows of a batch, `L` tokens of a row.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,7 +18,6 @@ from llmbench.worker import batches as trees
 from llmbench.worker import padding
 
 Function = Callable[..., Any]
-TIMED_STEPS, TIMED_WARMUP = 4, 1
 
 
 class TorchTrial(StepTrial):
@@ -54,15 +52,17 @@ class TorchTrial(StepTrial):
         return trees.merged(batches)
 
     def timed(self, parts: Callable[[Callable[[Function], Function]], AbstractContextManager[Any]]) -> list[float]:
-        """Return the seconds per step that calls of the functions take, backward included."""
-        seconds: list[float] = []
+        """Return the seconds per step that calls of the functions take, backward included, at the clean pass's pace."""
         spans = Spans(self.mark)
-        with parts(spans.timer):
-            for batch in itertools.islice(itertools.cycle(self.pool), TIMED_WARMUP + TIMED_STEPS):
-                spans.marks.clear()
+
+        def part(batch: Any) -> float:
+            spans.marks.clear()
+            with parts(spans.timer):
                 self.step(batch)
-                seconds.append(sum(self.between(list(pair))[0] for pair in spans.marks if len(pair) == 2))
-        return seconds[TIMED_WARMUP:]
+            return sum(self.between(list(pair))[0] for pair in spans.marks if len(pair) == 2)
+
+        part(self.pool[0])  # warm up
+        return [self.paced(lambda batch=batch: part(batch), batch) for batch in self.probes()]  # type: ignore[misc]
 
 
 class Spans:

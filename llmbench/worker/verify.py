@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -31,8 +32,9 @@ LONG_BLOCK = 12  # blocks of so many steps are steadier: LEFT_PAIRS will do
 TRIED_FROM = 1.04  # predictions below need no trial when only the verdict is asked for: the threshold is 1.10
 TRIED, TRIED_IN_HASTE, HASTE_S = 3, 2, 8.0  # so many of the leading suspects per axis; fewer in so little time
 TOGETHER_SHARE = 0.15  # of the time, for the two largest at once
-#: One whose fewest pairs take so many times its share (or LEAST_S) is left out; the first of an axis may take more.
-PATIENCE, LEAST_S, LEADING_SHARE = 3.0, 1.0, 0.4
+#: One whose fewest pairs take so many times its share (or LEAST_S) waits for what is left; the first of an axis may
+#: take more, that of the components most: theirs is the headline.
+PATIENCE, LEAST_S, LEADING_SHARE = 3.0, 1.0, {"where": 0.85, "why": 0.5}
 TOGETHER_FROM = 1.05
 LEAST_TRIALS = 0.5  # of the time, for the trials, where looking at the causes took long
 #: Behind so long, or such a share of the time, no further cause is looked at.
@@ -58,6 +60,7 @@ def verify(
     rng = random.Random(seed)
     with frozen(trial.optimizer):
         trial.settle()
+        trial.pace_s = pace_of(record) or trial.step_s
         probing = begin + max(LEAST_PROBING_S, PROBING_SHARE * seconds)
         in_turn = sorted(causes, key=lambda cause: AXES.index(cause.axis))  # components first: they are the headline
         found = {cause.name: predicted(trial, record, cause, probing) for cause in in_turn}
@@ -65,29 +68,54 @@ def verify(
         tried = [by_name[name] for name in suspects(found, mode, TRIED if seconds >= HASTE_S else TRIED_IN_HASTE)]
         changes: dict[str, Intervention] = {}
         axes: set[str] = set()
-        left = len(tried)
         end = max(begin + seconds, time.perf_counter() + LEAST_TRIALS * seconds)
-        for cause in tried:
-            row = found[cause.name]
+        for left, cause in zip(range(len(tried), 0, -1), tried, strict=True):
             emit({"event": "verify", "cause": cause.name})
             rest = max(0.0, end - time.perf_counter())
             share = rest * (1 - TOGETHER_SHARE) / left
-            patience_s = max(PATIENCE * max(share, LEAST_S), 0.0 if cause.axis in axes else LEADING_SHARE * rest)
+            patience_s = max(PATIENCE * max(share, LEAST_S), 0.0 if cause.axis in axes else LEADING_SHARE[cause.axis] * rest)
             axes.add(cause.axis)
-            left -= 1
-            started = time.perf_counter()
-            try:
-                changes[cause.name] = change = cause.intervene(trial)
-                row |= measured(trial, change, max(0.0, share - (time.perf_counter() - started)), rng, patience_s)
-                row |= {"share": change.share, "check": dict(change.check)}
-            except NotMeasured as reason:
-                row |= _not_measured(reason)
-            except Exception as error:  # a plugin's intervention, on a module that is not ours
-                row |= {"outcome": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-            row["spent_s"]["trial"] = time.perf_counter() - started
+            put_on_trial(trial, cause, found[cause.name], changes, share, rng, patience_s)
+        for cause in tried:  # what was too long for its share may have what the others left
+            rest = end - time.perf_counter()
+            if found[cause.name]["outcome"] == "out_of_time" and rest > 0:
+                put_on_trial(trial, cause, found[cause.name], changes, rest, rng, rest)
         rest = end - time.perf_counter()
         together = both(trial, found, changes, rest, rng) if rest > 0 or mode == "all" else None
     return found, together
+
+
+def pace_of(record: Mapping[str, Any]) -> float | None:
+    """Return the seconds of a step of the clean pass without the wait for its batch, None where they are not known."""
+    step_s = (record.get("samples") or {}).get("step_s")
+    if not step_s:
+        return None
+    waits = (record.get("phases") or {}).get("input_s") or [0.0]
+    pace_s = statistics.median(step_s) - statistics.median(waits)
+    return pace_s if pace_s > 0 else None
+
+
+def put_on_trial(
+    trial: StepTrial,
+    cause: CauseSpec,
+    row: dict[str, Any],
+    changes: dict[str, Intervention],
+    seconds: float,
+    rng: random.Random,
+    patience_s: float,
+) -> None:
+    """Remove a cause and measure, within about `seconds`; its row and `changes` get what comes of it."""
+    started = time.perf_counter()
+    row["reason"] = None
+    try:
+        changes[cause.name] = change = cause.intervene(trial)
+        row |= measured(trial, change, max(0.0, seconds - (time.perf_counter() - started)), rng, patience_s)
+        row |= {"share": change.share, "check": dict(change.check)}
+    except NotMeasured as reason:
+        row |= _not_measured(reason)
+    except Exception as error:  # a plugin's intervention, on a module that is not ours
+        row |= {"outcome": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    row["spent_s"]["trial"] = row["spent_s"].get("trial", 0.0) + time.perf_counter() - started
 
 
 @contextlib.contextmanager

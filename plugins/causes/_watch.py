@@ -54,14 +54,17 @@ def seconds_of(trial: llmbench.Trial, wanted: Callable[[str, Sequence[Any]], boo
 
         return call
 
-    found = []
     update = [(trial.optimizer, "step")] if trial.optimizer is not None else []
-    with replaced(update, paused), Watch():
-        for i in range(WARMUP + STEPS):
-            seconds = 0.0
-            trial.step(trial.pool[i % len(trial.pool)])
-            found.append(seconds)
-    return found[WARMUP:]
+
+    def part(batch: Any) -> float:
+        nonlocal seconds
+        seconds = 0.0
+        with replaced(update, paused), Watch():
+            trial.step(batch)
+        return seconds
+
+    part(trial.pool[0])  # warm up
+    return [trial.paced(lambda batch=batch: part(batch), batch) for batch in trial.probes()]  # type: ignore[misc]
 
 
 def operator_seconds(
@@ -108,18 +111,24 @@ def host_seconds(trial: llmbench.Trial) -> tuple[list[float], list[float], list[
     operator that does next to nothing.
     """
     clock = _HostClock()
-    found: list[tuple[float, float, float]] = []
+
+    def parts(batch: Any) -> tuple[float, float, float]:
+        with clock.watching(trial):
+            clock.clear()
+            whole = trial.once(lambda: trial.step(batch))
+        inside = clock.forward_s - clock.of("forward")
+        outside = whole - clock.forward_s - clock.others_s - clock.of("step")
+        return max(0.0, inside), max(0.0, outside), clock.asleep_s
+
     with clock.watching(trial):
         clock.calibrate(trial.trains)
-        for i in range(WARMUP + STEPS):
-            clock.clear()
-            begin = time.perf_counter()
-            trial.step(trial.pool[i % len(trial.pool)])
-            whole = time.perf_counter() - begin
-            inside = clock.forward_s - clock.of("forward")
-            outside = whole - clock.forward_s - clock.others_s - clock.of("step")
-            found.append((max(0.0, inside), max(0.0, outside), clock.asleep_s))
-    columns = list(zip(*found[WARMUP:], strict=True))
+    parts(trial.pool[0])  # warm up
+    found = []
+    for batch in trial.probes():
+        pace = trial.paced(lambda: 1.0, batch)
+        inside, outside, asleep = parts(batch)
+        found.append((inside * pace, outside * pace, asleep))  # a sleep does not get longer on a slow machine
+    columns = list(zip(*found, strict=True))
     return list(columns[0]), list(columns[1]), list(columns[2])
 
 

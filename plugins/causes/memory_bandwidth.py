@@ -125,7 +125,8 @@ def _hot_s(trial: llmbench.Trial, rows: int, inputs: int, outputs: int, like: An
                     x.grad = weight.grad = None
                     out.backward(out.detach())
 
-    return statistics.median(trial.seconds(call)) / calls
+    call()  # warm up
+    return statistics.median(trial.paced(lambda: trial.once(call), batch) for batch in trial.probes()) / calls
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:

@@ -14,12 +14,17 @@ import llmbench
 
 LEAST_SHARE = 0.02  # of the tokens: less padding cannot be material
 FIT_BATCHES = 4
+ROUNDS = 3  # in which each of a few batches is timed
 
 
 def _size(trial: llmbench.Trial, batch: Any) -> tuple[float, float]:
     """Return the tokens of a batch, padding included, and the sum of their squares per row."""
     shapes = [t.shape for t in trial.tensors(batch).values() if len(t.shape) == 2 and "float" not in str(t.dtype)]
     return float(sum(b * n for b, n in shapes)), float(sum(b * n * n for b, n in shapes))
+
+
+def _paced(trial: llmbench.Trial, batch: Any) -> float:
+    return trial.paced(lambda: trial.once(lambda: trial.step(batch)), trial.pool[0])
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
@@ -34,7 +39,10 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
         raise llmbench.DoesNotApply(f"{100 * max(0.0, share):.1f} % of the tokens are padding that can be avoided")
     steps = max(1, len(regrouped) // FIT_BATCHES)
     some = [*regrouped[::steps], *trial.pool[:2]]
-    times = [statistics.median(trial.seconds(lambda b=batch: trial.step(b), least=3)) for batch in some]  # type: ignore[misc]
+    for batch in some:  # warm up
+        trial.step(batch)
+    rounds = [[_paced(trial, batch) for batch in some] for _ in range(ROUNDS)]
+    times = [statistics.median(of_batch) for of_batch in zip(*rounds, strict=True)]
     return {
         "padding_share": share,
         "sizes": before,

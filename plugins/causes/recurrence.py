@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import llmbench
@@ -233,8 +233,19 @@ def _known_s(trial: llmbench.Trial, layers: list[Any]) -> float:
                     torch.autograd.grad(out, [data, *layer.parameters()], out.detach(), allow_unused=True)
 
         with alone.changed():
-            total += statistics.median(trial.seconds(call, least=6))
+            call()  # warm up, and record
+        total += statistics.median(_paced(trial, call, alone))
     return total
+
+
+def _paced(trial: llmbench.Trial, call: Callable[[], None], alone: _Layers) -> list[float]:
+    """Return the seconds of calls without the recurrence, at the pace of the clean pass."""
+
+    def once() -> float:
+        with alone.changed():
+            return trial.once(call)
+
+    return [trial.paced(once, batch) for batch in trial.probes()]
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:

@@ -18,6 +18,7 @@ def row(cause="input", axis="where", where="input", why="balanced", planted=0.2,
         "cause": cause,
         "axis": axis,
         "work": work,
+        "in_turns": True,
         "planted_s": [[planted] * 5] * 3,
         "unplanted_s": [[0.1] * 5] * 3,
         "found": {"verdict_where": where, "verdict_why": why, "measured_x": measured, "predicted_x": predicted},
@@ -34,6 +35,21 @@ def test_a_disturbed_process_does_not_move_the_truth():
     disturbed["unplanted_s"][1] = [0.19] * 5
     found = score.true_x(disturbed)
     assert (found.value, found.low, found.high) == pytest.approx((2.0, 0.2 / 0.19, 2.0))
+
+
+def test_a_machine_that_slows_down_for_a_while_does_so_for_both_sides():
+    slow = row()
+    slow["planted_s"][0] = [0.2, 0.2, 0.4, 0.4, 0.4]
+    slow["unplanted_s"][0] = [0.1, 0.1, 0.2, 0.2, 0.2]
+    slow["planted_s"][1] = [0.2, 0.4, 0.2, 0.2, 0.2]  # within a pair: one of five
+    found = score.true_x(slow)
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_rows_of_processes_that_ran_one_after_the_other_are_read_still():
+    old = row() | {"planted_s": [[0.2, 0.2, 0.9]] * 2, "unplanted_s": [[0.1] * 5] * 2}
+    del old["in_turns"]
+    assert score.true_x(old).value == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(
