@@ -1,11 +1,13 @@
-"""How many pairs of blocks a trial takes: by their spread, never by what they say."""
+"""Trials of causes: how many pairs of blocks, by their spread and never by what they say; and who gets which time."""
 
+import itertools
 import random
 
 import pytest
 
-from llmbench import stats
-from llmbench.worker.verify import CLOSE_ENOUGH, MOST_PAIRS, enough
+from llmbench import specs, stats, trials
+from llmbench.worker import verify as verify_module
+from llmbench.worker.verify import CLOSE_ENOUGH, MOST_PAIRS, enough, verify
 
 
 def pairs(spread, headroom, count=12, seed=0):
@@ -40,3 +42,98 @@ def test_a_cause_of_which_little_is_removed_takes_more():
 
 def test_too_few_to_tell_take_all():
     assert enough([0.1] * 3, [0.09] * 3, 1.0) == MOST_PAIRS
+
+
+class Clock:
+    """A clock that stands still but for what a step takes."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.pace = 1.0
+
+    def spend(self, seconds):
+        self.now += seconds * self.pace
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    for module in (verify_module, trials):
+        monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def trial_on(clock, step_s=0.05, batches=16):
+    return trials.StepTrial(
+        module=None,
+        optimizer=None,
+        device="cpu",
+        trains=True,
+        generates=False,
+        pool=list(range(batches)),
+        take_step=lambda batch: clock.spend(step_s),
+        make_fresh=lambda: iter(()),
+        mark=lambda: clock.now,
+        between=lambda marks: [b - a for a, b in itertools.pairwise(marks)],
+    )
+
+
+def cause(name, axis, predicted_x, clock, treated_s, steps=None):
+    def treated(batches):
+        for _ in batches:
+            clock.spend(treated_s)
+
+    return specs.CauseSpec(
+        name=name,
+        axis=axis,
+        cause_class="data",
+        probe=lambda trial: {},
+        predict=lambda record, facts: predicted_x,
+        intervene=lambda trial: specs.Intervention(treated=treated, steps=steps, burn=0),
+        engines=None,
+    )
+
+
+RECORD = {"samples": {"step_s": [0.05] * 9}, "phases": {"input_s": [0.0] * 9}}
+
+
+def test_the_leading_component_is_tried_though_its_fewest_pairs_take_nearly_all_of_the_time(clock):
+    long = cause("padding", "where", 1.8, clock, 0.025, steps=16)  # six pairs: 7.2 s
+    others = [cause(f"why{i}", "why", 1.5, clock, 0.04) for i in range(3)]
+    found, _ = verify(trial_on(clock), RECORD, [long, *others], mode="verdict", seconds=9.5)
+    assert found["padding"]["outcome"] == "measured" and len(found["padding"]["clean_s"]) >= 6
+
+
+def test_what_was_too_long_for_its_share_gets_what_the_others_left(clock):
+    first = cause("first", "why", 3.0, clock, 0.01)
+    long = cause("long", "why", 1.5, clock, 0.025, steps=16)
+    found, _ = verify(trial_on(clock), RECORD, [first, long], mode="verdict", seconds=16.0)
+    assert clock.now < 16.0 * 1.2
+    assert found["long"]["outcome"] == "measured" and found["long"]["reason"] is None
+
+
+def test_what_no_time_is_left_for_says_so(clock):
+    long = cause("long", "where", 1.5, clock, 2.0, steps=16)
+    found, _ = verify(trial_on(clock), RECORD, [long], mode="verdict", seconds=9.0)
+    assert found["long"]["outcome"] == "out_of_time" and "pairs would take" in found["long"]["reason"]
+
+
+def test_a_part_is_held_against_a_step_next_to_it(clock):
+    trial = trial_on(clock)
+    trial.settle()
+    trial.pace_s = 0.05
+    clock.pace = 2.0  # the machine is slower from now on
+
+    def part():
+        begin = clock.now
+        clock.spend(0.01)
+        return clock.now - begin
+
+    assert trial.paced(part, trial.pool[0]) == pytest.approx(0.01)
+
+
+def test_the_pace_is_that_of_clean_steps_without_the_wait():
+    assert verify_module.pace_of(RECORD) == pytest.approx(0.05)
+    assert verify_module.pace_of(RECORD | {"phases": {"input_s": [0.02] * 3}}) == pytest.approx(0.03)
+    assert verify_module.pace_of({"samples": {}}) is None
+    assert verify_module.pace_of(RECORD | {"phases": {"input_s": [0.06]}}) is None
