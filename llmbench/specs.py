@@ -373,6 +373,7 @@ class Trial(Protocol):
     workers: int  # loader processes
     pool: Sequence[Any]  # batches, collated and in memory
     step_s: float  # seconds of a step, about
+    pace_s: float  # seconds of a step in the clean pass, the wait for its batch left out; 0 where not known
 
     def step(self, batch: Any) -> Any:
         """Take the ordinary step on `batch`."""
@@ -426,7 +427,7 @@ class Trial(Protocol):
         """Yield the batches of a few steps, in which to look at a part."""
 
     def paced(self, call: Callable[[], float], batch: Any) -> float:
-        """Return the seconds that `call()` returns, scaled to the pace of the clean pass by a step on `batch` before it.
+        """Return the seconds that `call()` returns, at the pace of the clean pass, by a step on `batch` before it.
 
         Machines change their speed within seconds; what is held against the clean step time must not.
         """

@@ -1,6 +1,7 @@
 """From case results to a confusion matrix and errors. Pure functions of the rows of `cases.jsonl`.
 
-A *row* is one case: what was planted, the seconds per step in bursts of planted and unplanted processes, and what was found.
+A *row* is one case: what was planted, the seconds per step in bursts of planted and unplanted processes, and what was
+found.
 """
 
 from __future__ import annotations

@@ -57,12 +57,16 @@ class TorchTrial(StepTrial):
 
         def part(batch: Any) -> float:
             spans.marks.clear()
-            with parts(spans.timer):
+            spans.on = True
+            try:
                 self.step(batch)
+            finally:
+                spans.on = False
             return sum(self.between(list(pair))[0] for pair in spans.marks if len(pair) == 2)
 
-        part(self.pool[0])  # warm up
-        return [self.paced(lambda batch=batch: part(batch), batch) for batch in self.probes()]  # type: ignore[misc]
+        with parts(spans.timer):  # once: finding the places of functions can take longer than a step
+            part(self.pool[0])  # warm up
+            return [self.paced(lambda batch=batch: part(batch), batch) for batch in self.probes()]  # type: ignore[misc]
 
 
 class Spans:
@@ -71,13 +75,14 @@ class Spans:
     def __init__(self, mark: Callable[[], Any]) -> None:
         self.mark = mark
         self.marks: list[list[Any]] = []
+        self.on = False
         self._inside = 0
 
     def timer(self, function: Function) -> Function:
         """Return `function`, timed. A call inside of a timed one is part of that one."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            if self._inside:
+            if self._inside or not self.on:
                 return function(*args, **kwargs)
             back: list[Any] = []
             if torch.is_grad_enabled():

@@ -73,7 +73,8 @@ def verify(
             emit({"event": "verify", "cause": cause.name})
             rest = max(0.0, end - time.perf_counter())
             share = rest * (1 - TOGETHER_SHARE) / left
-            patience_s = max(PATIENCE * max(share, LEAST_S), 0.0 if cause.axis in axes else LEADING_SHARE[cause.axis] * rest)
+            leading_s = 0.0 if cause.axis in axes else LEADING_SHARE[cause.axis] * rest
+            patience_s = max(PATIENCE * max(share, LEAST_S), leading_s)
             axes.add(cause.axis)
             put_on_trial(trial, cause, found[cause.name], changes, share, rng, patience_s)
         for cause in tried:  # what was too long for its share may have what the others left
@@ -166,7 +167,10 @@ def _not_measured(reason: NotMeasured) -> dict[str, Any]:
 
 
 def suspects(found: Mapping[str, Mapping[str, Any]], mode: str, most: int) -> list[str]:
-    """Return the causes to try, `most` per axis, the largest prediction first; one without it counts as large."""
+    """Return the causes to try, `most` per axis, the largest prediction first; one without it counts as large.
+
+    Of a verdict the leading component is the headline, so it comes before everything else.
+    """
     open_ = [name for name, row in found.items() if row["outcome"] == "not_selected"]
     sizes = {name: _or_inf(found[name]["predicted_x"]) for name in open_}
     ranked = sorted(open_, key=lambda name: -sizes[name])
@@ -177,7 +181,8 @@ def suspects(found: Mapping[str, Mapping[str, Any]], mode: str, most: int) -> li
         if sizes[name] >= TRIED_FROM:
             by_axis.setdefault(found[name]["axis"], []).append(name)
     chosen = {name for names in by_axis.values() for name in names[:most]}
-    return [name for name in ranked if name in chosen]
+    leading = by_axis.get(AXES[0], [])[:1]
+    return leading + [name for name in ranked if name in chosen and name not in leading]
 
 
 def _or_inf(value: float | None) -> float:

@@ -62,7 +62,7 @@ class CellLoops:
                         torch.autograd.grad(out, list(cell.parameters()), out.detach())
 
             call()  # warm up
-            total += statistics.median(trial.paced(lambda: trial.once(call), batch) for batch in trial.probes())  # noqa: B023
+            total += statistics.median(trial.paced(lambda: trial.once(call), batch) for batch in trial.probes())
         return total
 
     @contextlib.contextmanager

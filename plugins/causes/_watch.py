@@ -113,21 +113,22 @@ def host_seconds(trial: llmbench.Trial) -> tuple[list[float], list[float], list[
     clock = _HostClock()
 
     def parts(batch: Any) -> tuple[float, float, float]:
-        with clock.watching(trial):
+        with clock.watch():
             clock.clear()
             whole = trial.once(lambda: trial.step(batch))
         inside = clock.forward_s - clock.of("forward")
         outside = whole - clock.forward_s - clock.others_s - clock.of("step")
         return max(0.0, inside), max(0.0, outside), clock.asleep_s
 
-    with clock.watching(trial):
+    with clock.watch():
         clock.calibrate(trial.trains)
-    parts(trial.pool[0])  # warm up
     found = []
-    for batch in trial.probes():
-        pace = trial.paced(lambda: 1.0, batch)
-        inside, outside, asleep = parts(batch)
-        found.append((inside * pace, outside * pace, asleep))  # a sleep does not get longer on a slow machine
+    with clock.places(trial):
+        parts(trial.pool[0])  # warm up
+        for batch in trial.probes():
+            pace = trial.paced(lambda: 1.0, batch)
+            inside, outside, asleep = parts(batch)
+            found.append((inside * pace, outside * pace, asleep))  # a sleep does not get longer on a slow machine
     columns = list(zip(*found, strict=True))
     return list(columns[0]), list(columns[1]), list(columns[2])
 
@@ -137,6 +138,7 @@ class _HostClock:
 
     def __init__(self) -> None:
         self.each = 0.0  # seconds of looking on at one operator
+        self.on = False
         self.clear()
 
     def clear(self) -> None:
@@ -164,7 +166,7 @@ class _HostClock:
 
         def timed(inner: Function) -> Function:
             def call(*args: Any, **kwargs: Any) -> Any:
-                if self.place != "step":
+                if self.place != "step" or not self.on:
                     return inner(*args, **kwargs)
                 self.place, begin = place, time.perf_counter()
                 try:
@@ -187,8 +189,22 @@ class _HostClock:
         return call
 
     @contextlib.contextmanager
-    def watching(self, trial: llmbench.Trial) -> Iterator[None]:
+    def places(self, trial: llmbench.Trial) -> Iterator[None]:
+        """Note where steps are, whenever somebody watches. Finding the places takes a while: once for many steps."""
         import torch
+
+        others = [(torch.autograd, "backward"), (torch.autograd, "grad")]
+        others += [(trial.optimizer, "step")] if trial.optimizer is not None else []
+        others += [place for _, places in collectives() for place in places]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(replaced([(trial.module, "forward")], self.spent("forward", "forward_s")))
+            stack.enter_context(replaced(others, self.spent("other", "others_s")))
+            stack.enter_context(replaced([(time, "sleep")], self.asleep))
+            yield
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Time every operator."""
         from torch.utils._python_dispatch import TorchDispatchMode
 
         clock = self
@@ -201,12 +217,9 @@ class _HostClock:
                 clock.count[clock.place] += 1
                 return out
 
-        others = [(torch.autograd, "backward"), (torch.autograd, "grad")]
-        others += [(trial.optimizer, "step")] if trial.optimizer is not None else []
-        others += [place for _, places in collectives() for place in places]
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(replaced([(trial.module, "forward")], self.spent("forward", "forward_s")))
-            stack.enter_context(replaced(others, self.spent("other", "others_s")))
-            stack.enter_context(replaced([(time, "sleep")], self.asleep))
-            stack.enter_context(Watch())
-            yield
+        self.on = True
+        try:
+            with Watch():
+                yield
+        finally:
+            self.on = False

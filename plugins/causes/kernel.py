@@ -88,13 +88,15 @@ class _Arms:
             self.trial.step(batch)
 
     def pairs(self) -> tuple[list[float], list[float]]:
-        """Return the seconds of a few pairs, each per ordinary step."""
+        """Return the seconds of a few pairs, each per ordinary step, at the pace of the clean pass."""
         plain, other = [], []
         for i in range(PAIRS + 1):
             plain += self.trial.seconds(lambda i=i: self.run_plain(i), least=1)  # type: ignore[misc]
             with self.change():
                 other += self.trial.seconds(lambda i=i: self.run_other(i), least=1)  # type: ignore[misc]
-        return [t / self.steps for t in plain[1:]], [t / self.steps for t in other[1:]]
+        paces = [self.trial.pace_s * self.steps / t if self.trial.pace_s else 1.0 for t in plain]
+        scaled = [[t * pace / self.steps for t, pace in zip(some, paces, strict=True)] for some in (plain, other)]
+        return scaled[0][1:], scaled[1][1:]
 
     def products_s(self) -> float:
         """Return the seconds per step that products with weights take more in more operators, less their calls."""

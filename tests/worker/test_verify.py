@@ -112,6 +112,12 @@ def test_what_was_too_long_for_its_share_gets_what_the_others_left(clock):
     assert found["long"]["outcome"] == "measured" and found["long"]["reason"] is None
 
 
+def test_the_leading_component_comes_first_and_the_others_by_size():
+    rows = {"where1": ("where", 1.2), "why1": ("why", 3.0), "where2": ("where", 1.15), "why2": ("why", None)}
+    found = {name: {"axis": axis, "predicted_x": x, "outcome": "not_selected"} for name, (axis, x) in rows.items()}
+    assert verify_module.suspects(found, "verdict", 2) == ["where1", "why2", "why1", "where2"]
+
+
 def test_what_no_time_is_left_for_says_so(clock):
     long = cause("long", "where", 1.5, clock, 2.0, steps=16)
     found, _ = verify(trial_on(clock), RECORD, [long], mode="verdict", seconds=9.0)
