@@ -251,7 +251,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "exponent_small": "the same at its small end",
         "exponent_small_ci": "its 95 % interval",
         "power": "what the exponent at the large end tends to beyond it",
-        "power_ci": "its 95 % interval",
+        "power_ci": "its 95 % interval, over processes and over what the law misses; empty from three points",
         "limit": "the power that it approaches",
         "held_out": "the value of the axis that was predicted from the others",
         "predicted_ms": "the prediction there",
