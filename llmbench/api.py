@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ class Diagnosis:
     """What bounds a step: the verdict, and what it rests on. Printing it shows the tables of `llmbench diagnose`."""
 
     run: Run
+    causes: Mapping[str, str] = field(default_factory=dict)  # what each is
 
     @cached_property
     def document(self) -> dict[str, Any]:
@@ -45,18 +47,20 @@ class Diagnosis:
         return found
 
     def __str__(self) -> str:
-        from llmbench.report import terminal
-        from llmbench.report.tables import run_tables
+        from llmbench.report import diagnosis, terminal
 
         text = io.StringIO()
-        terminal.render(run_tables(self.run), text)
-        return text.getvalue()
+        terminal.render(diagnosis.tables(self.run), text)
+        return "\n".join(diagnosis.lines(self.run, self.causes)) + "\n\n" + text.getvalue()
 
     def _repr_html_(self) -> str:
-        from llmbench.report.notebook import tables_html
-        from llmbench.report.tables import run_tables
+        from html import escape
 
-        return tables_html(run_tables(self.run))
+        from llmbench.report import diagnosis
+        from llmbench.report.notebook import tables_html
+
+        said = "".join(f"<p>{escape(line)}</p>" for line in diagnosis.lines(self.run, self.causes))
+        return said + tables_html(diagnosis.tables(self.run))
 
     def __repr__(self) -> str:
         x = self.headroom_x
@@ -215,7 +219,7 @@ def diagnose(
     verify: str = "verdict",
     plugins: Sequence[str | Path] = (),
 ) -> Diagnosis:
-    """Find out what bounds a training step, remove it, and measure again, in this process and about `budget_s` seconds.
+    """Find out what bounds a training step, remove it, and measure again, in this process and `budget_s` seconds.
 
     ::
 
@@ -228,6 +232,7 @@ def diagnose(
     it is not forward, backward and update. `verify` is "verdict" (the leading suspects) or "all" (every cause). Model
     and optimizer are given back as they were. Raises UserError, in one line, for what cannot be diagnosed.
     """
+    begun_s = time.perf_counter()
     from llmbench.executors.child import resolve
     from llmbench.report.cells import Run
 
@@ -235,15 +240,19 @@ def diagnose(
     if verify not in ("verdict", "all"):
         raise UserError(f'verify {verify!r}: write "verdict" or "all"')
     given: Mapping[str, Any] = {"model": model, "data": data, "optimizer": optimizer, "loss": loss, "step": step}
+    registry = resolve("llmbench.worker.diagnose:registry_of")([str(Path(file).resolve()) for file in plugins])
+    environment = resolve("llmbench.worker.environment:capture")()
+    allowance = resolve("llmbench.worker.allowance:Allowance")(budget_s, begun_s)
+    allowance.spent_s["start_s"] = time.perf_counter() - begun_s
     record = resolve("llmbench.worker.diagnose:diagnose_given")(
         {**given, "device": device, "precision": precision},
         name=GIVEN,
-        budget_s=budget_s,
         mode=verify,
-        plugin_files=[str(Path(file).resolve()) for file in plugins],
+        allowance=allowance,
+        registry=registry,
     )
-    environment = resolve("llmbench.worker.environment:capture")()
-    return Diagnosis(Run(GIVEN, [{**record, "environment_id": "here"}], {"here": environment}, {}, {}))
+    run = Run(GIVEN, [{**record, "environment_id": "here"}], {"here": environment}, {}, {})
+    return Diagnosis(run, resolve("llmbench.worker.diagnose:descriptions")(registry))
 
 
 def check_budget(seconds: float, name: str) -> None:

@@ -30,6 +30,16 @@ class Crossed:
         half = t_quantile(1 - tail, self.dof) * math.sqrt(self.variance)
         return self.value - half, self.value + half
 
+    def plus(self, variance: float, dof: float) -> Crossed:
+        """Return the same mean with another, independent error, whose variance is known with `dof` degrees of freedom.
+
+        Where there is but one run, that is all there is.
+        """
+        if self.variance is None or self.dof is None:
+            return Crossed(self.value, variance, dof)
+        parts = [self.variance, variance]
+        return Crossed(self.value, sum(parts), satterthwaite(parts, [self.dof, dof]))
+
 
 def crossed_mean(scores: Sequence[Sequence[float]] | np.ndarray) -> Crossed:
     """Return the mean of `scores` (S, N), valid for other runs and for other examples.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import click
 
 from llmbench.api import check_budget
 
-SLACK_S = 60.0  # beyond the budget: starting, and a step that takes long
+CALL = "llmbench.worker.diagnose:diagnose_target"
+SLACK_S = 300.0  # beyond the budget, before the process is taken for dead: a model may take long to load
 
 
 @click.command()
 @click.argument("target", metavar="TARGET")
-@click.option("--budget", "budget_s", type=float, default=60.0, show_default=True, help="Seconds, about.")
+@click.option(
+    "--budget", "budget_s", type=float, default=60.0, show_default=True, help="Seconds of wall time, all in all."
+)
 @click.option(
     "--verify",
     "mode",
@@ -39,10 +43,10 @@ def diagnose(target: str, budget_s: float, mode: str, plugin_files: tuple[str, .
 
     started_at = time.time()
     from llmbench.executors.local import LocalExecutor
+    from llmbench.report import diagnosis
     from llmbench.report import json as report_json
-    from llmbench.report import terminal
     from llmbench.report.cells import Run
-    from llmbench.report.tables import run_tables
+    from llmbench.report.terminal import text
 
     check_budget(budget_s, "--budget")
     if not quiet and not as_json and sys.stderr.isatty():
@@ -54,13 +58,17 @@ def diagnose(target: str, budget_s: float, mode: str, plugin_files: tuple[str, .
         tempfile.TemporaryDirectory(prefix="llmbench-") as folder,
         LocalExecutor(log_dir=Path(folder) / "logs", start_method="spawn") as executor,
     ):
-        found = executor.call("llmbench.worker.diagnose:diagnose_target", target, options)
+        found = executor.call(CALL, target, options, timeout_s=budget_s + SLACK_S)
     environment = found["environment"]
-    command = f"llmbench diagnose {target} --budget {budget_s:g} --verify {mode}"
     record = {**found["record"], "environment_id": "here"}
-    run = Run(target, [record], {"here": environment}, {}, {record["cell_id"]: command})
+    run = Run(target, [record], {"here": environment}, {}, {})
     if as_json:
-        click.echo(report_json.render_one(run))
+        words = ["llmbench", "diagnose", target, "--budget", f"{budget_s:g}", "--verify", mode]
+        words += [word for file in plugin_files for word in ("--plugin", file)]
+        document = {**report_json.one(run), "reproduce": shlex.join(words)}
+        document["reasons"].pop("reproduce", None)
+        click.echo(report_json.text(document).rstrip("\n"))
     else:
-        terminal.render(run_tables(run))
+        said = "\n".join(diagnosis.lines(run, found["causes"]))
+        click.echo(f"{said}\n\n{text(diagnosis.tables(run))}", nl=False)
     return 0

@@ -246,6 +246,12 @@ def _learning_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
         "properties": {
             "double": {"anyOf": [doubled, {"type": "array", "items": doubled, "minItems": 1}]},
             "seeds": _scalar("seeds"),
+            "follow": _maybe(
+                {
+                    **{"type": "integer", "minimum": suite.FOLLOW_FROM},
+                    "description": "ask what doubling leaves open again, with so many times as much; null: do not",
+                }
+            ),
             "ample": {
                 "type": "object",
                 "properties": {name: fields[name] for name in suite.AMPLE},

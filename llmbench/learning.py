@@ -4,10 +4,14 @@ Cells are compared by their content. A *point* is a number of training examples,
 that are alike in all else but the seed belong together, and a point whose doublings were run, too, is asked about.
 Everything is a contrast of scores (S seeds, N test examples), paired by seed and by example, so that its interval holds
 for other seeds and other test examples; `docs/learning.md` says for what it does not hold.
+
+Doubling is local: a lack that is twenty times deep may not show in it. So a point that it leaves undecided can be asked
+again with more than twice as much of each (`learning: follow`), for what was kept of the 5 % for that.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +33,8 @@ AXES = ("data", "steps", "parameters")
 NAMES = {"data": "data", "steps": "training", "parameters": "capacity"}  # what is short where an axis moves quality
 NONE, UNDECIDED = "none", "undecided"
 LEVEL = 0.95
+#: Of the 5 % with which a verdict may name a wrong axis: what doublings may use, and what the larger factor may.
+SPENT = {2: 0.04, "further": 0.01}
 #: A doubling is worth having when it closes so much of what lies between the best trivial baseline and the oracle;
 #: where no oracle is known, when it moves quality by so much of itself.
 MATERIAL = 0.05
@@ -80,49 +86,74 @@ def grouped(records: Iterable[Record]) -> dict[tuple[Any, ...], dict[Point, dict
     return found
 
 
-def partners(points: Mapping[Point, Runs], point: Point) -> dict[str, Point]:
-    """Return axis -> the point with that doubled, where it was run."""
+def partners(points: Mapping[Point, Runs], point: Point, times_x: int = 2) -> dict[str, Point]:
+    """Return axis -> the point with `times_x` as much of that, where it was run."""
     data, steps, size = point
-    doubled = {"data": (2 * data, steps, size), "steps": (data, 2 * steps, size)}
-    doubled["parameters"] = (data, steps, times(size, 2))
-    return {axis: other for axis, other in doubled.items() if other in points}
+    more = {"data": (times_x * data, steps, size), "steps": (data, times_x * steps, size)}
+    more["parameters"] = (data, steps, times(size, times_x))
+    return {axis: other for axis, other in more.items() if other in points}
+
+
+def further(points: Mapping[Point, Runs], point: Point) -> int | None:
+    """Return the largest factor beyond 2 by which a point's axes were multiplied; None where it was not followed.
+
+    Of two axes at least, of as many as were doubled where that is one: a single one may be another point of a matrix.
+    """
+    wanted = min(2, len(partners(points, point)))
+    steps = {other[1] // point[1] for other in points if other[1] % point[1] == 0}
+    data = {other[0] // point[0] for other in points if other[0] % point[0] == 0}
+    found = [n for n in steps | data if n > 2 and len(partners(points, point, n)) >= wanted]
+    return max(found, default=None)
 
 
 def row(points: Mapping[Point, Runs], point: Point) -> Row:
-    """Return the row of one point: its quality, what each doubling gains, the verdict, and what is missing and why."""
+    """Return the row of one point: its quality, what more of each gains, the verdict, and what is missing and why."""
     run = next(iter(points[point].values()))
     quality, cell = run.scored["quality"], run.training["cell"]
     scale = scale_of(quality)
-    metric = scale.metric
-    doubled = partners(points, point)
-    seeds = sorted(set(points[point]).intersection(*(points[other] for other in doubled.values())))
     names = ("model", "size", "task", "dataset", "stage", "device", "precision", "batch_size")
     out: Row = {"cell_id": run.training["cell_id"], **{name: cell[name] for name in names}}
     out |= {"train_examples": point[0], "steps": point[1], "parameters": parameters(points[point])}
-    out |= {"epochs": point[1] * cell["batch_size"] / point[0], "seeds": len(seeds), "metric": metric}
-    own = scale.matrix(points[point], seeds)
-    out |= {"quality": scale.shown(own), "test_examples": quality["examples"]}
-    gains = {axis: stats.crossed_mean(scale.matrix(points[p], seeds) - own) for axis, p in doubled.items()}
-    versus = {
-        (a, b): stats.crossed_mean(scale.matrix(points[doubled[a]], seeds) - scale.matrix(points[doubled[b]], seeds))
-        for a, b in itertools.permutations(doubled, 2)
-    }
-    best = scale.oracle(run.scored)
-    gap = None if best is None else stats.crossed_mean(best - own)
-    trivial = scale.trivial(run.scored)
-    span = spread(own, best, trivial)
-    out |= {"oracle": _value(run.scored.get("oracle"), metric), "oracle_kind": (run.scored["oracle"] or {}).get("kind")}
-    out |= {"baseline": scale.undo(trivial), "scale": scale.name, "material": MATERIAL * span}
-    out |= {"gap": gap and gap.value, "gap_ci": ends(gap)}
-    out["gains"] = {
-        axis: {**_gain(points, point, doubled[axis]), "gain": gain.value, "ci": ends(gain)}
-        for axis, gain in gains.items()
-    }
-    out["verdict"], out["because"] = verdict(gains, versus, gap, MATERIAL * span)
+    out |= {"epochs": point[1] * cell["batch_size"] / point[0], "metric": scale.metric}
+    own = scale.matrix(points[point], sorted(points[point]))
+    best, trivial = scale.oracle(run.scored), scale.trivial(run.scored)
+    floor = MATERIAL * spread(own, best, trivial)
+    out |= {"oracle": _value(run.scored.get("oracle"), scale.metric)}
+    out |= {"oracle_kind": (run.scored["oracle"] or {}).get("kind"), "test_examples": quality["examples"]}
+    out |= {"baseline": scale.undo(trivial), "scale": scale.name, "material": floor}
+    doubled = asked(points, point, 2, scale, best, floor)
+    more = further(points, point) if doubled["verdict"] == UNDECIDED else None
+    followed = None if more is None else asked(points, point, more, scale, best, floor)
+    out |= followed or doubled
+    out["doubled"] = None if followed is None else doubled["gains"]
     out["missing"] = missing(points, point, scale)
-    absent = {axis: "not doubled, or there is no more of it" for axis in AXES if axis not in gains}
-    out["reasons"] = absent | ({} if scale.by_example(points[point], seeds) else {"test": NOT_BY_EXAMPLE})
+    absent = {axis: "not run with more, or there is no more of it" for axis in AXES if axis not in out["gains"]}
+    by_example = scale.by_example(points[point], sorted(points[point]))
+    out["reasons"] = absent | ({} if by_example else {"test": NOT_BY_EXAMPLE})
     return out
+
+
+def asked(
+    points: Mapping[Point, Runs], point: Point, times_x: int, scale: Scale, best: np.ndarray | None, floor: float
+) -> Row:
+    """Return what `times_x` as much of each axis gains, and the verdict of that: the same factor for all of them.
+
+    `best` are the oracle's scores, `floor` is what a gain must exceed. Seeds are those that all of the points have.
+    """
+    to = partners(points, point, times_x)
+    seeds = sorted(set(points[point]).intersection(*(points[other] for other in to.values())))
+    own = scale.matrix(points[point], seeds)
+    scores = {axis: scale.matrix(points[other], seeds) for axis, other in to.items()}
+    gains = {axis: stats.crossed_mean(found - own) for axis, found in scores.items()}
+    versus = {(a, b): stats.crossed_mean(scores[a] - scores[b]) for a, b in itertools.permutations(scores, 2)}
+    gap = None if best is None else stats.crossed_mean(best - own)
+    share = SPENT[2] if times_x == 2 else SPENT["further"]
+    named, because = verdict(gains, versus, gap, floor, share)
+    shown = {
+        axis: {**_gain(points, point, to[axis]), "gain": gain.value, "ci": ends(gain)} for axis, gain in gains.items()
+    }
+    out: Row = {"seeds": len(seeds), "quality": scale.shown(own), "gap": gap and gap.value, "gap_ci": ends(gap)}
+    return out | {"times": times_x, "gains": shown, "verdict": named, "because": because}
 
 
 NOT_BY_EXAMPLE = "the metric is no mean over examples: intervals hold for other seeds, not for another test split"
@@ -142,6 +173,49 @@ def ends(found: stats.Crossed | None, tail: float = (1 - LEVEL) / 2) -> list[flo
     """Return the interval as a list."""
     bounds = None if found is None else found.bounds(tail)
     return None if bounds is None else list(bounds)
+
+
+# --- asking again ---------------------------------------------------------------------------------------
+
+
+def to_follow(records: Iterable[Record], cells: Mapping[str, Cell], times_x: int) -> list[Cell]:
+    """Return the trainings of `times_x` as much of each axis, for every point of `cells` that doubling leaves open.
+
+    `cells` are those that are planned, by id. With every seed of the point, on the axes that were doubled; a larger
+    model that begins with a pretraining comes behind a pretraining of its own. Points with one seed are left as they
+    are. What is recorded already is in it, too: a run leaves it out.
+    """
+    found: dict[str, Cell] = {}
+    for points in grouped(records).values():
+        for point, runs in points.items():
+            doubled = partners(points, point)
+            ids = [run.training["cell_id"] for run in runs.values()]
+            if len(doubled) < 2 or len(ids) < 2 or not all(name in cells for name in ids):
+                continue
+            if _left_open(points, point):
+                for axis, name in itertools.product(doubled, ids):
+                    found |= {cell.cell_id: cell for cell in multiplied(cells[name], cells, axis, times_x)}
+    return list(found.values())
+
+
+def _left_open(points: Mapping[Point, Runs], point: Point) -> bool:
+    run = next(iter(points[point].values()))
+    scale = scale_of(run.scored["quality"])
+    best = scale.oracle(run.scored)
+    own = scale.matrix(points[point], sorted(points[point]))
+    floor = MATERIAL * spread(own, best, scale.trivial(run.scored))
+    return bool(asked(points, point, 2, scale, best, floor)["verdict"] == UNDECIDED)
+
+
+def multiplied(cell: Cell, cells: Mapping[str, Cell], axis: str, times_x: int) -> list[Cell]:
+    """Return `cell` with `times_x` as much of an axis, behind the cells that it then begins with."""
+    if axis == "data":
+        return [dataclasses.replace(cell, train_examples=times_x * (cell.train_examples or 0))]
+    if axis == "steps":
+        return [dataclasses.replace(cell, steps=times_x * cell.steps)]
+    before = [] if cell.parent is None else multiplied(cells[cell.parent], cells, axis, times_x)
+    parent = before[-1].cell_id if before else None
+    return [*before, dataclasses.replace(cell, size=times(cell.size, times_x), parent=parent)]
 
 
 # --- the scale ------------------------------------------------------------------------------------------
@@ -224,24 +298,25 @@ def verdict(
     versus: Mapping[tuple[str, str], stats.Crossed],
     gap: stats.Crossed | None,
     floor: float,
+    wrong: float = 1 - LEVEL,
 ) -> tuple[str, str | None]:
     """Return `data`, `training`, `capacity`, `none` or `undecided`, and why.
 
-    An axis is named where doubling it gains more than `floor` and more than doubling any other. That is wrong with a
-    probability of 5 % at most: either the named axis leads the truly best one (Bonferroni over those that may, as in
-    Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the best"), or it is the best
-    and gains less than `floor` (one test). `none`: no doubling can gain `floor` (each is tested at 5 %, since all must
+    An axis is named where more of it gains more than `floor` and than more of any other. That is wrong with a
+    probability of `wrong` at most: either the named axis leads the truly best one (Bonferroni over those that may, as
+    in Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the best"), or it is the
+    best and gains less than `floor` (one test). `none`: nothing can gain `floor` (each is tested at 5 %, since all must
     pass), and the oracle is no further away than that, or not known.
     """
     if not gains or any(gain.variance is None for gain in gains.values()):
         return UNDECIDED, "one seed says nothing about another: give it more seeds"
-    tail = (1 - LEVEL) / len(gains)
+    tail = wrong / len(gains)
     best = max(gains, key=lambda axis: gains[axis].value)
     if _bounds(gains[best], tail)[0] > floor:
         close = [other for other in gains if other != best and _bounds(versus[best, other], tail)[0] <= 0]
         if not close:
             return NAMES[best], None
-        return UNDECIDED, f"doubling {best} gains most, but {' and '.join(close)} may gain as much"
+        return UNDECIDED, f"more {best} gains most, but {' and '.join(close)} may gain as much"
     highest = [_bounds(gain, 1 - LEVEL)[1] for gain in gains.values()]
     return _nothing_gains(highest, None if gap is None else _bounds(gap, 1 - LEVEL), floor)
 
@@ -258,8 +333,8 @@ def _nothing_gains(
         return NONE, "the oracle is not further away than a gain that counts"
     if max(highest) < floor:
         if nearest is None or nearest[0] <= floor:
-            return NONE, "no doubling gains enough to count"
-        return UNDECIDED, "no doubling gains enough to count, and yet the oracle is further away: more than doubling?"
+            return NONE, "nothing gains enough to count"
+        return UNDECIDED, "nothing gains enough to count, and yet the oracle is further away: much more of it?"
     return UNDECIDED, "an interval holds both gains that count and gains that do not: more seeds or test examples"
 
 

@@ -84,8 +84,30 @@ def power(xs: Sequence[float], ts: Sequence[float]) -> float:
     A cost with lower powers beside its highest has log t = a + p log x + b / x + terms in 1 / x^2: p of that, by least
     squares. A slope alone stays below p while the lower powers count. Raises ValueError for fewer than three points.
     """
+    return float((_limit_solver(xs) @ np.log(np.asarray(ts, dtype=float)))[1])
+
+
+def power_misfit(xs: Sequence[float], ts: Sequence[float]) -> tuple[float, int] | None:
+    """Return the variance of `power` by what its law misses at the points, and its degrees of freedom.
+
+    No kernel follows a law to the last percent: another block size at another length, a cache that is outgrown. These
+    deviations are the same in every repeat, so repeats do not show them; they are taken for independent from point to
+    point, and estimated from the residuals (n points, n - 3 degrees of freedom). None for three points: they have none.
+    """
+    solver, y = _limit_solver(xs), np.log(np.asarray(ts, dtype=float))
+    free = len(y) - 3
+    if free < 1:
+        return None
+    left = y - _limit_terms(xs) @ (solver @ y)
+    return float(left @ left) / free * float(solver[1] @ solver[1]), free
+
+
+def _limit_terms(xs: Sequence[float]) -> np.ndarray:
+    x = np.asarray(xs, dtype=float)
+    return np.stack([np.ones(len(x)), np.log(x), x.max() / x], axis=1)
+
+
+def _limit_solver(xs: Sequence[float]) -> np.ndarray:
     if len(xs) < 3:
         raise ValueError("an exponent in the limit needs at least three points")
-    x, t = np.asarray(xs, dtype=float), np.asarray(ts, dtype=float)
-    terms = np.stack([np.ones(len(x)), np.log(x), x.max() / x], axis=1)
-    return float(np.linalg.lstsq(terms, np.log(t), rcond=None)[0][1])
+    return np.linalg.pinv(_limit_terms(xs))

@@ -169,13 +169,16 @@ def _run_one(suite: str, plan: Plan, folder: Path, registry: Registry, options: 
 
 def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOptions) -> tuple[bool, dict[str, Cell]]:
     """Run the cells with progress on standard error; return whether one failed, and what `--remedies` recommends."""
+    from llmbench.executors import follow
     from llmbench.executors.local import LocalExecutor
     from llmbench.executors.remedies import Settings, try_remedies
     from llmbench.executors.runner import pairs_left, run_plan
     from llmbench.progress import Progress
     from llmbench.sources import read_json
 
+    settled = run_dir.settled(options.retry_failed)
     left = pairs_left(plan, run_dir, options.retry_failed)
+    left = left or follow.left(follow.to_run(plan, run_dir.records(), registry), plan, settled)
     remedies = bool(options.remedies or options.only)
     for name in options.only:
         registry.get("remedy", name)
@@ -199,6 +202,11 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOption
                 ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment, quiet=options.quiet)
 
             def then(rounds: Rounds) -> None:
+                more = follow.to_run(plan, run_dir.records(), registry)
+                progress.left(len(follow.left(more, plan, rounds.settled)))
+                follow.follow(rounds, plan, registry)
+                if not remedies:
+                    return
                 documents = read_json(run_dir.path / "ceilings.json")
                 ceilings = {device: documents.get(name, {}) for device, name in ceilings_ids.items()}
                 settings = Settings(ceilings, options.only, progress.left)
@@ -217,7 +225,7 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOption
                 on_record=progress.record,
                 on_start=progress.start,
                 on_left=progress.left,
-                then=then if remedies else None,
+                then=then,
             )
     return outcome.failed, better
 
@@ -276,7 +284,7 @@ def _ceilings(
 def _preload(plan: Plan, registry: Registry) -> tuple[str, ...]:
     """Return the library modules that the models, their engines and the metrics of the plan's cells need."""
     cells = [planned.cell for planned in plan.cells if planned.blocked is None]
-    scored = {cell.task for cell in cells if cell.stage != "finetune"}
+    scored = {cell.task for cell in cells if cell.stage != "finetune" or plan.suite.learning}
     specs: list[Any] = [registry.model(name, plan.weights) for name in {cell.model for cell in cells}]
     specs += [registry.get("engine", name) for name in {spec.engine for spec in specs}]
     specs += [metric for task in scored for metric in registry.metrics(registry.get("task", task))]

@@ -18,7 +18,7 @@ import numpy as np
 
 from llmbench import attribution, processes, stats
 from llmbench.laws import laws, work_of
-from llmbench.powers import LINEAR, ONE, SQUARE, Growth, power, slope, total
+from llmbench.powers import LINEAR, ONE, SQUARE, Growth, power, power_misfit, slope, total
 from llmbench.schema import Cell
 from llmbench.sizes import parse_size
 
@@ -192,7 +192,7 @@ def growth(xs: Sequence[int], times: Sequence[Sequence[float]], summed: Work | N
 
     times: per round the seconds at each x. summed: what they are the sum of, each with its work and its own times (by
     default themselves, a + b x + c x^2). `exponent` is the slope of log t over log x of the largest points, which
-    nothing restricts; `power` what it tends to beyond them (see `powers.power`); `limit` the highest power whose
+    nothing restricts; `power` what it tends to beyond them (see `limit_power`); `limit` the highest power whose
     coefficient in the law of all points but the largest is above zero, with confidence over rounds.
     """
     names = ("exponent", "exponent_ci", "exponent_small", "exponent_small_ci", "power", "power_ci", "limit", "held_out")
@@ -202,13 +202,26 @@ def growth(xs: Sequence[int], times: Sequence[Sequence[float]], summed: Work | N
     tail, head = _end(xs, xs[-1] / END_X, xs[-1]), _end(xs, xs[0], xs[0] * END_X)
     out["exponent"], out["exponent_ci"] = _over_rounds([slope(xs[tail], t[tail]) for t in times])
     out["exponent_small"], out["exponent_small_ci"] = _over_rounds([slope(xs[head], t[head]) for t in times])
-    out["power"], out["power_ci"] = _over_rounds([power(xs[tail], t[tail]) for t in times])
+    out["power"], out["power_ci"] = limit_power(xs[tail], [t[tail] for t in times])
     found = laws_of(xs, summed or [([ONE, LINEAR, SQUARE], times)])
     out["limit"], out["held_out"] = limit(found), xs[-1]
     predicted, ci = _over_rounds([1e3 * law.at(xs[-1]) for law in found])
     measured = 1e3 * statistics.fmean(t[-1] for t in times)
     out |= {"predicted_ms": predicted, "predicted_ms_ci": ci, "measured_ms": measured}
     return out | {"error_pct": 100.0 * (predicted / measured - 1.0)}
+
+
+def limit_power(xs: Sequence[int], times: Sequence[Sequence[float]]) -> tuple[float, list[float] | None]:
+    """Return the exponent in the limit and its interval. times: per round the seconds at each x.
+
+    Its variance is that over rounds, as of every number here, and that of what the law misses at these points, which
+    all rounds share (`powers.power_misfit`). The second one has the noise of the rounds in it, too, so that the sum is
+    a little wide and never narrow. From three points the second is not known, and there is no interval.
+    """
+    found = stats.crossed_mean([[power(xs, t)] for t in times])
+    missed = power_misfit(xs, [math.exp(statistics.fmean(map(math.log, at))) for at in zip(*times, strict=True)])
+    bounds = None if missed is None else found.plus(*missed).bounds((1 - LEVEL) / 2)
+    return found.value, None if bounds is None else list(bounds)
 
 
 def laws_of(xs: Sequence[int], summed: Work) -> list[Growth]:

@@ -21,7 +21,8 @@ STUDIES = ("learning", "scaling")
 TOP_KEYS = ("name", "extends", "matrix", "include", "exclude", "defaults", "repeats", "budget", "verify", *STUDIES)
 BUDGET_KEYS = ("steps", *(f.name for f in fields(Budget)))
 VERIFY = ("none", "verdict", "all")
-LEARNING_KEYS = ("double", "seeds", "ample")
+LEARNING_KEYS = ("double", "seeds", "follow", "ample")
+FOLLOW_FROM = 3  # times as much: more than doubled
 DOUBLED = ("data", "steps", "parameters")
 AMPLE = ("train_examples", "steps", "size")  # the field of each, in the same order
 #: Smallest integer of a field. `seq_len`: a question, a context and their marks; `vocab_size`: 256 bytes and 6 marks.
@@ -303,8 +304,10 @@ def _learning(doc: _Doc, study: Any) -> dict[str, Any]:
     for key in study:
         if key not in LEARNING_KEYS:
             raise doc.fail(("learning", key), f"unknown key {key!r} in learning{did_you_mean(key, LEARNING_KEYS)}")
-    out: dict[str, Any] = {"double": list(DOUBLED), "seeds": 5, "ample": {}, **study}
+    out: dict[str, Any] = {"double": list(DOUBLED), "seeds": 5, "follow": None, "ample": {}, **study}
     out["seeds"] = _scalar(doc, "seeds", out["seeds"], ("learning", "seeds"))
+    if out["follow"] is not None:
+        _whole(doc, "follow", out["follow"], FOLLOW_FROM, ("learning", "follow"))
     out["double"] = [out["double"]] if isinstance(out["double"], str) else out["double"]
     for i, name in enumerate(out["double"] or [""]):
         if name not in DOUBLED:
@@ -466,9 +469,10 @@ def _apply(doc: _Doc, setting: str, used: set[str], variables: dict[str, str]) -
         _put(doc, "matrix" if in_matrix or section == "matrix" else "defaults", tuple(path), value, {(): here})
     elif len(path) == 1 and name in BUDGET_KEYS and section in (None, "budget"):
         _put(doc, "budget", (name,), _scalar(message, name, _value(here, text), ()), {(): here})
-    elif name == "learning" and len(path) == 2 and path[1] == "seeds" and doc.data.get("learning"):
-        doc.data["learning"]["seeds"] = _scalar(message, "seeds", _value(here, text), ())
-        doc.where[("learning", "seeds")] = here
+    elif name == "learning" and len(path) == 2 and path[1] in ("seeds", "follow") and doc.data.get("learning"):
+        value = _value(here, text)
+        doc.data["learning"][path[1]] = _scalar(message, "seeds", value, ()) if path[1] == "seeds" else value
+        doc.where[("learning", path[1])] = here
     elif key in ("repeats", "verify"):
         doc.data[key], doc.where[(key,)] = _scalar(message, key, _value(here, text), ()), here
     elif key in used:

@@ -25,7 +25,7 @@ def test_a_slow_loader_is_named_in_three_lines_and_everything_is_given_back():
     model, data = plain.GPT(), plain.Loader(plain.texts(), sleep=0.1)
     optimizer = torch.optim.AdamW(model.parameters())
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    found = llmbench.diagnose(model=model, data=data, optimizer=optimizer, budget_s=12)
+    found = llmbench.diagnose(model=model, data=data, optimizer=optimizer, budget_s=40)
     assert found.verdict == "input" and found.document["verdict_class"] == "data"
     assert found.headroom_x > 1.5 and repr(found).startswith("Diagnosis(input, ")
     (row,) = [r for r in found.document["bottlenecks"] if r["cause"] == "input"]

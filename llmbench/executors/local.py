@@ -94,7 +94,7 @@ class LocalExecutor:
         record["wall_s"] = ending.wall_s
         return record
 
-    def call(self, function_name: str, *args: Any) -> Any:
+    def call(self, function_name: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """Return the JSON value of `module:function` called with `args` in a fresh process.
 
         An LlmbenchError comes back as what it was; any other failure is a RuntimeError with its traceback. The time
@@ -102,9 +102,9 @@ class LocalExecutor:
         """
         self._calls += 1
         task = self._task(function_name, f"call-{os.getpid()}-{self._calls}", args=args)
-        ending = self._run_task(task, CALL_TIMEOUT_S)
+        ending = self._run_task(task, timeout_s)
         if ending.result is None:
-            _, failure = diagnose(ending, CALL_TIMEOUT_S)
+            _, failure = diagnose(ending, timeout_s)
         elif "value" in ending.result:
             return ending.result["value"]
         else:

@@ -11,10 +11,11 @@ from llmbench.report.model import Column, Table, number
 Record = Mapping[str, Any]
 
 NOTES = (
-    "gain of twice the data, steps or parameters, the other two as they are, on the metric's scale (of a perplexity: "
-    "minus its log); 95 % interval, paired by seed and test example, for other seeds and other test examples",
+    "gain of so many times the data, steps or parameters, the other two as they are, on the metric's scale (of a "
+    "perplexity: minus its log); 95 % interval, paired by seed and test example, for other seeds and other examples",
     f"verdict: what gains most, with confidence, and more than {learning.MATERIAL:.0%} of what lies between the best "
-    "trivial baseline and the oracle; none: no doubling does, and the oracle is no further",
+    "trivial baseline and the oracle; none: nothing does, and the oracle is no further. What doubling leaves open may "
+    "have been asked again with more",
 )
 MISSING_NOTES = (
     "what making each ample adds, averaged over the orders in which all are made ample (Shapley); rest: what ample "
@@ -35,13 +36,13 @@ def learning_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]]
     """
     columns: tuple[Column, ...] = (Column("model"), Column("size"), Column("task"), number("examples"), number("steps"))
     columns += (number("parameters"), number("epochs", digits=1), Column("metric"), number("quality", digits=3))
-    columns += (number("oracle", digits=3), Column("2x data"), Column("2x steps"), Column("2x parameters"))
-    columns += (number("seeds"), Column("verdict"), Column("because"))
+    columns += (number("oracle", digits=3), number("times"), Column("more data"), Column("more steps"))
+    columns += (Column("more parameters"), number("seeds"), Column("verdict"), Column("because"))
     rows = []
     for row in learning.learning(records) if found is None else found:
         what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"], row["parameters"])
         gains = [_interval(row["gains"].get(axis, {})) for axis in learning.AXES]
-        values = (row["epochs"], row["metric"], row["quality"], row["oracle"], *gains)
+        values = (row["epochs"], row["metric"], row["quality"], row["oracle"], row["times"], *gains)
         rows.append((*what, *values, row["seeds"], row["verdict"], row["because"] or ""))
     return Table("What limits learning", columns, tuple(rows), NOTES)
 

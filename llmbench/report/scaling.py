@@ -13,7 +13,8 @@ Record = Mapping[str, Any]
 NOTES = (
     f"exponent: slope of log time over log axis within a factor of {scaling.END_X} of the smallest and of the largest "
     f"point ({scaling.END_POINTS} points at least); 95 % interval over processes",
-    "in the limit: what the exponent at the large end tends to, from log t = a + p log x + b / x there",
+    "in the limit: what the exponent at the large end tends to, from log t = a + p log x + b / x there; its interval "
+    "holds what that misses at these points, too (not known from three)",
     "limit: the highest power of a + b x + c x^2 (none negative) that is there with confidence",
     "held out: the largest point, predicted from all others: each part from its counted work (calls, FLOPs, bytes) at "
     "rates that are fitted, the step as the sum of its parts",

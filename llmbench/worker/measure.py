@@ -24,6 +24,7 @@ MIN_WARMUP_STEPS, MAX_WARMUP_STEPS = 6, 60
 #: The pilot sees how steps follow each other only when it is long; it may take this share of the time.
 MIN_PILOT_STEPS, MAX_PILOT_STEPS, PILOT_SHARE = 8, 30, 0.3
 MIN_SAMPLES, MAX_SAMPLES = 10, 2000
+FEWEST_STEPS = MIN_WARMUP_STEPS + MIN_PILOT_STEPS + MIN_SAMPLES
 #: The phase pass: pairs of steps, fewer where a step is slow.
 MIN_PAIRS, MAX_PAIRS, PHASE_WARMUP_STEPS = 6, 50, 2
 
@@ -64,21 +65,29 @@ def timed_pass(
     ci_pct: float,
     note: Note | None = None,
     watches: Mapping[str, Watch] = MappingProxyType({}),
+    most_steps: int | None = None,
 ) -> CleanPass:
     """Time whole steps, input wait included, with nothing attached.
 
     Warms up until the step time is steady, estimates the spread in a pilot, fixes the number of samples from it
     (stopping when the interval is narrow enough would spoil its coverage), and takes them.
-    Samples are those of `stages.run_steps`.
+    Samples are those of `stages.run_steps`. Where even the usual fewest steps are more than `most_steps`, a quarter of
+    those warms up (whether that was enough is not known), a quarter is the pilot and the rest is timed.
     """
-    warmup, steady = warm_up(engine, batches, step, limit_s=max(1.0, seconds))
-    pilot = run_steps(engine, batches, step, MIN_PILOT_STEPS)["step_s"]
-    affordable = int(PILOT_SHARE * seconds / statistics.fmean(pilot))
-    more = min(MAX_PILOT_STEPS, affordable) - len(pilot)
-    if more > 0:
-        pilot += run_steps(engine, batches, step, more)["step_s"]
-    wanted = stats.samples_for(pilot, ci_pct)
-    count = max(MIN_SAMPLES, min(wanted, int(seconds / statistics.fmean(pilot)), MAX_SAMPLES))
+    if most_steps is not None and most_steps < FEWEST_STEPS:
+        warmup, steady = len(run_steps(engine, batches, step, max(1, most_steps // 4))["step_s"]), None
+        pilot = run_steps(engine, batches, step, max(1, most_steps // 4))["step_s"]
+        wanted = stats.samples_for(pilot, ci_pct)
+        count = max(1, most_steps - warmup - len(pilot))
+    else:
+        warmup, steady = warm_up(engine, batches, step, limit_s=max(1.0, seconds))
+        pilot = run_steps(engine, batches, step, MIN_PILOT_STEPS)["step_s"]
+        affordable = int(PILOT_SHARE * seconds / statistics.fmean(pilot))
+        more = min(MAX_PILOT_STEPS, affordable) - len(pilot)
+        if more > 0:
+            pilot += run_steps(engine, batches, step, more)["step_s"]
+        wanted = stats.samples_for(pilot, ci_pct)
+        count = max(MIN_SAMPLES, min(wanted, int(seconds / statistics.fmean(pilot)), MAX_SAMPLES))
     results: list[tuple[Any, Any]] = []
     engine.synchronize()
     for watch in watches.values():

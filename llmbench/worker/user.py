@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,9 +183,18 @@ def loss_of(output: Any) -> Any:
     raise UserError("the model's output has no loss; give `loss`, a function of output and batch")
 
 
-def pool_of(data: Any, size: int) -> list[Any]:
-    """Return the first `size` batches; where there are fewer, those again and again. Raises DataError without any."""
-    found = list(itertools.islice(iter(data), size))
+def pool_of(data: Any, size: int, *, least: int = 1, seconds: float = math.inf) -> list[Any]:
+    """Return the first `size` batches; fewer, but `least`, where making them takes more than `seconds`.
+
+    Where there are fewer, those again and again. Raises DataError without any.
+    """
+    found: list[Any] = []
+    begin = time.perf_counter()
+    for batch in itertools.islice(iter(data), size):
+        found.append(batch)
+        if len(found) >= least and time.perf_counter() - begin > seconds:
+            size = len(found)
+            break
     if not found:
         raise DataError("data gives no batch")
     if iter(data) is iter(data) and len(found) < size:
