@@ -298,8 +298,13 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record.get("cell_id"), str) else None
 
 
+#: Fields of a record that mostly hold an empty list or dict.
+_OFTEN_EMPTY = ("samples", "phases", "spent", "interventions", "quality", "baselines", "warnings")
+
+
 def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
     """Return `record` with arrays for series of numbers; values that were seen before are taken from `shared`."""
+    record = dict(zip(record, record.values(), strict=True))  # a third smaller: filled here, it knows its keys are texts
     for name in ("samples", "phases"):
         series = record.get(name)
         if isinstance(series, dict):
@@ -308,11 +313,16 @@ def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
                     series[key] = _array(values, shared)
     for trial in (record.get("interventions") or {}).values():
         _compact_trial(trial, shared)
-    for name in ("cell", "budget"):
-        value = record.get(name)
-        known = shared.setdefault((name, record["cell_id"]), value)
-        if known == value:
-            record[name] = known
+    value = record.get("cell")
+    known = shared.setdefault(("cell", record["cell_id"]), value)
+    if known == value:
+        record["cell"] = known
+    budget = record.get("budget")
+    with contextlib.suppress(AttributeError, TypeError):  # of a budget that is none, or not flat
+        record["budget"] = shared.setdefault(("budget", *budget.items()), budget)
+    for name in _OFTEN_EMPTY:
+        if name in record and not record[name]:
+            record[name] = shared.setdefault(("empty", name, type(record[name])), record[name])
     for name in ("cell_id", "environment_id", "ceilings_id", "status"):
         record[name] = shared.setdefault(record.get(name), record.get(name))
     return record

@@ -7,6 +7,7 @@ scripts are allowed by their hashes and nothing else is, so that a name or a mes
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -16,6 +17,11 @@ from typing import Any
 import llmbench
 from llmbench_plugins.reporters._charts import charts_of
 from llmbench_plugins.reporters._columns import Strings, packed
+
+try:
+    import orjson
+except ImportError:  # a machine that only measures need not have it
+    orjson = None  # type: ignore[assignment]
 
 HERE = Path(__file__).parent / "page"
 #: Rows that are in the page as HTML; the script shows the others when they are asked for.
@@ -40,16 +46,18 @@ def render(report: Any) -> str:
     templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     scripts = [_read("chart.umd.min.js"), _read("page.js")]
     page, shown = _page(report), _shown(report)
+    commands = page["data"]["templates"]
+    data = _safe_json(page.pop("data"))  # as objects, it would take several times as much while the page is put together
     return templates.get_template("page.html.j2").render(
         **shown,
-        data=_safe_json(page["data"]),
+        data=data,
         tables=page["tables"],
         style=_read("page.css"),
         scripts=scripts,
         script_hashes=" ".join(f"'sha256-{_hash(script)}'" for script in scripts),
         charts=page["charts"],
         series=page["series"],
-        commands=page["data"]["templates"],
+        commands=commands,
     )
 
 
@@ -170,6 +178,9 @@ def _safe_json(value: Any) -> str:
 
 def _json(value: Any, depth: int) -> str:
     """Return `value` as JSON, part by part: at once, the encoder would hold each number as a text of its own."""
+    if orjson is not None and depth < 3:
+        with contextlib.suppress(TypeError):  # of a value that it does not know
+            return str(orjson.dumps(value), "utf-8")
     if depth and isinstance(value, dict):
         return "{" + ",".join(f"{json.dumps(str(k))}:{_json(v, depth - 1)}" for k, v in value.items()) + "}"
     if depth and isinstance(value, list):
