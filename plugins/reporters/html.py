@@ -30,6 +30,8 @@ STATIC_ROWS = 30
 SHOWN_FINDINGS = 9
 #: Workloads that a finding lists.
 MOST_WORKLOADS = 6
+#: Machines that the title names one by one.
+MOST_MACHINES = 3
 EXPLAIN = (
     "How to read this: a step is one batch forward, backward and the update (training), or one batch answered "
     "(inference). Work is bounded by what saves the most time once it is removed. llmbench predicts that from the "
@@ -44,6 +46,7 @@ def render(report: Any) -> str:
 
     folder = jinja2.FileSystemLoader(HERE)
     templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    templates.filters["options"] = _options
     scripts = [_read("chart.umd.min.js"), _read("page.js")]
     page, shown = _page(report), _shown(report)
     commands = page["data"]["templates"]
@@ -78,6 +81,14 @@ def _shown(report: Any) -> dict[str, Any]:
     }
 
 
+def _options(text: str) -> Any:
+    """Return `text` with its command line options as code, which is not broken at their dashes."""
+    from markupsafe import Markup
+
+    words = re.split(r"(\B--[\w=.-]*\w)", text)
+    return Markup("").join(Markup('<code class="option">{}</code>').format(w) if i % 2 else w for i, w in enumerate(words))
+
+
 def _heading(report: Any) -> str:
     models = list(dict.fromkeys(str(cell["model"]) for cell in report.cells))
     names = ", ".join(models[:5]) + (" ..." if len(models) > 5 else "")
@@ -87,17 +98,20 @@ def _heading(report: Any) -> str:
 
 
 def _machines(report: Any) -> str:
-    """Return the devices that cells ran on, by their names."""
-    names: dict[str, None] = {}
+    """Return the devices that cells ran on, by their names; the cores of a CPU are said where there is only one."""
+    names: dict[str, dict[str, None]] = {}
     for run in report.runs:
         kinds = {str(record["cell"].get("device", "")).partition(":")[0] for record in run.records}
         for environment in run.environments.values():
             for device in environment.get("devices") or []:
                 if str(device.get("device", "")).partition(":")[0] in kinds:
                     cores = environment.get("usable_cores")
-                    extra = f" CPU ({cores} cores)" if device.get("device") == "cpu" and cores else ""
-                    names[f"{device.get('name')}{extra}"] = None
-    return ", ".join(names) or "an unnamed machine"
+                    cpu = device.get("device") == "cpu"
+                    extra = f" ({cores} core{'' if cores == 1 else 's'})" if cpu and cores else ""
+                    names.setdefault(f"{device.get('name')}{' CPU' if cpu else ''}", {})[extra] = None
+    if len(names) > MOST_MACHINES:
+        return f"{len(names)} kinds of machines"
+    return ", ".join(name + (next(iter(of)) if len(of) == 1 else "") for name, of in names.items()) or "an unnamed machine"
 
 
 def _lead(report: Any) -> str:
