@@ -338,10 +338,14 @@ def _compact_trial(trial: Any, shared: dict[Any, Any]) -> None:
 
 
 def _array(values: list[Any], shared: dict[Any, Any]) -> Any:
-    """Return `values` as an array, where they are all floats or all integers; one that is constant is there once."""
+    """Return `values` as an array, where they are numbers that begin with a float, or all integers.
+
+    One that is constant is there once.
+    """
+    if type(values[0]) is float:
+        with contextlib.suppress(TypeError):  # of what is no number
+            return array("d", values)
     kinds = set(map(type, values))
-    if kinds == {float}:
-        return array("d", values)
     if kinds != {int} or max(values) >= 2**62 or min(values) <= -(2**62):
         return values
     if max(values) > min(values):

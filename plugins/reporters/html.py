@@ -7,21 +7,16 @@ scripts are allowed by their hashes and nothing else is, so that a name or a mes
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import llmbench
 from llmbench_plugins.reporters._charts import charts_of
 from llmbench_plugins.reporters._columns import Strings, packed
-
-try:
-    import orjson
-except ImportError:  # a machine that only measures need not have it
-    orjson = None  # type: ignore[assignment]
+from llmbench_plugins.reporters._written import parts, written
 
 HERE = Path(__file__).parent / "page"
 #: Rows that are in the page as HTML; the script shows the others when they are asked for.
@@ -50,10 +45,9 @@ def render(report: Any) -> str:
     scripts = [_read("chart.umd.min.js"), _read("page.js")]
     page, shown = _page(report), _shown(report)
     commands = page["data"]["templates"]
-    data = _safe_json(page.pop("data"))  # as objects, it would take several times as much while the page is put together
     return templates.get_template("page.html.j2").render(
         **shown,
-        data=data,
+        data=_safe_parts(page.pop("data")),
         tables=page["tables"],
         style=_read("page.css"),
         scripts=scripts,
@@ -139,7 +133,7 @@ def _page(report: Any) -> dict[str, Any]:
         small, all_same = table.without_constants()
         again = [None if cell not in ids else ids[cell][0] for cell in small.cells] or None
         columns = [packed(c, [row[i] for row in small.rows], strings) for i, c in enumerate(small.columns)]
-        tables.append({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""})
+        tables.append(written({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""}))
         rows = []
         for i, row in enumerate(small.rows[:STATIC_ROWS]):
             texts = [(c.text(v), form["r"]) for c, v, form in zip(small.columns, row, columns, strict=True)]
@@ -184,22 +178,10 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _safe_json(value: Any) -> str:
-    """Return JSON that cannot end the script element that it stands in."""
-    text = _json(value, 4)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _json(value: Any, depth: int) -> str:
-    """Return `value` as JSON, part by part: at once, the encoder would hold each number as a text of its own."""
-    if orjson is not None and depth < 3:
-        with contextlib.suppress(TypeError):  # of a value that it does not know
-            return str(orjson.dumps(value), "utf-8")
-    if depth and isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(str(k))}:{_json(v, depth - 1)}" for k, v in value.items()) + "}"
-    if depth and isinstance(value, list):
-        return "[" + ",".join(_json(v, depth - 1) for v in value) + "]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+def _safe_parts(value: Any) -> Iterator[str]:
+    """Yield the parts of JSON that cannot end the script element that it stands in."""
+    for part in parts(value, 2):
+        yield part.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 @llmbench.hookimpl
