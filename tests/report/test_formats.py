@@ -314,6 +314,24 @@ def test_a_cause_of_few_workloads_is_not_made_to_sound_like_all():
     assert len(made) == 3 and findings(summarise(made[:1]))[0].headline == "bounded by optimizer"
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_narrow_terminal_breaks_no_number_and_no_word(width):
+    from llmbench.report import terminal
+
+    report = Report([Run("r", [tried(2.0, 20), tried(1.3, 20) | {"cell_id": "1"}])])
+    for table in report.tables:
+        out = io.StringIO()
+        terminal.render([table], out, width)
+        body = out.getvalue()
+        assert max(map(len, body.splitlines())) <= width
+        shown, _ = table.without_constants()
+        words = {w for row in shown.rows for c, v in zip(shown.columns, row, strict=True) for w in c.text(v).split()}
+        found = {word.rstrip(";") for word in body.split()}
+        assert {w.rstrip(";") for w in words if len(w) < width - 8} <= found, table.title
+        if terminal.least_width(shown) > width:
+            assert "─" not in body and all(f"{c.name}: " in " ".join(body.split()) for c in shown.columns[9:])
+
+
 def test_every_cause_of_a_finding_says_what_it_is_and_what_to_change():
     other = tried(1.5, 20) | {"cell_id": "2"}
     other["interventions"]["kernel"] = other["interventions"].pop("optimizer") | {"advice": "compile it", "axis": "why"}
