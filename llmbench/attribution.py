@@ -40,47 +40,62 @@ def bottlenecks(records: Iterable[Record]) -> list[Row]:
         cell_id = record["cell_id"]
         for cause, trial in (record.get("interventions") or {}).items():
             trials.setdefault(cause, []).append(trial)
-    rows = [_row(cell_id, cause, found) for cause, found in trials.items()]
+    pairs = {cause: _pairs(found) for cause, found in trials.items()}
+    rows = [_row(cell_id, cause, found, pairs[cause]) for cause, found in trials.items()]
     for axis in AXES:
         measured = [row for row in rows if row["axis"] == axis and row["measured_x"] is not None]
-        pairs = [_sides(trials[row["cause"]]) for row in measured]
-        bounds = stats.simultaneous(pairs, LEVEL, threshold=THRESHOLD, paired=True) if pairs else []
+        tried = [found for row in measured if (found := pairs[row["cause"]]) is not None]
+        bounds = stats.simultaneous_paired(tried, LEVEL, threshold=THRESHOLD) if tried else []
         for row, bound in zip(measured, bounds, strict=True):
             row["low"], row["material"] = bound.low, bound.exceeds
     return sorted(rows, key=lambda row: (row["measured_x"] is None, -(row["measured_x"] or row["predicted_x"] or 0.0)))
 
 
-def _row(cell_id: str | None, cause: str, trials: Sequence[Mapping[str, Any]]) -> Row:
+def _row(cell_id: str | None, cause: str, trials: Sequence[Mapping[str, Any]], pairs: stats.Paired | None) -> Row:
     first = next((t for t in trials if t["outcome"] == "measured"), trials[0])
     predictions = [t["predicted_x"] for t in trials if t.get("predicted_x") is not None]
-    row: Row = {"cell_id": cell_id, "cause": cause, "class": first["class"], "axis": first["axis"]}
-    row |= {"outcome": first["outcome"], "reason": first.get("reason"), "advice": first.get("advice")}
-    row |= {"predicted_x": statistics.median(predictions) if predictions else None}
-    row |= dict.fromkeys(("measured_x", "ci", "ci_kind", "low", "rank_x", "headroom_x", "headroom_ci"))
-    row |= {"material": False, "pairs": 0}
-    clean, removed = _sides(trials)
-    if not clean:
+    row: Row = {
+        "cell_id": cell_id,
+        "cause": cause,
+        "class": first["class"],
+        "axis": first["axis"],
+        "outcome": first["outcome"],
+        "reason": first.get("reason"),
+        "advice": first.get("advice"),
+        "predicted_x": statistics.median(predictions) if predictions else None,
+        **_NOT_MEASURED,
+    }
+    if pairs is None:
         return row
-    whole = stats.ratio_interval(clean, removed, LEVEL, paired=True)
-    row |= {"measured_x": whole.value, "ci": _ends(whole), "ci_kind": whole.method, "pairs": sum(map(len, clean))}
-    ranked = stats.ratio_interval(_every_second(clean, 0), _every_second(removed, 0), LEVEL, paired=True)
-    row["rank_x"] = ranked.value
-    halves = _every_second(clean, 1), _every_second(removed, 1)
-    if all(map(len, halves[0])):
-        estimate = stats.ratio_interval(*halves, LEVEL, paired=True)
-        row |= {"headroom_x": estimate.value, "headroom_ci": _ends(estimate)}
+    whole, second = pairs.interval(LEVEL), pairs.every_second(1)
+    row["measured_x"], row["ci"], row["ci_kind"], row["pairs"] = whole.value, _ends(whole), whole.method, pairs.pairs
+    ranked = pairs.every_second(0)
+    row["rank_x"] = None if ranked is None else ranked.value
+    if second is not None:
+        estimate = second.interval(LEVEL)
+        row["headroom_x"], row["headroom_ci"] = estimate.value, _ends(estimate)
     return row
+
+
+#: What a row holds that only pairs of blocks tell.
+_NOT_MEASURED: Row = {
+    **dict.fromkeys(("measured_x", "ci", "ci_kind", "low", "rank_x", "headroom_x", "headroom_ci")),
+    "material": False,
+    "pairs": 0,
+}
 
 
 def _ends(estimate: stats.Estimate) -> list[float] | None:
     return None if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
 
 
-def _every_second(side: Sequence[Sequence[float]], start: int) -> list[Sequence[float]]:
-    return [process[start::2] for process in side]
+def _pairs(trials: Sequence[Mapping[str, Any]]) -> stats.Paired | None:
+    """Return the pairs of blocks with and without a cause; None where it was not measured."""
+    clean, removed = _sides(trials)
+    return stats.Paired.of(clean, removed) if clean else None
 
 
-def _sides(trials: Sequence[Mapping[str, Any]]) -> tuple[list[list[float]], list[list[float]]]:
+def _sides(trials: Sequence[Mapping[str, Any]]) -> tuple[list[Sequence[float]], list[list[float]]]:
     """Return, per process, the seconds of the unchanged blocks and of those without the cause.
 
     An intervention may remove only a share of its cause; what it left is taken off by proportion, pair by pair.
@@ -90,7 +105,7 @@ def _sides(trials: Sequence[Mapping[str, Any]]) -> tuple[list[list[float]], list
         if trial["outcome"] != "measured" or not trial["clean_s"]:
             continue
         share = trial.get("share") or 1.0
-        clean.append(list(trial["clean_s"]))
+        clean.append(trial["clean_s"])
         removed.append(stats.without_share(clean[-1], trial["treated_s"], share))
     return clean, removed
 

@@ -40,6 +40,8 @@ SLOWER_PART = 0.9
 ALIKE = 0.6
 #: More processes a side than this are not asked for.
 MOST_REPEATS = 999
+#: Cells that a round needs to say what it added; turns in which that and the levels of cells with gaps are found.
+FEWEST_IN_ROUND, TURNS = 3, 10
 #: Cells with as many processes have the same degrees of freedom.
 _quantile = functools.lru_cache(maxsize=4096)(t_quantile)
 
@@ -74,6 +76,9 @@ class Changes:
 def changes(base: Sequence[Processes], head: Sequence[Processes], level: float = 0.99) -> Changes:
     """Return what changed from `base` to `head`; base[c] and head[c] are of the same cell, processes by rounds.
 
+    A process without samples is one that a round lacks: the cell's others are compared all the same, each without what
+    its own round added.
+
     All intervals hold together with probability `level` (Bonferroni): the shared change at 1 - 0.05 (1 - level), each
     of C cells at 1 - 0.95 (1 - level) / C, nine tenths of that below and one above. What the rounds of a run share is
     taken out of its cells first, so that a cell's variance is its own; it comes back in the interval of `ratio`, with
@@ -86,7 +91,7 @@ def changes(base: Sequence[Processes], head: Sequence[Processes], level: float =
     """
     if len(base) != len(head):
         raise ValueError("both runs need the same cells")
-    medians = [[log_medians(log_processes(cell)) for cell in side] for side in (base, head)]
+    medians = [_by_rounds(side) for side in (base, head)]
     effects = [_round_effects(side) for side in medians]
     if len(base) < FEWEST_CELLS or any(len(e) < 2 for e in effects):
         return _apart(base, head, level)
@@ -157,14 +162,16 @@ class _Own:
 
 
 def _own(medians: tuple[np.ndarray, np.ndarray], effects: Sequence[np.ndarray]) -> _Own:
-    """Return a cell's change; a side that lacks rounds keeps what they added, and adds no degree of freedom."""
-    squares, dof = 0.0, 0
+    """Return a cell's change, each process without what its round added."""
+    squares, dof, per_process = 0.0, 0, 0.0
+    locations = []
     for side, added in zip(medians, effects, strict=True):
-        if len(side) == len(added):
-            squares += float(((side - added) - (side - added).mean()) @ (side - added))
-            dof += len(side) - 1
-    location = float(medians[1].mean() - medians[0].mean())
-    return _Own(location, squares / dof if dof else 0.0, dof, sum(1 / len(side) for side in medians))
+        values = (side - added)[~np.isnan(side)]
+        locations.append(float(values.mean()))
+        squares += float((values - values.mean()) @ values)
+        dof += len(values) - 1
+        per_process += 1 / len(values)
+    return _Own(locations[1] - locations[0], squares / dof if dof else 0.0, dof, per_process)
 
 
 def _moderated(own: Sequence[_Own]) -> list[tuple[float, float]]:
@@ -206,14 +213,32 @@ def _interval(location: float, variance: float, dof: float, level: float) -> Est
     return Estimate(math.exp(location), math.exp(location - below), math.exp(location + above), "moderated")
 
 
-def _round_effects(found: Sequence[np.ndarray]) -> np.ndarray:
-    """Return what each round of a run added to its cells (those that have all rounds), 0 in the mean."""
-    most = max(map(len, found), default=0)
-    whole = [medians - medians.mean() for medians in found if len(medians) == most]
-    if most < 2 or len(whole) < FEWEST_CELLS:
+def _by_rounds(side: Sequence[Processes]) -> np.ndarray:
+    """Return the log medians of each cell's processes, a row per cell and a column per round; nan where one lacks."""
+    found = np.full((len(side), max(map(len, side), default=0)), np.nan)
+    for row, cell in zip(found, side, strict=True):
+        there = [i for i, process in enumerate(cell) if len(process)]
+        row[there] = log_medians(log_processes(cell))
+    return found
+
+
+def _round_effects(found: np.ndarray) -> np.ndarray:
+    """Return what each round of a run added to its cells, 0 in the mean; `found` as `_by_rounds` returns it.
+
+    The median over cells of how far their processes of that round lie from the cell's level, which is the mean of its
+    processes without what their rounds added: where processes are lacking, the two are found in turns. A round that few
+    cells have is taken to have added nothing. Empty where fewer than 6 cells have two processes.
+    """
+    several = found[(~np.isnan(found)).sum(axis=1) > 1]
+    if found.shape[1] < 2 or len(several) < FEWEST_CELLS:
         return np.zeros(0)
-    effects = np.median(np.array(whole), axis=0)
-    return effects - effects.mean()
+    known = (~np.isnan(several)).sum(axis=0) >= FEWEST_IN_ROUND
+    effects = np.zeros(found.shape[1])
+    for _ in range(TURNS if np.isnan(several).any() else 1):
+        away = several[:, known] - np.nanmean(several - effects, axis=1, keepdims=True)
+        effects[known] = np.nanmedian(away, axis=0)
+        effects[known] -= effects[known].mean()
+    return effects
 
 
 def _spread(base: Processes, head: Processes, prior: Prior | None) -> tuple[float | None, float | None]:

@@ -28,6 +28,8 @@ NOISE_FLOOR_PCT = 5.0
 #: Runs are interleaved when they overlap for at least this part of the shorter one.
 OVERLAP = 0.5
 FAILED_IN_HEAD = "failed in head"
+#: Undisturbed processes of a cell from which the disturbed ones are left out.
+FEWEST_QUIET = 2
 #: Fields that name where data come from (their fingerprints), and not what is done with it.
 FINGERPRINTED = ("dataset", "pretrain_dataset", "tokenizer")
 
@@ -74,6 +76,7 @@ class Comparison:
     margin_pct: float
     noise_floor_pct: float
     fail_on_pct: float | None = None
+    left_out: tuple[int, int] = (0, 0)  # processes of base and head that others disturbed
     regressed: tuple[str, ...] = ()  # slower than the threshold with confidence
     unsure: tuple[str, ...] = ()  # not known to be within the threshold
 
@@ -109,7 +112,7 @@ def compare(
     pairs, only = _pairs(base.records, head.records)
     timed = [pair for pair in pairs if _times(pair[0]) and _times(pair[1])]
     only += [(pair[1][0]["cell"], _untimed(pair)) for pair in pairs if pair not in timed]
-    found = stats.changes([_times(b) for b, _ in timed], [_times(h) for _, h in timed], level)
+    found = stats.changes([_by_rounds(b) for b, _ in timed], [_by_rounds(h) for _, h in timed], level)
     shared_verdict = _shared_verdict(found.shared, margin / 100, floor / 100) if found.shared else None
     moved = shared_verdict in ("slower", "faster")
     cells = [
@@ -131,9 +134,15 @@ def compare(
         margin,
         floor,
         fail_on_pct,
+        _left_out(timed),
         tuple(regressed),
         tuple(unsure),
     )
+
+
+def _left_out(pairs: Sequence[tuple[list[Record], list[Record]]]) -> tuple[int, int]:
+    base, head = (sum(len(_timed(pair[i])) - len(_undisturbed(pair[i])) for pair in pairs) for i in (0, 1))
+    return base, head
 
 
 def label(cell: Record) -> str:
@@ -150,7 +159,7 @@ def _cell_change(
     moved: bool,
 ) -> CellChange:
     base, head = pair
-    times = [[p for p in _times(side) if p] for side in pair]
+    times = [_times(side) for side in pair]
     beyond = change.own is not None and not moved
     deciding = change.own if change.own is not None and not moved else change.ratio
     low, high = deciding.low, deciding.high
@@ -267,8 +276,28 @@ def _counted(group: Sequence[Record]) -> list[Record]:
 
 
 def _times(records: Sequence[Record]) -> list[list[float]]:
-    """Return the step times of the processes that are ok, in the order of rounds."""
-    return [times for times in processes.step_times([r for r in records if r["status"] == "ok"]) if times]
+    """Return the step times (s) of the processes that count, in the order of rounds."""
+    return processes.step_times(_undisturbed(records))
+
+
+def _by_rounds(records: Sequence[Record]) -> list[list[float]]:
+    """Return the step times (s) of each round, empty for one whose process does not count."""
+    times = {record["repeat"]: record["samples"]["step_s"] for record in _undisturbed(records)}
+    return [times.get(repeat, []) for repeat in range(max(times) + 1)]
+
+
+def _timed(records: Sequence[Record]) -> list[Record]:
+    return [r for r in records if r["status"] == "ok" and r["samples"].get("step_s")]
+
+
+def _undisturbed(records: Sequence[Record]) -> list[Record]:
+    """Return the processes that were timed; those that others kept from their cores only where too few others are left.
+
+    What decides is what the kernel says of others, never how long steps took, so that it does not favour a verdict.
+    """
+    timed = _timed(records)
+    quiet = [record for record in timed if not processes.disturbed(record)]
+    return quiet if len(quiet) >= FEWEST_QUIET else timed
 
 
 def _untimed(pair: tuple[list[Record], list[Record]]) -> str:

@@ -16,6 +16,7 @@ CLOSE = 2.0
 TERMS, LEAST_TAIL = 24, 1e-6
 
 
+@functools.lru_cache(maxsize=8192)
 def t_quantile(probability: float, dof: float) -> float:
     """Return the quantile of Student's t for `probability` in [0.5, 1) and any `dof` > 0.
 

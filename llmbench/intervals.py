@@ -85,8 +85,8 @@ def pooled_interval(processes: Processes, level: float = 0.95, prior: Prior | No
     Raises ValueError without samples, for a sample that is not finite and positive, and for a level outside (0, 1).
     """
     check_level(level)
-    medians = process_medians(processes)
-    location = float(medians.mean())
+    medians = _medians(processes)
+    location = math.fsum(medians) / len(medians)
     if replicated(medians, prior):
         variance, dof = mean_variance(medians, prior)
         return student(location, variance, dof, level, prior)
@@ -113,9 +113,8 @@ def fit_prior(cells: Sequence[Processes]) -> Prior | None:
     None for fewer than 6 cells that have two processes or 8 degrees of freedom in all, or without any spread: use
     Student's t then. Raises ValueError as `pooled_interval` does.
     """
-    found = [process_medians(cell) for cell in cells if any(len(p) for p in cell)]
-    found = [medians for medians in found if len(medians) > 1]
-    found = found[:: -(-len(found) // MOST_CELLS) or 1]
+    several = [kept for cell in cells if len(kept := [process for process in cell if len(process)]) > 1]
+    found = [process_medians(cell) for cell in several[:: -(-len(several) // MOST_CELLS) or 1]]
     dofs = np.array([len(medians) - 1 for medians in found], dtype=float)
     if len(found) < FEWEST_CELLS or dofs.sum() < FEWEST_DOF:
         return None
@@ -137,11 +136,17 @@ def _round_effects(found: Sequence[np.ndarray]) -> np.ndarray:
     return effects - effects.mean()
 
 
-def _own_variance(medians: np.ndarray, rounds: np.ndarray, scale: float) -> float:
+def _own_variance(medians: Sequence[float], rounds: Sequence[float], scale: float) -> float:
     """Return the variance of `medians` less their rounds; one that lacks rounds keeps them in."""
     if len(rounds) != len(medians):
-        return float(medians.var(ddof=1))
-    return scale * float((medians - rounds).var(ddof=1))
+        return _variance(medians)
+    return scale * _variance([one - added for one, added in zip(medians, rounds, strict=True)])
+
+
+def _variance(values: Sequence[float]) -> float:
+    """Return the variance of a sample, in plain Python: it has few values, and numpy would take longer to begin."""
+    mean = math.fsum(values) / len(values)
+    return math.fsum([(value - mean) ** 2 for value in values]) / (len(values) - 1)
 
 
 def likeliest(variances: np.ndarray, dofs: np.ndarray, drop: float = LIKELIHOOD_DROP) -> tuple[float, float]:
@@ -166,12 +171,12 @@ def likeliest(variances: np.ndarray, dofs: np.ndarray, drop: float = LIKELIHOOD_
     return float(_DOFS[lowest]), float(np.exp(levels[total[lowest].argmax()]))
 
 
-def replicated(medians: np.ndarray, prior: Prior | None) -> bool:
+def replicated(medians: Sequence[float], prior: Prior | None) -> bool:
     """Return whether `medians` have a variance between processes, their own or the prior's."""
     return len(medians) > 1 or (prior is not None and prior.dof >= 1)
 
 
-def process_variance(medians: np.ndarray, prior: Prior | None) -> tuple[float, float]:
+def process_variance(medians: Sequence[float], prior: Prior | None) -> tuple[float, float]:
     """Return the variance between processes (log scale) and its degrees of freedom.
 
     With a prior: (dof0 variance0 + d s^2) / (dof0 + d), at most as certain as all cells together (the limit of
@@ -179,8 +184,8 @@ def process_variance(medians: np.ndarray, prior: Prior | None) -> tuple[float, f
     """
     d = len(medians) - 1
     if prior is None:
-        return float(medians.var(ddof=1)), float(d)
-    own = _own_variance(medians, np.array(prior.rounds), prior.residual_scale) if d else 0.0
+        return _variance(medians), float(d)
+    own = _own_variance(medians, prior.rounds, prior.residual_scale) if d else 0.0
     dof = min(prior.dof + d, prior.dof_limit)
     variance = (prior.dof * prior.variance + d * own) / (prior.dof + d)
     shared = prior.round_variance
@@ -189,7 +194,7 @@ def process_variance(medians: np.ndarray, prior: Prior | None) -> tuple[float, f
     return variance + shared, satterthwaite([variance, shared], [dof, len(prior.rounds) - 1.0])
 
 
-def mean_variance(medians: np.ndarray, prior: Prior | None) -> tuple[float, float]:
+def mean_variance(medians: Sequence[float], prior: Prior | None) -> tuple[float, float]:
     """Return the squared standard error of the mean of `medians` (log scale), and its degrees of freedom."""
     variance, dof = process_variance(medians, prior)
     return variance / len(medians), dof
@@ -249,10 +254,14 @@ def log_medians(logs: Sequence[np.ndarray]) -> np.ndarray:
 
 def process_medians(processes: Processes) -> np.ndarray:
     """Return log_medians(log_processes(processes)) without the logs of what is not in the middle."""
+    return np.array(_medians(processes))
+
+
+def _medians(processes: Processes) -> list[float]:
     medians = [_log_median(process) for process in processes if len(process)]
     if not medians:
         raise ValueError("no samples")
-    return np.array(medians)
+    return medians
 
 
 def _log_median(samples: Sequence[float]) -> float:

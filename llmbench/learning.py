@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from llmbench import processes, stats
-from llmbench.schema import Cell
+from llmbench.schema import DEFAULTS
 from llmbench.sizes import times
 
 Record = Mapping[str, Any]
@@ -43,6 +43,8 @@ MUCH = 3.0  # times as much: more than what a doubling is, rounded as it may be
 
 #: What may differ between the runs of one table row, or follows from what differs.
 _OPEN = ("seed", "train_examples", "steps", "size", "parent", "tokenizer", "stage")
+#: All other fields of a cell, with their defaults, which those have that a record is too old for.
+_ALIKE = tuple((name, default) for name, default in DEFAULTS.items() if name not in _OPEN)
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,13 @@ class Trained:
 
 def learning(records: Iterable[Record]) -> list[Row]:
     """Return one row per point with doublings, in the order of the records."""
+    return of_groups(grouped(records))
+
+
+def of_groups(groups: Mapping[tuple[Any, ...], dict[Point, dict[int, Trained]]]) -> list[Row]:
+    """Return the rows of `learning` from what `grouped` returns."""
     rows = []
-    for points in grouped(records).values():
+    for points in groups.values():
         counts = {point: len(partners(points, point)) for point in points}
         fewest = min(2, max(counts.values()))  # two points of a box may be a doubling by chance
         rows += [row(points, point) for point, count in counts.items() if count >= max(1, fewest)]
@@ -75,14 +82,14 @@ def grouped(records: Iterable[Record]) -> dict[tuple[Any, ...], dict[Point, dict
         training = scored if scored["cell"]["stage"] != "eval" else first.get(scored["cell"].get("parent") or "")
         if training is None or not training.get("training"):
             continue
-        cell = Cell.from_json(training["cell"]).to_json()  # fields that the record is too old for have their defaults
-        setup = tuple((name, value) for name, value in cell.items() if name not in _OPEN)
-        examples = training["training"].get("examples") or cell["train_examples"]
+        cell = training["cell"]
+        setup = [cell.get(name, default) for name, default in _ALIKE]
+        examples = training["training"].get("examples") or cell.get("train_examples")
         if examples is None:
             continue
-        point = (examples, cell["steps"], cell["size"])
-        run = Trained(point, cell["seed"], training, scored)
-        found.setdefault((*setup, scored["cell"]["test_examples"]), {}).setdefault(point, {})[run.seed] = run
+        point = (examples, cell.get("steps", DEFAULTS["steps"]), cell["size"])
+        run = Trained(point, cell.get("seed", DEFAULTS["seed"]), training, scored)
+        found.setdefault((*setup, scored["cell"].get("test_examples")), {}).setdefault(point, {})[run.seed] = run
     return found
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import sub
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def ratio_interval(
     Raises ValueError as `pooled_interval` does, and for paired sides that do not match.
     """
     if paired:
-        return _paired(_log_ratios(a, b))(level, prior)
+        return Paired.of(a, b).interval(level, prior)
     check_level(level)
     sides = [log_processes(side) for side in (a, b)]
     medians = [log_medians(side) for side in sides]
@@ -93,14 +93,42 @@ def ratio_interval(
     return percentiles(location, means[0] - means[1], level)
 
 
-def _paired(logs: Sequence[Sequence[float]]) -> Callable[[float, Prior | None], Estimate]:
-    """Return the interval of paired sides as a function of level and prior, from the log ratios of each process."""
-    if len(logs) == 1:
-        trimmed = _trimmed(logs[0])
-        return lambda level, prior: (
-            _trimmed_interval(*trimmed, level) if prior is None else pooled_interval(_exp(logs), level, prior)
-        )
-    return lambda level, prior: pooled_interval(_exp(logs), level, prior)
+class Paired:
+    """The log ratios of pairs of blocks, process by process, and their interval at any level: see `ratio_interval`.
+
+    Where several intervals of the same pairs are wanted, this does the work once.
+    """
+
+    def __init__(self, logs: Sequence[Sequence[float]]) -> None:
+        self.logs = logs
+        self._trimmed = _trimmed(logs[0]) if len(logs) == 1 else None
+
+    @classmethod
+    def of(cls, a: Processes, b: Processes) -> Paired:
+        """Return the pairs of `a` over `b`. Raises ValueError as `ratio_interval` does."""
+        return cls(_log_ratios(a, b))
+
+    @property
+    def pairs(self) -> int:
+        """The number of pairs of all processes."""
+        return sum(map(len, self.logs))
+
+    def every_second(self, start: int) -> Paired | None:
+        """Return every second pair of each process, from its first (0) or its second (1); None if a process has none.
+        """
+        logs = [process[start::2] for process in self.logs]
+        return Paired(logs) if all(logs) else None
+
+    @property
+    def value(self) -> float:
+        """The ratio that `interval` returns, for less."""
+        return self.interval().value if self._trimmed is None else math.exp(self._trimmed[0])
+
+    def interval(self, level: float = 0.95, prior: Prior | None = None) -> Estimate:
+        """Return the ratio and its `level` interval."""
+        if self._trimmed is not None and prior is None:
+            return _trimmed_interval(*self._trimmed, level)
+        return pooled_interval(_exp(self.logs), level, prior)
 
 
 def trimmed_interval(logs: Sequence[float], level: float) -> Estimate:
@@ -115,15 +143,17 @@ def trimmed_interval(logs: Sequence[float], level: float) -> Estimate:
 
 def _trimmed(logs: Sequence[float]) -> tuple[float, float, int]:
     """Return the trimmed mean of `logs`, its standard error, and the degrees of freedom (0: too few values)."""
-    ordered = sorted(map(float, logs))
+    ordered = sorted(logs)
     n = len(ordered)
     cut = int(TRIMMED * n)
-    location = statistics.fmean(ordered[cut : n - cut])
+    kept = ordered[cut : n - cut]
+    location = math.fsum(kept) / len(kept)
     if n < FEWEST_PAIRS:
         return location, 0.0, 0
-    winsorized = [*[ordered[cut]] * cut, *ordered[cut : n - cut], *[ordered[n - cut - 1]] * cut]
-    mean = statistics.fmean(winsorized)
-    error = math.sqrt(sum((x - mean) ** 2 for x in winsorized) / (n - 1)) / ((1 - 2 * TRIMMED) * math.sqrt(n))
+    least, most = kept[0], kept[-1]
+    mean = (math.fsum(kept) + cut * (least + most)) / n
+    squares = sum([(x - mean) ** 2 for x in kept]) + cut * ((least - mean) ** 2 + (most - mean) ** 2)
+    error = math.sqrt(squares / (n - 1)) / ((1 - 2 * TRIMMED) * math.sqrt(n))
     return location, error, n - 2 * cut - 1
 
 
@@ -147,10 +177,10 @@ def _log_ratios(a: Processes, b: Processes) -> list[list[float]]:
     for process in (*a, *b):
         if len(process) and not (min(process) > 0 and math.isfinite(sum(process))):
             raise ValueError("samples must be finite and positive")
-    found = [[math.log(x) - math.log(y) for x, y in zip(p, q, strict=True)] for p, q in zip(a, b, strict=True)]
-    if not any(found):
+    found = [list(map(sub, map(math.log, p), map(math.log, q))) for p, q in zip(a, b, strict=True) if len(p)]
+    if not found:
         raise ValueError("no samples")
-    return [logs for logs in found if logs]
+    return found
 
 
 def _exp(logs: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -162,6 +192,8 @@ def without_share(clean: Sequence[float], treated: Sequence[float], share: float
 
     What was left of it is taken off by proportion. At least `LEAST_REST` of `clean` is left.
     """
+    if share == 1.0:
+        return [t if t > LEAST_REST * c else LEAST_REST * c for c, t in zip(clean, treated, strict=True)]
     rest = [c - (c - t) / share for c, t in zip(clean, treated, strict=True)]
     return [max(r, LEAST_REST * c) for r, c in zip(rest, clean, strict=True)]
 
@@ -181,23 +213,34 @@ def simultaneous(
     `level`; it can say yes where Bonferroni's bound just does not. Each of the two guarantees holds on its own.
     Raises ValueError as `ratio_interval` does, and for a level up to 0.5.
     """
+    if paired:
+        return simultaneous_paired([Paired.of(a, b) for a, b in pairs], level, threshold=threshold, prior=prior)
+    return _bounds(lambda i, l: ratio_interval(*pairs[i], l, prior=prior), len(pairs), level, threshold)
+
+
+def simultaneous_paired(
+    pairs: Sequence[Paired], level: float = 0.95, *, threshold: float = 1.0, prior: Prior | None = None
+) -> list[Bound]:
+    """Return what `simultaneous` does, of pairs of blocks."""
+    return _bounds(lambda i, l: pairs[i].interval(l, prior), len(pairs), level, threshold)
+
+
+def _bounds(interval: Callable[[int, float], Estimate], count: int, level: float, threshold: float) -> list[Bound]:
+    """Return the bounds and decisions of `simultaneous`; `interval` is that of a number among `count`, at a level."""
     if not 0.5 < level < 1:
         raise ValueError(f"level must be between 0.5 and 1, not {level}")
 
-    ready = [_paired(_log_ratios(a, b)) for a, b in pairs] if paired else []
-
     def bound(index: int, among: int) -> Estimate:
-        one_sided = 1 - 2 * (1 - level) / among
-        return ready[index](one_sided, prior) if paired else ratio_interval(*pairs[index], one_sided, prior=prior)
+        return interval(index, 1 - 2 * (1 - level) / among)
 
-    found = [bound(i, len(pairs)) for i in range(len(pairs))]
-    above: set[int] = set()
-    while True:
-        left = [i for i in range(len(pairs)) if i not in above]
+    found = [bound(i, count) for i in range(count)]
+    above = {i for i, e in enumerate(found) if e.low is not None and e.low > threshold}
+    new = above
+    while new and len(above) < count:
+        left = [i for i in range(count) if i not in above]
         new = {i for i in left if (low := bound(i, len(left)).low) is not None and low > threshold}
-        if not new:
-            return [Bound(e.value, e.low, i in above, e.method) for i, e in enumerate(found)]
-        above |= new
+        above = above | new
+    return [Bound(e.value, e.low, i in above, e.method) for i, e in enumerate(found)]
 
 
 def permutation_p(a: Processes, b: Processes) -> float:

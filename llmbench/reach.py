@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmbench import costs, stats
-from llmbench.learning import LEVEL, Scale, Trained, ends, grouped, parameters, scale_of
+from llmbench.learning import LEVEL, Point, Scale, Trained, ends, grouped, parameters, scale_of
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -24,8 +24,13 @@ SHARE = 0.9  # of the way from the best trivial baseline to the oracle: the targ
 
 def reach(records: Iterable[Record]) -> list[Row]:
     """Return one row per ladder of at least two rungs, of tasks with a target."""
+    return of_groups(grouped(records))
+
+
+def of_groups(groups: Mapping[tuple[Any, ...], Mapping[Point, Mapping[int, Trained]]]) -> list[Row]:
+    """Return the rows of `reach` from what `llmbench.learning.grouped` returns."""
     rows: list[Row] = []
-    for points in grouped(records).values():
+    for points in groups.values():
         ladders: dict[tuple[int, str], dict[int, Mapping[int, Trained]]] = {}
         for (data, steps, size), runs in points.items():
             ladders.setdefault((data, size), {})[steps] = runs

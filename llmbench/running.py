@@ -310,7 +310,7 @@ def _portable(name: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
 
-def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> bytes:
+def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> bytes | bytearray:
     """Return the report of `runs` as bytes; a text ends with its line."""
     from llmbench.errors import did_you_mean
 
@@ -321,7 +321,7 @@ def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str |
     return render(report_of(runs, registry, baseline), form, registry)
 
 
-def render(report: Report, form: str, registry: Registry) -> bytes:
+def render(report: Report, form: str, registry: Registry) -> bytes | bytearray:
     """Return `report` in the format `form`, as bytes. Raises PluginError for an unknown format."""
     reporter = registry.get("reporter", form)
     from llmbench.guard import standard_output_kept
@@ -330,7 +330,14 @@ def render(report: Report, form: str, registry: Registry) -> bytes:
     own = registry.by_kind["reporter"][form].owner.name == PROJECT
     with contextlib.nullcontext() if own else standard_output_kept():
         document = reporter.render(report)
-    return (document.rstrip("\n") + "\n").encode() if isinstance(document, str) else document
+    if not isinstance(document, str):
+        return document
+    out = bytearray(document, "utf-8")  # of a large report there is no room for copies
+    while out.endswith(b"\n\n"):
+        out.pop()
+    if not out.endswith(b"\n"):
+        out += b"\n"
+    return out
 
 
 def report_of(runs: Sequence[Run], registry: Registry, baseline: str | None = None) -> Report:

@@ -41,7 +41,9 @@ def outliers(samples: Sequence[float]) -> list[int]:
 def _outliers(logs: Sequence[float]) -> list[int]:
     middle = statistics.median(logs)
     away = [abs(value - middle) for value in logs]
-    limit = max(OUTLIER_Z * MAD_TO_SD * statistics.median(away), math.log1p(TOLERANCE))
+    furthest, least = max(away), math.log1p(TOLERANCE)
+    if furthest <= least or furthest <= (limit := max(OUTLIER_Z * MAD_TO_SD * statistics.median(away), least)):
+        return []
     return [i for i, distance in enumerate(away) if distance > limit]
 
 

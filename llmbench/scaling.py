@@ -19,7 +19,7 @@ import numpy as np
 from llmbench import attribution, processes, stats
 from llmbench.laws import laws, work_of
 from llmbench.powers import LINEAR, ONE, SQUARE, Growth, power, power_misfit, slope, total
-from llmbench.schema import Cell
+from llmbench.schema import DEFAULTS, Cell
 from llmbench.sizes import parse_size
 
 Record = Mapping[str, Any]
@@ -63,19 +63,26 @@ def scaling(records: Iterable[Record]) -> list[Row]:
 
 def curves(records: Iterable[Record]) -> list[Curve]:
     """Return the curves in `records`, in the order of axes; those with fewer than 3 points are none."""
-    usable = [_usable(processes.counted(group)) for group in processes.by_cell(records).values()]
+    groups = list(processes.by_cell(records).values())
+    if not _axes([group[0]["cell"] for group in groups]):
+        return []
+    usable = [_usable(processes.counted(group)) for group in groups]
     cells = [found for found in usable if found]
-    found = [one for axis in _axes(cells) for one in _along(axis, cells)]
+    axes = _axes([next(iter(cell.values()))["cell"] for cell in cells])
+    found = [one for axis in axes for one in _along(axis, cells)]
     return [curve for _, curve in sorted(found, key=lambda one: one[0])]
 
 
-def _axes(cells: Sequence[Mapping[int, Record]]) -> list[str]:
+def _axes(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the axes along which there are more than 2 points at all: of many cells, mostly none."""
-    values: dict[str, set[int]] = {}
-    for cell in cells:
-        for axis, x in coordinates(next(iter(cell.values()))["cell"]).items():
-            if isinstance(x, int) and (axis in FIELDS or axis.startswith("size.")):
-                values.setdefault(axis, set()).add(x)
+    values: dict[str, set[Any]] = {}
+    for size in dict.fromkeys(cell["size"] for cell in cells):
+        for axis, x in _settings(size).items():
+            values.setdefault(axis, set()).add(x)
+    for axis in FIELDS:
+        default = DEFAULTS[axis]
+        values[axis] = {cell.get(axis, default) for cell in cells}
+    values = {axis: {x for x in xs if isinstance(x, int)} for axis, xs in values.items()}
     return [axis for axis, xs in values.items() if len(xs) > 2]
 
 
@@ -105,13 +112,18 @@ def _usable(found: Mapping[int, Record]) -> dict[int, Record]:
     return dict(enumerate(quiet or good))
 
 
+def _settings(size: str) -> dict[str, int | str]:
+    """Return the settings of a size as fields of their own (`size.hidden`)."""
+    settings = parse_size(size).settings
+    return {f"size.{key}": int(value) if value.isdigit() else value for key, value in settings}
+
+
 def coordinates(cell: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a cell is at: its fields, and the settings of its size as fields of their own (`size.hidden`)."""
     size = parse_size(cell["size"])
     fields = Cell.from_json(dict(cell)).to_json()  # those that the record is too old for have their defaults
     out = {name: value for name, value in fields.items() if name not in (*_DERIVED, "size")}
-    out |= {f"size.{key}": int(value) if value.isdigit() else value for key, value in size.settings}
-    return out | {"size": (size.name, size.factor)}
+    return out | _settings(cell["size"]) | {"size": (size.name, size.factor)}
 
 
 def rows(curve: Curve) -> list[Row]:

@@ -112,6 +112,10 @@ LATER_FIELDS: dict[str, Any] = {
 #: Fields a suite may set on a cell (the rest is derived by the planner).
 DERIVED_FIELDS = frozenset({"tokenizer", "parent", "remedy_of", "role"})
 CELL_FIELDS = tuple(f.name for f in dataclasses.fields(Cell))
+#: Field -> its default; None where it has none.
+DEFAULTS: dict[str, Any] = {
+    f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(Cell)
+}
 _KNOWN = frozenset(CELL_FIELDS)
 SETTABLE_FIELDS = tuple(name for name in CELL_FIELDS if name not in DERIVED_FIELDS)
 

@@ -20,12 +20,14 @@ from llmbench.distributions import t_quantile
 from llmbench.intervals import Estimate, Prior, fit_prior, pooled_interval
 from llmbench.ratios import (
     Bound,
+    Paired,
     RunTest,
     block_ratios,
     permutation_p,
     ratio_interval,
     runs_differ,
     simultaneous,
+    simultaneous_paired,
     without_share,
 )
 from llmbench.samples import Description, autocorrelation, describe, effective_samples, outliers, reliability
@@ -40,6 +42,7 @@ __all__ = [
     "Changes",
     "Crossed",
     "Estimate",
+    "Paired",
     "Prior",
     "ProcessPlan",
     "Reached",
@@ -62,6 +65,7 @@ __all__ = [
     "runs_differ",
     "samples_for",
     "simultaneous",
+    "simultaneous_paired",
     "steady_from",
     "stein_interval",
     "t_quantile",

@@ -298,8 +298,13 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record.get("cell_id"), str) else None
 
 
+#: Fields of a record that mostly hold an empty list or dict.
+_OFTEN_EMPTY = ("samples", "phases", "spent", "interventions", "quality", "baselines", "warnings")
+
+
 def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
     """Return `record` with arrays for series of numbers; values that were seen before are taken from `shared`."""
+    record = dict(zip(record, record.values(), strict=True))  # a third smaller: filled here, it knows its keys are texts
     for name in ("samples", "phases"):
         series = record.get(name)
         if isinstance(series, dict):
@@ -308,11 +313,16 @@ def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
                     series[key] = _array(values, shared)
     for trial in (record.get("interventions") or {}).values():
         _compact_trial(trial, shared)
-    for name in ("cell", "budget"):
-        value = record.get(name)
-        known = shared.setdefault((name, record["cell_id"]), value)
-        if known == value:
-            record[name] = known
+    value = record.get("cell")
+    known = shared.setdefault(("cell", record["cell_id"]), value)
+    if known == value:
+        record["cell"] = known
+    budget = record.get("budget")
+    with contextlib.suppress(AttributeError, TypeError):  # of a budget that is none, or not flat
+        record["budget"] = shared.setdefault(("budget", *budget.items()), budget)
+    for name in _OFTEN_EMPTY:
+        if name in record and not record[name]:
+            record[name] = shared.setdefault(("empty", name, type(record[name])), record[name])
     for name in ("cell_id", "environment_id", "ceilings_id", "status"):
         record[name] = shared.setdefault(record.get(name), record.get(name))
     return record
@@ -328,10 +338,14 @@ def _compact_trial(trial: Any, shared: dict[Any, Any]) -> None:
 
 
 def _array(values: list[Any], shared: dict[Any, Any]) -> Any:
-    """Return `values` as an array, where they are all floats or all integers; one that is constant is there once."""
+    """Return `values` as an array, where they are numbers that begin with a float, or all integers.
+
+    One that is constant is there once.
+    """
+    if type(values[0]) is float:
+        with contextlib.suppress(TypeError):  # of what is no number
+            return array("d", values)
     kinds = set(map(type, values))
-    if kinds == {float}:
-        return array("d", values)
     if kinds != {int} or max(values) >= 2**62 or min(values) <= -(2**62):
         return values
     if max(values) > min(values):

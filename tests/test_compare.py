@@ -84,6 +84,39 @@ def test_undecided_says_how_many_processes_decide():
     assert verdicts(more).count("undecided") <= 1
 
 
+def disturbed(run, *places):
+    """Mark processes (cell index, repeat) as disturbed, and make them three times as slow."""
+    for record in run.records:
+        if (CELLS.index(Cell.from_json(record["cell"])), record["repeat"]) in places:
+            record["health"] = {"wall_s": 1.0, "cores": 1, "other_cpu_s": 0.5, "run_wait_longest_s": 0.5}
+            record["samples"]["step_s"] = [3 * t for t in record["samples"]["step_s"]]
+    return run
+
+
+def test_processes_that_others_disturbed_are_left_out_where_enough_are_left():
+    base, head = simulated(1, repeats=5), disturbed(simulated(2, repeats=5, slow={3: 1.1}), (3, 0), (5, 2), (6, 4))
+    found = compare(base, head)
+    assert verdicts(found)[3] == "slower" and set(verdicts(found)) - {"slower"} <= {"same", "undecided"}
+    assert found.left_out == (0, 3) and found.cells[5].repeats == (5, 4) and found.cells[4].repeats == (5, 5)
+    assert any("3 of run-2 are left out" in note for note in comparison.notes(found))
+    few = compare(simulated(1), disturbed(simulated(2), (0, 0), (0, 1)))
+    assert few.left_out == (0, 0) and few.cells[0].repeats == (3, 3)
+
+
+def test_a_round_that_a_cell_lacks_takes_what_that_round_added_with_it():
+    rng = np.random.default_rng(4)
+    base, head = np.exp(rng.normal(0, 0.003, (2, 12, 6, 1)))
+    base[:, 0], head[:, 5] = 3 * base[:, 0], 2 * head[:, 5]  # one slow round in each
+    lists = [[[list(p) for p in cell] for cell in side] for side in (base, head)]
+    whole = stats.changes(*lists)
+    lists[0][2][0], lists[1][7][5] = [], []
+    gaps = stats.changes(*lists)
+    assert gaps.shared.value == pytest.approx(whole.shared.value, rel=0.01)
+    for before, after in zip(whole.cells, gaps.cells, strict=True):
+        assert after.own.value == pytest.approx(before.own.value, rel=0.01)
+        assert after.variance == pytest.approx(before.variance, rel=1.0) and after.own.high < 1.05
+
+
 def test_what_is_shared_by_all_cells_is_told_apart_from_what_a_cell_does():
     head = simulated(2, slow={0: 1.2}, shift=1.03, shared=0.03)
     found = compare(simulated(1, shared=0.03), head)

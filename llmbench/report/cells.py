@@ -60,26 +60,32 @@ def summarise(
     """
     groups = processes.by_cell(records)
     prior = processes.fit_prior(processes.good(processes.counted(group)) for group in groups.values())
-    cells = [_summary(group, (commands or {}).get(name), prior, ceilings or {}) for name, group in groups.items()]
-    _share_reasons(cells)
+    known: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+    cells = [
+        _sharing_reasons(_summary(group, (commands or {}).get(name), prior, ceilings or {}), known)
+        for name, group in groups.items()
+    ]
     fields = [group[0]["cell"] for group in groups.values()]
     for cell, variant in zip(cells, variants.variants(fields), strict=True):
         cell["variant"] = variant
     return compiled.with_pay_off(cells, fields)
 
 
-def _share_reasons(cells: Iterable[dict[str, Any]]) -> None:
-    """Keep reasons that cells have in common once: of many cells, most lack the same."""
-    known: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-    for cell in cells:
-        if not cell["compile"]:  # theirs are still added to
-            cell["reasons"] = known.setdefault(tuple(cell["reasons"].items()), cell["reasons"])
+def _sharing_reasons(
+    cell: dict[str, Any], known: dict[tuple[tuple[str, str], ...], dict[str, str]]
+) -> dict[str, Any]:
+    """Return the cell with the reasons that an earlier one had, if they are the same: most cells lack the same."""
+    if not cell["compile"]:  # theirs are still added to
+        cell["reasons"] = known.setdefault(tuple(cell["reasons"].items()), cell["reasons"])
+    return cell
 
 
 def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Return what went wrong and was not made good: every counted record that is not ok, with its error."""
-    found = []
+    found: list[dict[str, Any]] = []
     groups = processes.by_cell(records)
+    if all(record["status"] == "ok" for group in groups.values() for record in group):
+        return found
     names = dict(zip(groups, variants.variants([group[0]["cell"] for group in groups.values()]), strict=True))
     for group in groups.values():
         for repeat, record in processes.counted(group).items():

@@ -47,6 +47,12 @@ def notes(found: Comparison) -> list[str]:
             "the runs were measured one after the other: what all cells share counts only beyond "
             f"{found.noise_floor_pct:g} % (--noise-floor)"
         )
+    if any(found.left_out):
+        base, head = found.left_out
+        out.append(
+            f"{base} processes of {found.base} and {head} of {found.head} are left out: others kept them from their "
+            "cores while they were timed (what the kernel says, not how long they took)"
+        )
     return out
 
 
@@ -184,6 +190,7 @@ def document(found: Comparison) -> dict[str, Any]:
         "margin_pct": found.margin_pct,
         "noise_floor_pct": found.noise_floor_pct,
         "interleaved": found.interleaved,
+        "left_out": {"base": found.left_out[0], "head": found.left_out[1]},
         "differences": [{"what": d.what, "base": d.base, "head": d.head} for d in found.differences],
         "not_compared": [{"cell": dict(cell), "because": why} for cell, why in found.only],
         "shared": _estimate(found),

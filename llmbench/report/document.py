@@ -97,8 +97,7 @@ class Report:
     @cached_property
     def document(self) -> dict[str, Any]:
         """The report as one JSON-able document, as `report --format json` has it."""
-        whole = self._parts()
-        return {**whole, "cells": list(whole["cells"])}
+        return contract.whole(self._parts())
 
     @property
     def document_bytes(self) -> bytearray:

@@ -48,12 +48,22 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A cause that bounds some of the cells of a finding: its name in words, its class, what it is, what to change."""
+
+    name: str
+    cause_class: str | None
+    meaning: str
+    change: str | None
+
+
+@dataclass(frozen=True)
 class Finding:
     """What bounds one kind of work (a model's training, say): a headline, the numbers behind it, what to do.
 
     `bound` names the cause of most of its cells, None where none is named, and `meaning` says what that is; `headline`
     says it in words. Headrooms are those of the cell with the largest; `others` says what bounds the rest. `workloads`
-    are its cells one by one, where causes were tried.
+    are its cells one by one, where causes were tried, and `answers` all causes that are named for them, `bound` first.
     """
 
     what: str
@@ -69,6 +79,7 @@ class Finding:
     ci: Sequence[float] | None = None
     others: str | None = None
     workloads: Sequence[Workload] = ()
+    answers: Sequence[Answer] = ()
 
     @property
     def text(self) -> str:
@@ -151,9 +162,27 @@ def _finding(key: tuple[Any, ...], cells: Sequence[Cell], descriptions: Mapping[
         predicted_x=best["headroom_predicted_x"],
         measured_x=best["headroom_measured_x"],
         ci=best["headroom_ci"],
-        others=_others(causes, name),
+        others=_others(causes, name, descriptions),
         workloads=workloads,
+        answers=_answers(causes, name, descriptions),
     )
+
+
+def _answers(causes: Mapping[str, Sequence[Cell]], name: str, descriptions: Mapping[str, str]) -> list[Answer]:
+    """Return the causes by name, `name` first, then by how many cells they bound; and how to settle what is open."""
+    named = sorted((one for one in causes if one not in NAMELESS), key=lambda one: (one != name, -len(causes[one])))
+    found = []
+    for one in named:
+        cell = causes[one][0]
+        found.append(Answer(spoken(one), cell["verdict_class"], descriptions.get(one, ""), changes_of(cell)))
+    if attribution.UNDECIDED in causes and not _settle(causes):
+        found.append(Answer(SAID[attribution.UNDECIDED], None, "", SETTLE))
+    return found
+
+
+def changes_of(cell: Cell) -> str | None:
+    """Return the changes that are advised for what bounds a cell, None where none are."""
+    return None if cell["advice"] is None else changes(cell)
 
 
 def _settle(causes: Mapping[str, Sequence[Cell]]) -> str:
@@ -251,15 +280,18 @@ def label(cell: Cell) -> str:
     return f"{cell['stage']}{task}" + (f" ({cell['variant']})" if cell.get("variant") else "")
 
 
-def _others(causes: Mapping[str, Sequence[Cell]], name: str) -> str | None:
-    """Return what bounds the cells that the headline is not about."""
+def _others(causes: Mapping[str, Sequence[Cell]], name: str, descriptions: Mapping[str, str]) -> str | None:
+    """Return what bounds the cells that the headline is not about, and what to change for them."""
     parts = []
     for other, cells in sorted(causes.items(), key=lambda pair: -len(pair[1])):
         if other != name:
             gains = [cell["headroom_measured_x"] for cell in cells if cell["headroom_measured_x"] is not None]
             gain = f", up to {max(gains):.2f}x" if gains else ""
             labels = ", ".join(label(cell) for cell in cells[:3]) + (" ..." if len(cells) > 3 else "")
-            parts.append(f"{SAID.get(other) or spoken(other)}{gain} ({labels})")
+            what = f" ({descriptions[other]})" if other in descriptions else ""
+            change = changes_of(cells[0]) if other not in NAMELESS else None
+            do = f", to do: {change}" if change else ""
+            parts.append(f"{SAID.get(other) or spoken(other)}{what}{gain} in {labels}{do}")
     return "The other workloads: " + "; ".join(parts) + "." if parts else None
 
 

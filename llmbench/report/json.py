@@ -18,19 +18,22 @@ try:
 except ImportError:  # a machine that only measures need not have it
     orjson = None  # type: ignore[assignment]
 
-STUDIES = {"learning": learning.learning, "time_to_quality": reach.reach, "scaling": scaling.scaling}
+#: Lists of a cell's summary that are lists of the document.
+OF_CELLS = ("bottlenecks", "interactions")
+STUDIES = ("learning", "time_to_quality", "scaling")
 
 
 def document(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the report of one or many runs. Every cell names its run; what is not known is null, with its reason."""
     summaries = [summarise(run.records, run.commands, run.ceilings) for run in runs]
-    whole = assemble(runs, summaries, [failures(run.records) for run in runs], [studied(run) for run in runs])
-    return {**whole, "cells": list(whole["cells"])}
+    return whole(assemble(runs, summaries, [failures(run.records) for run in runs], [studied(run) for run in runs]))
 
 
 def studied(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return what a run says of learning, of time to quality and of scaling: rows by the name of the study."""
-    return {name: rows_of(run.records) for name, rows_of in STUDIES.items()}
+    groups = learning.grouped(run.records)
+    found = (learning.of_groups(groups), reach.of_groups(groups), scaling.scaling(run.records))
+    return dict(zip(STUDIES, found, strict=True))
 
 
 def assemble(
@@ -41,11 +44,10 @@ def assemble(
 ) -> dict[str, Any]:
     """Return the document of `runs` from what was made of them: their cells' summaries, failures and studies.
 
-    `cells` of it is an iterator, since a list of many would double what they take.
+    `cells` and lists of their rows are iterators, since lists of many would double what they take.
     """
     environments: dict[str, Any] = {}
     ceilings: dict[str, Any] = {}
-    lists: dict[str, list[Any]] = {"bottlenecks": [], "interactions": []}
     learned: dict[str, list[Any]] = {name: [] for name in STUDIES}
     tried: dict[str, list[Any]] = {"remedies": [], "recommendations": []}
     for run, found, study in zip(runs, summaries, studies, strict=True):
@@ -55,23 +57,35 @@ def assemble(
             learned[name] += [{**row, "run": run.name} for row in study[name]]
         environments |= run.environments
         ceilings |= run.ceilings
-        for cell in found:
-            for name, rows in lists.items():
-                rows += [{**row, "run": run.name} for row in cell[name]]
     return {
         "schema_version": SCHEMA_VERSION,
         "environments": environments,
         "ceilings": ceilings,
         "cells": (
-            {**{key: value for key, value in cell.items() if key not in lists}, "run": run.name}
+            {**{key: value for key, value in cell.items() if key not in OF_CELLS}, "run": run.name}
             for run, found in zip(runs, summaries, strict=True)
             for cell in found
         ),
-        **lists,
+        **{name: _rows(name, runs, summaries) for name in OF_CELLS},
         **tried,
         **learned,
         "failures": [{**failure, "run": run.name} for run, own in zip(runs, failed, strict=True) for failure in own],
     }
+
+
+def _rows(
+    name: str, runs: Sequence[Run], summaries: Sequence[Sequence[Mapping[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """Yield a list of the cells' summaries as rows of one list."""
+    for run, found in zip(runs, summaries, strict=True):
+        for cell in found:
+            for row in cell[name]:
+                yield {**row, "run": run.name}
+
+
+def whole(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `assemble` returns with lists in place of iterators."""
+    return {name: list(item) if isinstance(item, Iterator) else item for name, item in parts.items()}
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -124,10 +138,10 @@ def render_one(run: Run) -> str:
 
 def one(run: Run) -> dict[str, Any]:
     """Return the only cell of a run with its bottlenecks and remedies; a number that is not finite is None."""
-    whole = document([run])
-    lists = {name: whole[name] for name in ("bottlenecks", "interactions", "remedies")}
-    found: dict[str, Any] = _finite({"schema_version": SCHEMA_VERSION, **whole["cells"][0], **lists})
-    return {**found, "environments": _finite(whole["environments"])}
+    found = document([run])
+    lists = {name: found[name] for name in (*OF_CELLS, "remedies")}
+    only: dict[str, Any] = _finite({"schema_version": SCHEMA_VERSION, **found["cells"][0], **lists})
+    return {**only, "environments": _finite(found["environments"])}
 
 
 def _finite(value: Any) -> Any:

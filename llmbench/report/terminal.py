@@ -6,16 +6,21 @@ import dataclasses
 import io
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from llmbench.report.model import Table, printable
+from llmbench.report.model import UNKNOWN, Table, printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from llmbench.report.document import Report
 
 #: Width where there is no terminal to ask: wide enough that a file or a pipe gets whole rows.
 PIPE_WIDTH = 220
+#: Characters between columns; texts before the first number that may name a row.
+GAP, NAMES = 3, 9
 
 
 def text(tables: Sequence[Table]) -> str:
@@ -41,6 +46,10 @@ def render(
     console = Console(file=stream, width=width, highlight=False, soft_wrap=False, force_terminal=colour)
     for table in tables:
         shown, same = table.without_constants()
+        if least_width(shown) > width:
+            console.print(Text(stacked(shown, width)))
+            _print_notes(console, table, same)
+            continue
         rich_table = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in shown.columns:
             heading = Text(f"{column.name}\n({column.unit})" if column.unit else column.name)
@@ -49,14 +58,57 @@ def render(
             values = zip(shown.columns, row, strict=True)
             rich_table.add_row(*(Text(column.text(value)) for column, value in values))
         console.print(rich_table)
-        for note in [*([f"all: {same}"] if same else []), *table.notes]:
-            console.print(Text(printable(note), style="dim"))
-        console.print()
+        _print_notes(console, table, same)
+
+
+def _print_notes(console: Console, table: Table, same: str) -> None:
+    from rich.text import Text
+
+    for note in [*([f"all: {same}"] if same else []), *table.notes]:
+        console.print(Text(printable(note), style="dim"))
+    console.print()
+
+
+def least_width(table: Table) -> int:
+    """Return the characters that a table needs so that no number and no word is broken."""
+    needed = 0
+    for i, column in enumerate(table.columns):
+        texts = [column.text(row[i]) for row in table.rows]
+        parts = texts if column.align == "right" else [word for text in texts for word in text.split()]
+        needed += max(map(len, [*parts, *column.name.split(), f"({column.unit})" if column.unit else ""]))
+    return needed + GAP * len(table.columns)
+
+
+def stacked(table: Table, width: int) -> str:
+    """Return a table as a block of lines per row, for a terminal that has no room for its columns.
+
+    What names a row stands first: its texts up to the first number. Numbers have their column's name and unit.
+    """
+    numbers = [i for i, column in enumerate(table.columns) if column.align == "right"]
+    first = numbers[0] if numbers and 0 < numbers[0] < NAMES else 1
+    lines = [table.title, ""]
+    for row in table.rows:
+        texts = [column.text(value) for column, value in zip(table.columns, row, strict=True)]
+        lines += textwrap.wrap(" ".join(filter(None, texts[:first])), width) or [""]
+        rest = zip(table.columns[first:], texts[first:], strict=True)
+        parts = [f"{c.name}: {text}{' ' + c.unit if c.unit and text != UNKNOWN else ''}" for c, text in rest if text]
+        indent = " " * 4
+        lines += textwrap.wrap("; ".join(parts), width, initial_indent=indent, subsequent_indent=indent)
+    return "\n".join(lines)
+
+
+def _findings(report: Report) -> str:
+    """Return the findings, a line each; in a terminal, broken between words."""
+    lines = [f"- {printable(finding.text)}" for finding in report.findings]
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [textwrap.fill(line, max(width, 20), subsequent_indent="  ") for line in lines]
+    return "\n".join(lines)
 
 
 def report_text(report: Report) -> str:
     """Return what bounds each kind of work in sentences, and the tables."""
-    lines = "\n".join(f"- {printable(finding.text)}" for finding in report.findings)
+    lines = _findings(report)
     return (f"{lines}\n\n" if lines else "") + text([table.with_ids() for table in report.tables])
 
 
@@ -80,7 +132,7 @@ def brief_text(report: Report) -> str:
     titles = {table.title for table in report.tables}
     wanted = BRIEF if BRIEF[0] in titles else ("Where the time goes", *BRIEF)
     tables = [_without(table, DETAIL).with_ids() for table in report.tables if table.title in wanted]
-    lines = "\n".join(f"- {printable(finding.text)}" for finding in report.findings)
+    lines = _findings(report)
     return (text(tables) + (f"{lines}\n" if lines else "")) or "No cell was measured.\n"
 
 

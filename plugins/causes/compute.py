@@ -145,7 +145,7 @@ def llmbench_causes() -> list[llmbench.CauseSpec]:
             probe=probe,
             predict=predict,
             intervene=intervene,
-            description="the arithmetic of matrix products; the headroom is that of products twice as fast",
+            description="the arithmetic of matrix products; the speed-up is that of products twice as fast",
             advice="lower precision (bf16, fp16, fp8), a faster device, fewer or smaller products",
         )
     ]

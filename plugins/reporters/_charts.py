@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmbench_plugins.reporters._written import Written, written
+
 PHASES = ("input", "copy", "forward", "backward", "optimizer", "comm", "idle")
 #: Bars that a chart has room for; step times that a page has room for.
 MOST_BARS, MOST_STEPS = 40, 200_000
@@ -43,21 +45,22 @@ class Charts:
 
 def charts_of(report: Any) -> Charts:
     """Return the charts for which the report holds numbers."""
-    points = []
+    points: list[Written] = []
+    has = dict.fromkeys(("phases", "headroom", "roofline", "scaling", "quality"), False)
     for run, cells in zip(report.runs, report.summaries, strict=True):
         parents = {record["cell_id"]: record["cell"].get("parent") for record in run.records}
         trained = {cell["cell_id"]: (cell["training"] or {}).get("seconds") for cell in cells}
         name = f"{run.name}: " if len(report.runs) > 1 else ""
         measured = [cell for cell in cells if cell["step_ms"] is not None]
-        points += [_point(cell, name, _training_s(cell["cell_id"], parents, trained)) for cell in measured]
+        for cell in measured:
+            point = _point(cell, name, _training_s(cell["cell_id"], parents, trained))
+            points.append(written(point))
+            has["phases"] |= bool(point["shares"])
+            has["headroom"] |= bool(point["causes"])
+            has["roofline"] |= point["gflops"] is not None
+            has["quality"] |= point["quality"] is not None and point["seconds"] is not None
     curves = scaling([row for study in report.studies for row in study["scaling"]])
-    has = {
-        "phases": any(p["shares"] for p in points),
-        "headroom": any(p["causes"] for p in points),
-        "roofline": any(p["gflops"] is not None for p in points),
-        "scaling": bool(curves),
-        "quality": any(p["quality"] is not None and p["seconds"] is not None for p in points),
-    }
+    has["scaling"] = bool(curves)
     shown = [
         {"id": name, "title": TITLES[name], "caption": CAPTIONS[name].format(bars=MOST_BARS), "wide": name == "phases"}
         for name, there in has.items()

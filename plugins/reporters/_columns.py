@@ -16,6 +16,16 @@ class Strings:
     def __init__(self) -> None:
         self.values: list[str] = []
         self._places: dict[str, int] = {}
+        self._shown: dict[str, int] = {}  # text as it is in a row -> its place as people read it
+
+    def shown(self, column: Any, value: Any) -> int:
+        """Return where stands how `column` shows `value`."""
+        if not isinstance(value, str):
+            return self.place(column.text(value))
+        place = self._shown.get(value)
+        if place is None:
+            place = self._shown[value] = self.place(column.text(value))
+        return place
 
     def place(self, text: str) -> int:
         """Return where `text` stands in `values`."""
@@ -36,7 +46,7 @@ def packed(column: Any, values: Sequence[Any], strings: Strings) -> dict[str, An
         return out | {"k": "i", "v": list(values)}
     if known and all(type(value) is float and _plain(value, column.digits) for value in known):
         return out | {"k": "f", "d": column.digits, "v": [None if v is None else v + 0.0 for v in values]}
-    return out | {"k": "s", "v": [None if v is None else strings.place(column.text(v)) for v in values]}
+    return out | {"k": "s", "v": [None if v is None else strings.shown(column, v) for v in values]}
 
 
 def style(column: Any, values: Sequence[Any]) -> str:

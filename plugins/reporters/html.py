@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import llmbench
 from llmbench_plugins.reporters._charts import charts_of
 from llmbench_plugins.reporters._columns import Strings, packed
+from llmbench_plugins.reporters._written import parts, written
 
 HERE = Path(__file__).parent / "page"
 #: Rows that are in the page as HTML; the script shows the others when they are asked for.
@@ -24,6 +25,8 @@ STATIC_ROWS = 30
 SHOWN_FINDINGS = 9
 #: Workloads that a finding lists.
 MOST_WORKLOADS = 6
+#: Machines that the title names one by one.
+MOST_MACHINES = 3
 EXPLAIN = (
     "How to read this: a step is one batch forward, backward and the update (training), or one batch answered "
     "(inference). Work is bounded by what saves the most time once it is removed. llmbench predicts that from the "
@@ -38,18 +41,20 @@ def render(report: Any) -> str:
 
     folder = jinja2.FileSystemLoader(HERE)
     templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    templates.filters["options"] = _options
     scripts = [_read("chart.umd.min.js"), _read("page.js")]
     page, shown = _page(report), _shown(report)
+    commands = page["data"]["templates"]
     return templates.get_template("page.html.j2").render(
         **shown,
-        data=_safe_json(page["data"]),
+        data=_safe_parts(page.pop("data")),
         tables=page["tables"],
         style=_read("page.css"),
         scripts=scripts,
         script_hashes=" ".join(f"'sha256-{_hash(script)}'" for script in scripts),
         charts=page["charts"],
         series=page["series"],
-        commands=page["data"]["templates"],
+        commands=commands,
     )
 
 
@@ -70,6 +75,14 @@ def _shown(report: Any) -> dict[str, Any]:
     }
 
 
+def _options(text: str) -> Any:
+    """Return `text` with its command line options as code, which is not broken at their dashes."""
+    from markupsafe import Markup
+
+    words = re.split(r"(\B--[\w=.-]*\w)", text)
+    return Markup("").join(Markup('<code class="option">{}</code>').format(w) if i % 2 else w for i, w in enumerate(words))
+
+
 def _heading(report: Any) -> str:
     models = list(dict.fromkeys(str(cell["model"]) for cell in report.cells))
     names = ", ".join(models[:5]) + (" ..." if len(models) > 5 else "")
@@ -79,17 +92,20 @@ def _heading(report: Any) -> str:
 
 
 def _machines(report: Any) -> str:
-    """Return the devices that cells ran on, by their names."""
-    names: dict[str, None] = {}
+    """Return the devices that cells ran on, by their names; the cores of a CPU are said where there is only one."""
+    names: dict[str, dict[str, None]] = {}
     for run in report.runs:
         kinds = {str(record["cell"].get("device", "")).partition(":")[0] for record in run.records}
         for environment in run.environments.values():
             for device in environment.get("devices") or []:
                 if str(device.get("device", "")).partition(":")[0] in kinds:
                     cores = environment.get("usable_cores")
-                    extra = f" CPU ({cores} cores)" if device.get("device") == "cpu" and cores else ""
-                    names[f"{device.get('name')}{extra}"] = None
-    return ", ".join(names) or "an unnamed machine"
+                    cpu = device.get("device") == "cpu"
+                    extra = f" ({cores} core{'' if cores == 1 else 's'})" if cpu and cores else ""
+                    names.setdefault(f"{device.get('name')}{' CPU' if cpu else ''}", {})[extra] = None
+    if len(names) > MOST_MACHINES:
+        return f"{len(names)} kinds of machines"
+    return ", ".join(name + (next(iter(of)) if len(of) == 1 else "") for name, of in names.items()) or "an unnamed machine"
 
 
 def _lead(report: Any) -> str:
@@ -117,7 +133,7 @@ def _page(report: Any) -> dict[str, Any]:
         small, all_same = table.without_constants()
         again = [None if cell not in ids else ids[cell][0] for cell in small.cells] or None
         columns = [packed(c, [row[i] for row in small.rows], strings) for i, c in enumerate(small.columns)]
-        tables.append({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""})
+        tables.append(written({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""}))
         rows = []
         for i, row in enumerate(small.rows[:STATIC_ROWS]):
             texts = [(c.text(v), form["r"]) for c, v, form in zip(small.columns, row, columns, strict=True)]
@@ -162,19 +178,10 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _safe_json(value: Any) -> str:
-    """Return JSON that cannot end the script element that it stands in."""
-    text = _json(value, 4)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _json(value: Any, depth: int) -> str:
-    """Return `value` as JSON, part by part: at once, the encoder would hold each number as a text of its own."""
-    if depth and isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(str(k))}:{_json(v, depth - 1)}" for k, v in value.items()) + "}"
-    if depth and isinstance(value, list):
-        return "[" + ",".join(_json(v, depth - 1) for v in value) + "]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+def _safe_parts(value: Any) -> Iterator[str]:
+    """Yield the parts of JSON that cannot end the script element that it stands in."""
+    for part in parts(value, 2):
+        yield part.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 @llmbench.hookimpl

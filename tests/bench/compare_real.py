@@ -12,8 +12,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+from llmbench import processes
 from llmbench.compare import Comparison, compare
 from llmbench.report.comparison import document, summary
 from llmbench.schema import Budget
@@ -21,7 +23,7 @@ from llmbench.sources import read_runs
 
 SUITE = """
 name: delay
-matrix: {model: [late, lstm, bert], size: tiny, task: [classification, translation, qa], stage: finetune}
+matrix: {model: [late, lstm, bert], size: tiny, task: [classification, qa], stage: finetune}
 defaults: {batch_size: 16, seq_len: 64, target_len: 24, vocab_size: 1024, train_examples: 1000, steps: 1}
 verify: none
 """
@@ -31,12 +33,37 @@ PLUGIN = Path(__file__).parent.parent / "delayed_models.py"
 PLANTED_PCT = 10.0
 
 
-def measure(folder: Path, name: str, repeat: int, late_pct: float = 0.0) -> None:
+RUNS = {"base": 0.0, "again": 0.0, "late": PLANTED_PCT}
+
+
+def done(folder: Path, name: str) -> int:
+    """Return how many rounds a run has whole."""
+    if not (folder / name / "records.jsonl").exists():
+        return 0
+    found = [processes.counted(group) for group in processes.by_cell(read_runs(folder / name)[0].records).values()]
+    return min(map(len, found), default=0)
+
+
+def measure(folder: Path, name: str, repeat: int) -> None:
     """Add one round to a run: resume it with one repeat more."""
     command = [sys.executable, "-m", "llmbench", "run", "delay.yaml", "-o", name, "--plugin", str(PLUGIN), "--quiet"]
     command += ["--set", f"repeats={repeat}", "--set", f"budget.seconds={PROCESS_S * repeat:.3f}"]
-    environment = os.environ | {"LATE_PCT": str(late_pct)}
+    environment = os.environ | {"LATE_PCT": str(RUNS[name])}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, env=environment)
+
+
+def measure_all(folder: Path, rounds: int, until: float) -> bool:
+    """Measure what is missing of `rounds` rounds, in another order each; return whether all is there by `until`."""
+    (folder / "delay.yaml").write_text(SUITE)
+    for repeat in range(1, rounds + 1):
+        names = list(RUNS)
+        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+            if done(folder, name) < repeat:
+                if time.monotonic() > until:
+                    return False
+                measure(folder, name, repeat)
+                print(f"round {repeat} of {rounds}: {name}", file=sys.stderr, flush=True)
+    return True
 
 
 def show(found: Comparison) -> None:
@@ -53,15 +80,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keep the runs here, and go on where they ended")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no run after that; needs --folder")
     parser.add_argument("-o", dest="output", type=Path)
     options = parser.parse_args()
+    until = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory(prefix="llmbench-") as work:
         folder = options.folder or Path(work)
-        (folder / "delay.yaml").write_text(SUITE)
-        for repeat in range(1, options.rounds + 1):
-            for name, late_pct in (("base", 0.0), ("again", 0.0), ("late", PLANTED_PCT)):
-                measure(folder, name, repeat, late_pct)
-            print(f"round {repeat} of {options.rounds}", file=sys.stderr, flush=True)
+        if not measure_all(folder, options.rounds, until):
+            sys.exit("out of time; the same command goes on")
         base, again, late = (read_runs(folder / name)[0] for name in ("base", "again", "late"))
         found = [compare(base, head, fail_on_pct=2.0) for head in (again, late)]
         for one in found:

@@ -314,6 +314,58 @@ def test_a_cause_of_few_workloads_is_not_made_to_sound_like_all():
     assert len(made) == 3 and findings(summarise(made[:1]))[0].headline == "bounded by optimizer"
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_narrow_terminal_breaks_no_number_and_no_word(width):
+    from llmbench.report import terminal
+
+    report = Report([Run("r", [tried(2.0, 20), tried(1.3, 20) | {"cell_id": "1"}])])
+    for table in report.tables:
+        out = io.StringIO()
+        terminal.render([table], out, width)
+        body = out.getvalue()
+        assert max(map(len, body.splitlines())) <= width
+        shown, _ = table.without_constants()
+        words = {w for row in shown.rows for c, v in zip(shown.columns, row, strict=True) for w in c.text(v).split()}
+        found = {word.rstrip(";") for word in body.split()}
+        assert {w.rstrip(";") for w in words if len(w) < width - 8} <= found, table.title
+        if terminal.least_width(shown) > width:
+            assert "─" not in body and all(f"{c.name}: " in " ".join(body.split()) for c in shown.columns[9:])
+
+
+def test_every_cause_of_a_finding_says_what_it_is_and_what_to_change():
+    other = tried(1.5, 20) | {"cell_id": "2"}
+    other["interventions"]["kernel"] = other["interventions"].pop("optimizer") | {"advice": "compile it", "axis": "why"}
+    open_ = tried(1.2, 6) | {"cell_id": "3"}
+    open_["interventions"]["optimizer"]["treated_s"] = [0.05, 0.12, 0.06, 0.12, 0.07, 0.11]
+    made = [tried(2.0, 20), tried(2.1, 20) | {"cell_id": "1"}, other, open_]
+    said = {"optimizer": "updating the parameters", "kernel": "operators too small"}
+    (found,) = findings(summarise(made), said)
+    assert found.headline == "optimizer in 2 of 4 workloads, kernel in 1, not decided in 1"
+    assert [(a.name, a.meaning, a.change) for a in found.answers[:2]] == [
+        ("optimizer", "updating the parameters", "fuse it"),
+        ("kernel", "operators too small", "compile it"),
+    ]
+    assert found.answers[2].name == "not decided" and "verify_seconds" in found.answers[2].change
+    assert "kernel (operators too small), up to 1.50x in finetune t, to do: compile it" in found.text
+
+
+def test_the_page_names_machines_and_keeps_options_whole(registry):
+    def run(name, cores, model="CPU X"):
+        devices = [{"device": "cpu", "name": model}]
+        return Run(name, [tried(2.0, 20)], {"e1": {"devices": devices, "usable_cores": cores}})
+
+    def heading(*runs):
+        return rendered(registry, Report(runs), "html").partition("<h1>")[2].partition("</h1>")[0]
+
+    assert heading(run("a", 1)).endswith("on CPU X CPU (1 core)")
+    assert heading(run("a", 1), run("b", 2), run("c", 2, "Y")).endswith("on CPU X CPU, Y CPU (2 cores)")
+    assert heading(*(run(n, 2, n) for n in "abcd")).endswith("on 4 kinds of machines")
+    options = __import__("llmbench_plugins.reporters.html", fromlist=["_options"])._options
+    assert options("<b> add --set a.b=60; end") == (
+        '&lt;b&gt; add <code class="option">--set</code> a.b=60; end'
+    )
+
+
 def test_advice_is_for_the_device_and_names_no_remedies_by_heart():
     trial = tried(2.0, 20)
     trial["interventions"]["optimizer"]["advice"] = "CUDA graphs, fuse it; remedies: fused, batch-2x"
