@@ -266,7 +266,7 @@ def _specs_of(module: ModuleType, kind: str) -> list[Any]:
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
 @functools.cache

@@ -92,11 +92,20 @@ def steps(engine: Any, batch: Batch, count: int) -> list[float]:
     """Train on one batch again and again; return the losses."""
     losses = []
     for _ in range(count):
+        if engine.graphs is not None:
+            losses.append(engine.loss_value(engine.graphs[-1](engine.copy(batch))))
+            continue
         loss = engine.forward(engine.copy(batch))
         losses.append(engine.loss_value(loss))
         engine.backward(loss)
         engine.update()
     return losses
+
+
+def forward(engine: Any, batch: Batch) -> float:
+    """Return the loss of a forward pass: a call of its own where a step is one graph."""
+    run = engine.forward if engine.graphs is None else engine.graphs[0]
+    return float(engine.loss_value(run(engine.copy(batch))))
 
 
 def still(engine: Any) -> Any:
@@ -109,7 +118,7 @@ def still(engine: Any) -> Any:
 
 def loss_of(engine: Any, batch: Batch) -> float:
     """Return the loss of a batch with nothing random in it."""
-    return float(engine.loss_value(still(engine).forward(engine.copy(batch))))
+    return forward(still(engine), batch)
 
 
 def with_arrays(batch: Batch, **arrays: Any) -> Batch:
@@ -201,8 +210,7 @@ def outputs(subject: Subject) -> None:
     for head in heads(subject):
         engine = engine_of(subject, head)
         batch = batch_of(subject.spec, head, features_of(head))
-        loss = engine.forward(engine.copy(batch))
-        value = engine.loss_value(loss)
+        value = forward(engine, batch)
         subject.require(math.isfinite(value), f"{head}: the loss of the initial weights is {value}")
         if subject.spec.engine == "torch":
             _torch_outputs(subject, head, engine, batch)

@@ -19,6 +19,7 @@ QUICK = ("unknown_metric", "another_identity", "wrong_value", "changes_the_model
 BROKEN = [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in breakages.BREAKAGES]
 LIGHT = (("reporter", "html"), ("remedy", "bf16"), ("dataset", "file"))
 OTHERS = [(kind, name) for kind in KINDS for name in discover().names(kind) if (kind, name) not in LIGHT]
+LIMIT_S = 900.0  # a check takes seconds; on a machine that does other work, minutes
 LONG = {"model", "cause", "engine", "precision"}  # kinds whose checks train: minutes for all of them
 ALL = [
     *LIGHT,
@@ -41,7 +42,7 @@ def test_a_broken_plugin_fails_for_the_right_reason(name, tmp_path):
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_what_is_built_in_passes(kind, name):
-    found = conformance.check(name, kind=kind)
+    found = conformance.check(name, kind=kind, limit_s=LIMIT_S)
     lacking = [one.reason for one in found if " lacks " in one.reason and "pip install" in one.reason]
     if lacking:
         pytest.skip(lacking[0])
@@ -53,7 +54,7 @@ def test_what_is_built_in_passes(kind, name):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_scaffolded_passes(kind, tmp_path):
     folder = scaffold.write("my-own", kind, tmp_path, discover())
-    found = conformance.check(str(folder / "llmbench_my_own.py"))
+    found = conformance.check(str(folder / "llmbench_my_own.py"), limit_s=LIMIT_S)
     assert [str(one) for one in found if one.status == conformance.FAILED] == []
 
 
