@@ -46,7 +46,23 @@ def hooks_page() -> str:
     parts += ["# What plugins return, and what they are given", "", _marked(inspect.getdoc(specs) or ""), ""]
     for one in spec_types():
         parts += _type_lines(one)
-    return "\n".join(parts)
+    return "\n".join([*parts, *layout_lines()])
+
+
+def layout_lines() -> list[str]:
+    """Return what a layout gives a model, for each of `llmbench.layouts`, and the functions that make one."""
+    from llmbench import layouts
+
+    own = {n: one for n, one in vars(layouts).items() if getattr(one, "__module__", "") == layouts.__name__}
+    parts = ["# Layouts", "", _marked(inspect.getdoc(layouts) or ""), ""]
+    for name, one in own.items():
+        if inspect.isclass(one):
+            parts += [f"## `{name}`", "", _marked(inspect.getdoc(one) or ""), ""]
+    parts += ["## Functions for layouts of your own", ""]
+    for name, one in own.items():
+        if inspect.isfunction(one) and not name.startswith("_"):
+            parts.append(f"- `{name}{_signature(one)}`: {' '.join((inspect.getdoc(one) or '').split())}")
+    return [*parts, ""]
 
 
 def _marked(text: str) -> str:

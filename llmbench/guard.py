@@ -1,4 +1,5 @@
-"""What a third party's plugin may not do to others while it is loaded: hang, print to standard output, patch torch."""
+"""What a third party's plugin may not do to others while it is loaded: hang, end the process, print to standard output,
+patch torch."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -21,6 +22,10 @@ _AGAIN_S = 1.0  # a plugin that swallows the first interruption gets another one
 
 class TooLong(BaseException):
     """A plugin took longer to load than it may. No Exception, so that its own handlers do not swallow it."""
+
+
+class Ended(BaseException):
+    """A plugin tried to end the process that loads it. No Exception, as the call that it made never returns."""
 
 
 @dataclass
@@ -43,13 +48,13 @@ def limit_s() -> float:
 def watching(root: str) -> Iterator[Seen]:
     """Load a plugin inside; `root` is the name of its package or top-level module.
 
-    Raises TooLong inside when it hangs. What it prints goes nowhere but into `Seen`, and what it replaced in torch or
+    Raises TooLong inside when it hangs, Ended when it would end the process. What it prints goes nowhere but into `Seen`, and what it replaced in torch or
     in llmbench is put back, as far as torch was there before.
     """
     seen = Seen()
     before = Snapshot()
     try:
-        with _captured(seen), _limited(limit_s()):
+        with _captured(seen), _limited(limit_s()), _no_end():
             yield seen
     finally:
         changes = before.replaced()
@@ -80,6 +85,26 @@ def _captured(seen: Seen) -> Iterator[None]:
             file.flush()
             file.seek(0)
             seen.printed = next((" ".join(line.split()) for line in file if line.strip()), "")
+
+
+@contextlib.contextmanager
+def _no_end() -> Iterator[None]:
+    """Raise Ended where `os._exit` or `os.abort` is called inside: they would take everything with them."""
+
+    def refused(name: str) -> Callable[..., None]:
+        def end(*_: object) -> None:
+            raise Ended(f"it calls os.{name}, which would end llmbench")
+
+        return end
+
+    kept = {name: getattr(os, name) for name in ("_exit", "abort")}
+    try:
+        for name in kept:
+            setattr(os, name, refused(name))
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(os, name, function)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ import pluggy
 from llmbench import hookspecs
 from llmbench.engines import EngineSpec
 from llmbench.errors import PluginError, did_you_mean
-from llmbench.guard import TooLong, watching
+from llmbench.guard import watching
 from llmbench.hookspecs import API_VERSION, OLDEST_API, PROJECT
 from llmbench.specs import (
     CauseSpec,
@@ -164,7 +164,9 @@ def discover(files: Iterable[str | Path] = (), cwd: Path | None = None, *, left_
             continue
         try:
             module, provided, remark = _loaded(manager, owner, load, source)
-        except (Exception, SystemExit, TooLong) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also SystemExit, and what test frameworks skip with
             broken.append(Broken(owner, _one_line(error)))
             continue
         loaded.setdefault(module, (owner, provided))
@@ -264,7 +266,7 @@ def _specs_of(module: ModuleType, kind: str) -> list[Any]:
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
 @functools.cache

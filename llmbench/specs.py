@@ -440,7 +440,8 @@ class Intervention:
     A block is `steps` steps. In the changed arm it runs inside `changed()`, which is entered outside of the clock.
     Steps there are ordinary ones unless `treated` takes the block's batches in another way. `clean` does so in the
     unchanged arm. `burn` steps of each block are not timed. `share` is the part of the cause that is removed: what is
-    left of it is taken off by proportion (1: all). `check` says what was left alone, for the record.
+    left of it is taken off by proportion (1: all; below 0: the cause is added to, -1 doubles it). `check` says what was
+    left alone, for the record.
     """
 
     changed: Callable[[], AbstractContextManager[Any]] = nullcontext

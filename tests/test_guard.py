@@ -35,6 +35,13 @@ HARMFUL = {
         "left out: TooLong: took longer than 1 s to load",
     ),
     "raises": ("raise RuntimeError('no\\nluck')", "left out: RuntimeError: no luck"),
+    "exits": ("import sys\nsys.exit(3)\n", "left out: SystemExit: 3"),
+    "ends": ("import os\nos._exit(0)\n", "left out: Ended: it calls os._exit, which would end llmbench"),
+    "ends_later": (
+        "import llmbench\nfrom os import abort\n@llmbench.hookimpl\ndef llmbench_models():\n    abort()\n",
+        "left out: Ended: it calls os.abort",
+    ),
+    "skips": ("class Skipped(BaseException): pass\nraise Skipped('not here')\n", "left out: Skipped: not here"),
     "prints": (
         "print('hello from', __name__[:8])\n" + MINE.format(name="printed"),
         "prints to standard output when it is loaded: 'hello from llmbench'",

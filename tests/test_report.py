@@ -148,6 +148,14 @@ def test_csv_reads_back():
     assert rows[0]["shares.comm"] == "" and rows[0]["quality.acc"] == "0.6" and "None" not in rows[0].values()
 
 
+@pytest.mark.parametrize("name", ["=cmd|'/c calc'!A1", "+1+1", "-1+1", "@SUM(A1)", "\t=1+1", " =1+1", "＝1+1"])
+def test_csv_holds_no_formula_and_no_control_characters(name):
+    text = csv_report.render(Table("t", (Column(name), Column("n")), ((name, -1.5), ("a\x1b[31m-b", -2))))
+    (head, first, second) = csv.reader(io.StringIO(text))
+    assert head[0] == first[0] == "'" + name
+    assert first[1] == "-1.5" and second == ["a\\x1b[31m-b", "-2"]  # numbers are numbers
+
+
 def test_json_is_strict():
     made = record(samples={"step_s": [0.1], "step_tokens": [1]}, memory={"peak_mib": float("nan")})
     text = json_report.render([Run("r", [made])])

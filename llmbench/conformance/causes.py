@@ -21,6 +21,8 @@ from llmbench.tampering import Snapshot
 ROWS, BATCH = 32, 4
 STEPS = (("pretrain", True), ("classify", True), ("generate", False), ("generate", True))
 MOST_HOSTS = 2
+#: Removing (below 0: adding) so little of a cause multiplies the noise by more than 20; adding it so often is another step.
+LEAST_SHARE, MOST_SHARE = 0.05, 10
 
 
 @dataclass
@@ -219,8 +221,8 @@ def repeats(subject: Subject) -> None:
         for _ in range(2):
             change = subject.spec.intervene(trial)
             subject.require(
-                change.share != 0 and change.share <= 1,  # below 0: more of the cause
-                f"{host.label}: share {change.share}; the part of the cause that is removed",
+                LEAST_SHARE <= abs(change.share) <= MOST_SHARE and change.share <= 1,
+                f"{host.label}: share {change.share}; the part of the cause that is removed (below 0: that is added)",
             )
             blocks(trial, change, changed=True)
 

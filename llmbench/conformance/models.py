@@ -92,11 +92,20 @@ def steps(engine: Any, batch: Batch, count: int) -> list[float]:
     """Train on one batch again and again; return the losses."""
     losses = []
     for _ in range(count):
+        if engine.graphs is not None:
+            losses.append(engine.loss_value(engine.graphs[-1](engine.copy(batch))))
+            continue
         loss = engine.forward(engine.copy(batch))
         losses.append(engine.loss_value(loss))
         engine.backward(loss)
         engine.update()
     return losses
+
+
+def forward(engine: Any, batch: Batch) -> float:
+    """Return the loss of a forward pass: a call of its own where a step is one graph."""
+    run = engine.forward if engine.graphs is None else engine.graphs[0]
+    return float(engine.loss_value(run(engine.copy(batch))))
 
 
 def still(engine: Any) -> Any:
@@ -109,7 +118,7 @@ def still(engine: Any) -> Any:
 
 def loss_of(engine: Any, batch: Batch) -> float:
     """Return the loss of a batch with nothing random in it."""
-    return float(engine.loss_value(still(engine).forward(engine.copy(batch))))
+    return forward(still(engine), batch)
 
 
 def with_arrays(batch: Batch, **arrays: Any) -> Batch:
@@ -163,18 +172,27 @@ def _batch(subject: Subject, head: str, batch: Batch, rows: int) -> None:
         require(isinstance(array, np.ndarray), f"{head}: {name} is a {type(array).__name__}; layouts make numpy arrays")
         require(array.dtype.kind in "iufb", f"{head}: {name} has dtype {array.dtype}")
         require(array.shape[:1] == (rows,), f"{head}: {name} has shape {array.shape}, and there are {rows} rows")
-    longest = max((a.shape[1] for a in batch.arrays.values() if a.ndim == 2), default=0)
-    longest = 0 if head == "pretrain" else longest  # pairs of words, say, are no row of text
+    masks = {name: a for name, a in batch.arrays.items() if name.endswith("mask") and name != "answer_mask"}
+    texts = [a for name, a in batch.arrays.items() if a.ndim == 2 and _is_text(name, batch)]
+    longest = max((a.shape[1] for a in texts), default=0)
     require(longest <= SEQ + TARGET + 3, f"{head}: {longest} tokens in a row, more than seq_len and target_len allow")
-    masks = [
-        a for name, a in batch.arrays.items() if name in ("attention_mask", "decoder_attention_mask", "question_mask")
-    ]
     require(
         batch.tokens > 0 and batch.padding_tokens >= 0, f"{head}: tokens {batch.tokens}, padding {batch.padding_tokens}"
     )
-    if masks and head != "pretrain":  # which may have more arrays, and count those too
-        counted = int(sum(mask.sum() for mask in masks))
+    if masks:
+        counted = int(sum(mask.sum() for mask in masks.values()))
         require(batch.tokens == counted, f"{head}: a batch says {batch.tokens} tokens, and its masks {counted}")
+        positions = sum(mask.size for mask in masks.values())
+        said = batch.tokens + batch.padding_tokens
+        require(said == positions, f"{head}: tokens and padding are {said}, and its masks have {positions} positions")
+
+
+def _is_text(name: str, batch: Batch) -> bool:
+    """Return whether an array holds rows of text: `input_ids`, or what has a mask; drawn negatives, say, have none."""
+    if name == "input_ids":
+        return True
+    stem = name.removesuffix("ids").removesuffix("mask").removesuffix("input_")
+    return any(mask in batch.arrays for mask in (f"{stem}attention_mask", f"{stem}mask"))
 
 
 def _same(subject: Subject, one: Batch, other: Batch, what: str) -> None:
@@ -192,8 +210,7 @@ def outputs(subject: Subject) -> None:
     for head in heads(subject):
         engine = engine_of(subject, head)
         batch = batch_of(subject.spec, head, features_of(head))
-        loss = engine.forward(engine.copy(batch))
-        value = engine.loss_value(loss)
+        value = forward(engine, batch)
         subject.require(math.isfinite(value), f"{head}: the loss of the initial weights is {value}")
         if subject.spec.engine == "torch":
             _torch_outputs(subject, head, engine, batch)
@@ -238,6 +255,8 @@ def _predictions(subject: Subject, head: str, engine: Any) -> None:
     batch = batch_of(subject.spec, head, rows, train=False)
     found = engine.predict(engine.copy(batch), max_new_tokens=TARGET)
     require = subject.require
+    width = max(a.shape[1] for name, a in batch.arrays.items() if a.ndim == 2 and _is_text(name, batch))
+    most = width if any(name.endswith("mask") for name in batch.arrays) else width**2  # tokens, or pairs of them
     require(len(found) == len(rows), f"{head}: {len(found)} predictions of {len(rows)} rows")
     for one, row in zip(found, rows, strict=True):
         if head == "classify":
@@ -250,8 +269,8 @@ def _predictions(subject: Subject, head: str, engine: Any) -> None:
             require(good, f"generate: it makes {one!r}; at most {TARGET} ids below {V}")
             require(SPECIAL.eos not in one, "generate: it goes on behind the end")
         else:
-            good = math.isfinite(one["nll"]) and one["nll"] >= 0 and one["tokens"] >= 0  # tokens may be pairs of words
-            require(good, f"pretrain: it scores {one!r}; nll is in nats, summed over the predicted tokens")
+            good = math.isfinite(one["nll"]) and one["nll"] >= 0 and 0 <= one["tokens"] <= most
+            require(good, f"pretrain: it scores {one!r}; nll is in nats, summed over at most {most} predicted tokens")
 
 
 @check("model", says="the same seed gives the same weights, losses and predictions")

@@ -19,8 +19,8 @@ HOSTILE = (
     f"</script><script>{MARK}()</script><img src=x onerror={MARK}> \\input{{/etc/passwd}} $&%#_{{}}~^ | `b` "
     "\x1b[31mred\x1b[0m \x07 a\r\nb\tc é 中 '\""
 )
-FORMULA = "=cmd|'/c calc'!A1"
-DATA_SUFFIXES = (".csv", ".tsv", ".json", ".html", ".htm", ".xml")
+TEXTS = (".csv", ".tsv", ".json", ".html", ".htm", ".xml", ".md", ".org", ".tex", ".txt", ".rst")
+FORMULAS = ("=cmd|'/c calc'!A1", "+1+cmd", "-1+cmd", "@SUM(A1)")  # what spreadsheets compute (OWASP: CSV injection)
 
 
 def record(model: str = "made", status: str = "ok", **fields: Any) -> dict[str, Any]:
@@ -106,16 +106,20 @@ def renders(subject: Subject) -> None:
 
 @check("reporter", says="what it shows is what was measured")
 def content(subject: Subject) -> None:
-    """Render two reports that differ in one measured number, or in one name."""
-    first = rendered(subject, report(subject))
+    """Render two reports that differ in one measured number, or in one name: of one run, or where it compares runs."""
     from llmbench.report import Report
     from llmbench.report.cells import Run
 
-    slower = record()
-    slower["samples"]["step_s"] = [0.2, 0.21, 0.2, 0.22]
-    other = Report([Run("made", [slower], {"e1": {"cpu": "made"}}, {}, {})])
-    same = Report([Run("made", [record()], {"e1": {"cpu": "made"}}, {}, {})])
-    subject.require(rendered(subject, same) != rendered(subject, other), "half the speed gives the same document")
+    def runs(*step_s: float) -> Any:
+        records = [record() for _ in step_s]
+        for one, seconds in zip(records, step_s, strict=True):
+            one["samples"]["step_s"] = [seconds, 1.05 * seconds, seconds, 1.1 * seconds]
+        made = [Run(f"made{n}", [one], {"e1": {"cpu": "made"}}, {}, {}) for n, one in enumerate(records)]
+        return rendered(subject, Report(made))
+
+    shown = runs(0.1) != runs(0.2) or runs(0.1, 0.1) != runs(0.1, 0.2)
+    subject.require(shown, "half the speed gives the same document")
+    first = rendered(subject, report(subject))
     named = rendered(subject, report(subject, MARK))
     subject.require(named != first, "another model gives the same document")
     if isinstance(named, str):
@@ -160,11 +164,12 @@ class _Page(HTMLParser):
 def hostile(subject: Subject) -> None:
     """Render text that means something to browsers, terminals, LaTeX and spreadsheets."""
     document = rendered(subject, report(subject, HOSTILE))
-    if not isinstance(document, str):
-        raise NotHere("its document is binary")
     suffix, require = subject.spec.suffix, subject.require
-    data = suffix in DATA_SUFFIXES  # where text is kept as it is, for programs
-    controls = sorted({c for c in document if ord(c) < 32 and c not in "\n\t\r" and not data})
+    if not isinstance(document, str):
+        if suffix not in TEXTS:
+            raise NotHere("its document is binary")
+        document = bytes(document).decode()
+    controls = sorted({c for c in document if ord(c) < 32 and c not in "\n\t\r"})
     require(not controls, f"control characters of a name are in the document as they are: {controls!r}")
     if suffix in (".html", ".htm", ".xml"):
         page = _Page()
@@ -193,15 +198,15 @@ def _tables(subject: Subject, document: str) -> None:
 
 
 def _cells(subject: Subject) -> None:
-    text = rendered(subject, report(subject, FORMULA))
-    subject.require(isinstance(text, str), "its document is binary")
-    rows = list(csv.reader(io.StringIO(str(text)), delimiter="\t" if subject.spec.suffix == ".tsv" else ","))
-    formulas = [cell for row in rows for cell in row if cell.startswith(("=", "+cmd", "@"))]
-    subject.require(
-        not formulas, f"a name becomes a formula of spreadsheets: {formulas[:1]}; put an apostrophe before it"
-    )
-    widths = {len(row) for row in rows}
-    subject.require(len(widths) <= 1, f"rows have {sorted(widths)} cells; quote what holds commas and lines")
+    for formula in FORMULAS:
+        text = rendered(subject, report(subject, formula))
+        subject.require(isinstance(text, str), "its document is binary")
+        rows = list(csv.reader(io.StringIO(str(text)), delimiter="\t" if subject.spec.suffix == ".tsv" else ","))
+        formulas = [cell for row in rows for cell in row if cell.strip().startswith(formula)]
+        why = f"a name becomes a formula of spreadsheets: {formulas[:1]}; put an apostrophe before it"
+        subject.require(not formulas, why)
+        widths = {len(row) for row in rows}
+        subject.require(len(widths) <= 1, f"rows have {sorted(widths)} cells; quote what holds commas and lines")
 
 
 @check("reporter", says="it needs no torch")

@@ -1,23 +1,31 @@
-"""Cells as CSV: one row per cell, raw values, empty where a number is not known."""
+"""Cells as CSV: one row per cell, raw values, empty where a number is not known.
+
+A text that a spreadsheet would compute gets an apostrophe before it, and control characters are spelled out: names and
+messages are other people's.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from llmbench.report.cells import Run
 from llmbench.report.document import Report
-from llmbench.report.model import Table
+from llmbench.report.model import Table, printable
 from llmbench.report.tables import flat_table
+
+#: How a formula begins in Excel, LibreOffice and Google Sheets, behind blanks that they skip.
+_FORMULA = re.compile(r"[\s\x00]*[=+\-@＝＋－＠]|[\t\r\n]")
 
 
 def render(table: Table) -> str:
     """Return one table, with a heading line, quoted as RFC 4180 wants it (but `\\n` line ends)."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([column.heading for column in table.columns])
+    writer.writerow([_plain(column.heading) for column in table.columns])
     writer.writerows([_plain(value) for value in row] for row in table.rows)
     return out.getvalue()
 
@@ -45,4 +53,6 @@ def flat(report: Report) -> Table:
 
 
 def _plain(value: Any) -> Any:
-    return "" if value is None else value
+    if not isinstance(value, str):
+        return "" if value is None else value
+    return "'" + printable(value) if _FORMULA.match(value) else printable(value)

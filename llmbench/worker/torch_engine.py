@@ -26,6 +26,9 @@ from llmbench.worker.compilation import CompileWatch
 from llmbench.worker.environment import memory_mib
 
 MAX_GRAD_NORM = 1.0
+EPS = 1e-8  # Kingma and Ba 2015, algorithm 1
+#: 1e-8 is 0 in float16, and so is the square of a gradient below 2.4e-4: where both are, an update is 0 / 0.
+EPS_FLOAT16 = 1e-4
 WARMUP_SHARE = 0.1  # of the steps, linear; then linear decay to zero (Devlin et al. 2019, appendix A.2)
 WEIGHT_DECAY = 0.01
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -106,7 +109,8 @@ class TorchEngine:
         kind = OPTIMIZERS[optimizer]
         if kind.get("fused"):
             kind = {"fused": self.device.type in ("cpu", "cuda")}
-        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, **kind)
+        half = any(p.dtype is torch.float16 for p in trained)
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, eps=EPS_FLOAT16 if half else EPS, **kind)
         warmup = max(1, round(WARMUP_SHARE * steps))
 
         def factor(step: int) -> float:

@@ -2,7 +2,8 @@
 
 A FLOP is one of a matrix product, 2 per multiply-add. The bytes of a call are those of its inputs and outputs.
 TensorFlow optimizes a graph before it runs it (constants are folded, elementwise operators joined), which leaves
-products as they are and may save bytes.
+products as they are and may save bytes. What nothing depends on is not run, and not counted: Keras makes a recurrent
+step beside its loop, to look at the shapes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ NO_WORK = (
     *("TensorListPushBack", "TensorListPopBack", "TensorListGetItem", "TensorListSetItem", "TensorListLength"),
     *("StopGradient", "PreventGradient", "BroadcastGradientArgs", "ZerosLike", "Pack", "Range", "VarHandleOp"),
 )
+#: These take a tensor for its shape alone.
+SHAPE_ONLY = ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike", "TensorListElementShape")
 NOTES = [
     "counted in the graph as it was traced, before TensorFlow optimizes it; loops run once per token",
     "times: null, nothing is attached to TensorFlow's operators",
@@ -55,7 +58,10 @@ def counted(graph: Any, *, tokens: int) -> dict[str, Any]:
 def _walk(
     outer: Any, graph: Any, phase: str, times: int, tokens: int, rows: dict[Any, dict[str, Any]], unknown: set[str]
 ) -> None:
+    live = _live(graph)
     for op in graph.get_operations():
+        if op.name not in live:
+            continue
         where = phase or _phase(op.name)
         if op.type in CALLS:
             _walk(outer, _function(outer, graph, op, "f"), where, times, tokens, rows, unknown)
@@ -63,6 +69,19 @@ def _walk(
             _walk(outer, _function(outer, graph, op, "body"), where, times * tokens, tokens, rows, unknown)
         elif op.type not in NO_WORK:
             _add(op, where, times, rows, unknown)
+
+
+def _live(graph: Any) -> set[str]:
+    """Return the names of the operators that the graph's results and effects need."""
+    left = [*(t.op for t in graph.outputs), *getattr(graph, "control_outputs", ())]
+    live: set[str] = set()
+    while left:
+        op = left.pop()
+        if op.name not in live:
+            live.add(op.name)
+            left += op.control_inputs
+            left += [] if op.type in SHAPE_ONLY else [t.op for t in op.inputs]
+    return live
 
 
 def _phase(name: str) -> str:

@@ -24,8 +24,8 @@ PRECISIONS = (
     llmbench.PrecisionSpec(
         name="fp16-pure",
         parameters="float16",
-        description="float16 parameters without loss scaling, which needs float32 gradients; for speed and inference, "
-        "training may overflow",
+        description="float16 parameters without loss scaling, which needs float32 gradients; Adam's epsilon is 1e-4, "
+        "since 1e-8 is 0 in float16; for speed and inference, training may overflow",
     ),
 )
 

@@ -40,7 +40,9 @@ def render(report: Any) -> str:
     import jinja2
 
     folder = jinja2.FileSystemLoader(HERE)
-    templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    templates = jinja2.Environment(
+        loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined, finalize=_printable
+    )
     templates.filters["options"] = _options
     scripts = [_read("chart.umd.min.js"), _read("page.js")]
     page, shown = _page(report), _shown(report)
@@ -56,6 +58,13 @@ def render(report: Any) -> str:
         series=page["series"],
         commands=commands,
     )
+
+
+def _printable(value: Any) -> Any:
+    """Return a text with its control characters spelled out: HTML may hold none. What is markup stays."""
+    from llmbench.report import printable
+
+    return printable(value) if type(value) is str else value
 
 
 def _shown(report: Any) -> dict[str, Any]:

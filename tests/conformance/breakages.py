@@ -49,6 +49,14 @@ BREAKAGES: dict[str, tuple[str, str, str, str, str]] = {
         "self.embed = nn",
         "__import__('torch').seed(); self.embed = nn",
     ),
+    "counts_otherwise": (
+        "model",
+        "batches",
+        "its masks",
+        '{"classify": Single()}',
+        '{"classify": type("Odd", (Single,), {"collate": lambda self, rows, ctx: __import__("dataclasses").replace('
+        "Single.collate(self, rows, ctx), tokens=1)})()}",
+    ),
     "never_learns": (
         "model",
         "learns",
@@ -160,9 +168,49 @@ BREAKAGES: dict[str, tuple[str, str, str, str, str]] = {
         "llmbench.Forecast(gain,",
         "llmbench.Forecast(-1.0,",
     ),
+    # engines
+    "one_row_too_few": (
+        "engine",
+        "drives",
+        "predictions of",
+        "return open_engine(request)",
+        "engine = open_engine(request); predict = engine.predict\n"
+        "    engine.predict = lambda arrays, *, max_new_tokens: predict(arrays, max_new_tokens=max_new_tokens)[1:]\n"
+        "    return engine",
+    ),
+    "never_updates": (
+        "engine",
+        "trains",
+        "after 60 steps",
+        "return open_engine(request)",
+        "engine = open_engine(request); engine.update = lambda: engine.optimizer.zero_grad()\n    return engine",
+    ),
+    "another_seed": (
+        "engine",
+        "repeats",
+        "of two trainings from one seed",
+        "return open_engine(request)",
+        "engine = open_engine(request); build = engine.build\n"
+        "    engine.build = lambda model, request, *, seed: build(model, request, seed=id(request) + seed)\n"
+        "    return engine",
+    ),
+    "loads_nothing": (
+        "engine",
+        "saves",
+        "loaded again its loss is",
+        "return open_engine(request)",
+        "engine = open_engine(request); engine.load = lambda path, *, strict: []\n    return engine",
+    ),
     # reporters
     "lets_controls_through": ("reporter", "hostile", "control characters", "c if c.isprintable() else", "c if c else"),
     "breaks_tables": ("reporter", "hostile", "breaks a table", '.replace("|", "\\\\vert{}")', ""),
+    "computes_names": (
+        "reporter",
+        "hostile",
+        "becomes a formula",
+        'render, ".org"',
+        'lambda report: "\\n".join(plain(str(cell["model"])) for cell in report.cells), ".csv"',
+    ),
     "shows_the_time": (
         "reporter",
         "repeats",
