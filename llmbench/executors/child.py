@@ -47,7 +47,7 @@ def child_main(task: Task, events: Connection) -> None:
     """Run `task` and leave the process; the entry point of every child."""
     code = 1
     if task.forked:
-        gc.freeze()  # the imported libraries: never garbage, and pages shared with the server as long as none is written
+        gc.freeze()  # the imported libraries are no garbage, and unwritten pages stay shared with the server
         gc.enable()
     try:
         _isolate(task)
