@@ -441,26 +441,37 @@ def ratio_text(one: dict[str, Any] | None) -> str:
 # --- all of it ------------------------------------------------------------------------------------------
 
 
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=8, help="fresh processes per tool and setting")
-    parser.add_argument("--sweeps", type=int, default=3, help="rounds of the sweep")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of timed training per process")
-    parser.add_argument("--sweep-seconds", type=float, default=0.5, help="of timed steps per cell of our sweep")
-    parser.add_argument("--parts", nargs="+", choices=("speed", "sweep"), default=["speed", "sweep"])
+def with_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is trained, and where things are."""
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seq-len", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0, help="of the orders")
     parser.add_argument("--envs", type=Path, default=ROOT / ".venv-peers", help="where install.py made environments")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="how optimum-benchmark sweeps")
     parser.add_argument("--folder", type=Path, help="for data and ceilings, to be kept between calls")
-    parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="S", help="begin nothing after S s")
     parser.add_argument("-o", "--output", type=Path, help="the JSON document; what it holds is not measured again")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    with_settings(parser)
+    parser.add_argument("--rounds", type=int, default=8, help="fresh processes per tool and setting")
+    parser.add_argument("--sweeps", type=int, default=3, help="rounds of the sweep")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of timed training per process")
+    parser.add_argument("--sweep-seconds", type=float, default=0.5, help="of timed steps per cell of our sweep")
+    parser.add_argument("--parts", nargs="+", choices=("speed", "sweep"), default=["speed", "sweep"])
+    parser.add_argument("--seed", type=int, default=0, help="of the orders")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="how optimum-benchmark sweeps")
+    parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="S", help="begin nothing after S s")
     return parser.parse_args()
+
+
+def capture(place: Place) -> dict[str, Any]:
+    """Return the environment, as llmbench records it."""
+    code = "import json; from llmbench.worker.environment import capture; print(json.dumps(capture()))"
+    return json.loads(place.start([sys.executable, "-c", code]))
 
 
 def settings_of(args: argparse.Namespace) -> list[Setting]:
@@ -482,8 +493,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         place = Place(args.envs.resolve(), folder)
         if "environment" not in kept.document:
-            code = "import json; from llmbench.worker.environment import capture; print(json.dumps(capture()))"
-            kept.document["environment"] = json.loads(place.start([sys.executable, "-c", code]))
+            kept.document["environment"] = capture(place)
         if "sweep" in args.parts:
             measure_sweep(args.ways, args.sweeps, args.sweep_seconds, args.seed, place, kept)
         if "speed" in args.parts:
