@@ -33,7 +33,7 @@ TOOLS = ("llmbench", *PEERS)
 FIRST_STEPS = 150  # more than llmbench takes before its clean pass
 PEER_STEPS = 4000  # more than are taken
 LOOK_STEPS = 12  # that say how many steps make a window
-LONGEST_S = 1500.0
+LONGEST_S, END_S = 1500.0, 10.0
 
 
 class Runner:
@@ -61,8 +61,12 @@ class Runner:
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)  # llmbench's cell dies with its parent
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        trains = self.folder / "gate.pid"
+        until_s = time.monotonic() + END_S
+        while trains.exists() and Path(f"/proc/{trains.read_text()}").exists() and time.monotonic() < until_s:
+            time.sleep(0.01)  # llmbench's cell dies with its parent, a little later
         os.close(self.gate)
         self.log.close()
         self.steps.__exit__(None, None, None)
@@ -122,7 +126,7 @@ def take_turns(runners: list[Runner], args: argparse.Namespace) -> dict[str, dic
     end_s = time.monotonic() + args.longest
     for runner in runners:
         runner.move(args.core)
-        speed = runner.turn(LOOK_STEPS) * 1.0
+        speed = runner.turn(LOOK_STEPS)
         tokens = statistics.fmean(tokens for _, tokens in runner.steps.seen[-LOOK_STEPS:])
         runner.window = max(10, round(args.window * speed / tokens))
     found: dict[str, dict[str, list[float]]] = {}
@@ -191,7 +195,7 @@ def main() -> None:
     """Start everything, take turns, add them to the document and print the table."""
     args = arguments()
     kept = Kept(args.output, float("inf"))
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, ExitStack() as stack:
         place = Place(args.envs.resolve(), (args.folder or Path(name)).resolve())
         place.folder.mkdir(parents=True, exist_ok=True)
         kept.document.setdefault("environment", None)
