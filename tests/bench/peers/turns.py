@@ -2,7 +2,7 @@
 
 All processes are started first and take some steps, wherever there is room; then they wait. From then on one at a time
 may take steps, on the core `--core` and for about `--window` seconds, in random order within a block, so that all tools
-see the same machine. What is counted is the time between the starts of steps, on the clock of this process (`pipe.py`).
+see the same machine. This process, which sleeps between two steps, is there as well. What is counted is the time between the starts of steps, on the clock of this process (`pipe.py`).
 llmbench is in its clean pass then (2,000 steps, with all that watches it). Each call is one process per tool and
 setting; a later call with the same FILE adds its own.
 """
@@ -96,10 +96,8 @@ class Runner:
             time.sleep(0.01)
 
     def move(self, core: int) -> None:
-        """Move all threads of the process that trains to a core."""
-        pid = (self.folder / "gate.pid").read_text()
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(task.name), {core})
+        """Move the process that trains to a core."""
+        move((self.folder / "gate.pid").read_text(), core)
 
     def turn(self, steps: int) -> float:
         """Take `steps` and return tokens/s, without the first one, which comes out of a pause."""
@@ -107,6 +105,12 @@ class Runner:
         self.grant(steps)
         self.wait(time.monotonic() + LONGEST_S)
         return tokens_per_s(self.steps.seen[begin : begin + steps])
+
+
+def move(process: str, core: int) -> None:
+    """Move all threads of a process to a core."""
+    for task in Path(f"/proc/{process}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {core})
 
 
 @contextmanager
@@ -124,6 +128,7 @@ def take_turns(runners: list[Runner], args: argparse.Namespace) -> dict[str, dic
     """Return, per setting and tool, tokens/s of each block."""
     rng = random.Random()
     end_s = time.monotonic() + args.longest
+    move("self", args.core)  # where nothing else runs, so that the clock is looked at in time
     for runner in runners:
         runner.move(args.core)
         speed = runner.turn(LOOK_STEPS)
