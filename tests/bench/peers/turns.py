@@ -2,9 +2,9 @@
 
 All processes are started first and take some steps, wherever there is room; then they wait. From then on one at a time
 may take steps, on the core `--core` and for about `--window` seconds, in random order within a block, so that all tools
-see the same machine. This process, which sleeps between two steps, is there as well. What is counted is the time between the starts of steps, on the clock of this process (`pipe.py`).
-llmbench is in its clean pass then (2,000 steps, with all that watches it). Each call is one process per tool and
-setting; a later call with the same FILE adds its own.
+see the same machine. What is counted is the time between the starts of steps, on the clock of this process (`pipe.py`),
+which is on that core, too, and sleeps between two steps. llmbench is in its clean pass then (2,000 steps, with all that
+watches it). Each call is one process per tool and setting; a later call with the same FILE adds its own.
 """
 
 from __future__ import annotations
