@@ -153,6 +153,13 @@ def test_the_fork_server_is_single_threaded_and_its_children_can_compute(tmp_pat
     assert events == [{"event": "sum", "value": 512.0**3}]
 
 
+def test_a_forked_cell_collects_garbage_but_not_the_imported_libraries(tmp_path):
+    with LocalExecutor(tmp_path / "logs") as executor:
+        found = executor.call(f"{FAULTS}:collector")
+        assert executor.start_method == "forkserver"
+    assert found["enabled"] and found["frozen"] > 50_000  # torch alone is more
+
+
 def test_call_returns_the_value_or_raises_what_was_raised(tmp_path):
     with LocalExecutor(tmp_path / "logs") as executor:
         assert executor.call(f"{FAULTS}:echo", 1, "two")["args"] == [1, "two"]

@@ -119,8 +119,7 @@ def encoded(
     cell = job.cell
     target_len = cell.target_len or cell.seq_len
     limit = cell.train_examples if train else cell.test_examples
-    key = [ENCODING_VERSION, cell.dataset, cell.task, cell.tokenizer, cell.seq_len, target_len, train, limit]
-    path = Path(job.run_dir) / "cache" / f"features-{content_id(key)}.pickle"
+    path = Path(job.run_dir) / "cache" / f"features-{content_id(features_key(cell, train=train))}.pickle"
     if cell.pretokenized and path.exists():
         return pickle.loads(path.read_bytes())
     dataset = load()
@@ -139,6 +138,13 @@ def encoded(
     temporary.write_bytes(pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL))
     temporary.replace(path)
     return made
+
+
+def features_key(cell: Cell, *, train: bool) -> list[Any]:
+    """Return all that the features of a split are made of."""
+    limit = cell.train_examples if train else cell.test_examples
+    target_len = cell.target_len or cell.seq_len
+    return [ENCODING_VERSION, cell.dataset, cell.task, cell.tokenizer, cell.seq_len, target_len, train, limit]
 
 
 def training_order(features: Sequence[Feature], layout: Layout, cell: Cell, steps: int) -> list[list[int]]:

@@ -1,15 +1,22 @@
-"""Scoring: the model, the oracle and the trivial baselines on the same examples, by the same metrics."""
+"""Scoring: the model, the oracle and the trivial baselines on the same examples, by the same metrics.
+
+What the oracle and the baselines score does not depend on the model, so a run scores them once per test split.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmbench.plugins import Registry
-from llmbench.schema import Job
+from llmbench.schema import Job, content_id
 from llmbench.specs import BaselineContext
-from llmbench.worker.data import CellData, as_python
+from llmbench.worker.data import CellData, as_python, features_key
+
+REFERENCES_VERSION = 1  # raise when what oracles or baselines score changes
 
 
 class Scorer:
@@ -17,9 +24,11 @@ class Scorer:
 
     def __init__(self, job: Job, data: CellData, registry: Registry) -> None:
         self.data, self.seed = data, job.cell.seed
+        self.split = content_id([REFERENCES_VERSION, job.cell.seed, *features_key(job.cell, train=False)])
         specs = registry.metrics(data.task)
         cache = Path(job.run_dir) / "cache" / "metrics"
         cache.mkdir(parents=True, exist_ok=True)
+        self.cache = cache
         self.each = [spec.each for spec in specs if spec.each is not None]
         self.metrics = [(spec.load(str(cache)), spec.options(data.info)) for spec in specs]
         self.direction = {name: way for spec in specs for name, way in spec.values.items()}
@@ -63,14 +72,31 @@ class Scorer:
 
     def oracle(self) -> dict[str, Any] | None:
         """Return what the oracle scores, or None where the data set has none."""
+        return self._once("oracle", self._oracle)
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Return what each trivial baseline scores."""
+        return self._once("baselines", self._baselines)
+
+    def _once(self, what: str, score: Callable[[], Any]) -> Any:
+        """Return `score()`, from the run's cache where another cell has scored the same split before."""
+        path = self.cache / f"{what}-{self.split}.json"
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
+        value = score()
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(value), encoding="utf-8")
+        temporary.replace(path)
+        return value
+
+    def _oracle(self) -> dict[str, Any] | None:
         oracle = self.data.dataset.oracle
         if oracle is None:
             return None
         predictions = oracle.predict(self.data.test_examples)
         return {"kind": oracle.kind, "values": self.score(predictions), "each": self.scores(predictions)}
 
-    def baselines(self) -> dict[str, dict[str, float]]:
-        """Return what each trivial baseline scores."""
+    def _baselines(self) -> dict[str, dict[str, float]]:
         data = self.data
         ctx = BaselineContext(data.dataset, data.test_examples, data.tokenizer, data.test, self.seed)
         return {name: self.score(predict(ctx)) for name, predict in data.task.baselines.items()}

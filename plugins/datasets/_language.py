@@ -30,12 +30,12 @@ class Choice:
         kept = {word: weight for word, weight in weights.items() if weight > 0}
         total = math.fsum(kept.values())
         self.probability = {word: weight / total for word, weight in kept.items()}
-        self._words = tuple(kept)
-        self._upto = tuple(accumulate(self.probability.values()))[:-1]
+        self.words = tuple(kept)
+        self.upto = tuple(accumulate(self.probability.values()))[:-1]
 
     def draw(self, rng: random.Random) -> str:
         """Return one word."""
-        return self._words[bisect_right(self._upto, rng.random())]
+        return self.words[bisect_right(self.upto, rng.random())]
 
 
 def blend(parts: Iterable[tuple[float, Mapping[str, float]]]) -> Choice:
@@ -51,6 +51,7 @@ class Chain(Protocol):
     """A component: a process over words whose state is fixed by the words so far."""
 
     start: Hashable
+    few_states: bool  # so that each can be remembered with what follows it
 
     def options(self, state: Hashable) -> Choice:
         """Return the distribution of the next word."""
@@ -109,6 +110,7 @@ class Story:
     """Sentences `det [adj] noun verb det [adj] noun .` of one topic; `plans` says how many, and which has the cue."""
 
     start: _Place = (STOP, 0, 0, 0)
+    few_states = True
 
     def __init__(self, lexicon: Lexicon, topic: int, plans: Plans) -> None:
         self._lexicon, self._plans = lexicon, plans
@@ -165,6 +167,7 @@ class Quiz:
     """
 
     start: tuple[str, _Facts, str] = (STOP, (), "")
+    few_states = False  # what was said is part of it
 
     def __init__(
         self,
@@ -234,6 +237,44 @@ class Component:
     chain: Chain
 
 
+class _Step:
+    """A state of a chain: the next words with their cumulative probabilities, and the steps that they lead to."""
+
+    __slots__ = ("after", "state", "upto", "words")
+
+    def __init__(self, chain: Chain, state: Hashable) -> None:
+        choice = chain.options(state)
+        self.state, self.upto, self.words = state, choice.upto, choice.words
+        self.after: list[_Step | None] = [None] * len(choice.words)
+
+
+class _Walk:
+    """Draws documents of a chain with few states, as drawing word by word would, several times as fast."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._known: dict[Hashable, _Step] = {}
+
+    def words(self, rng: random.Random) -> list[str]:
+        """Return the words of one document (without `END`)."""
+        draw, words, step = rng.random, [], self._step(self._chain.start)
+        while True:
+            place = bisect_right(step.upto, draw())
+            word = step.words[place]
+            if word == END:
+                return words
+            words.append(word)
+            after = step.after[place]
+            if after is None:
+                after = step.after[place] = self._step(self._chain.advance(step.state, word))
+            step = after
+
+    def _step(self, state: Hashable) -> _Step:
+        if state not in self._known:
+            self._known[state] = _Step(self._chain, state)
+        return self._known[state]
+
+
 class Mixture:
     """Documents whose component is drawn first."""
 
@@ -242,10 +283,14 @@ class Mixture:
         total = math.fsum(c.weight for c in components)
         self._log_priors = [math.log(c.weight / total) for c in components]
         self._prior = Choice({str(i): c.weight for i, c in enumerate(components)})
+        self._walks = [_Walk(c.chain) if c.chain.few_states else None for c in components]
 
     def sample(self, rng: random.Random) -> tuple[Component, list[str]]:
         """Return a component and the words of one document (without `END`)."""
-        component = self.components[int(self._prior.draw(rng))]
+        number = int(self._prior.draw(rng))
+        component, walk = self.components[number], self._walks[number]
+        if walk is not None:
+            return component, walk.words(rng)
         chain, state, words = component.chain, component.chain.start, []
         while (word := chain.options(state).draw(rng)) != END:
             words.append(word)

@@ -137,6 +137,17 @@ def test_content_is_pinned_to_the_version():
     assert (synthetic.GENERATOR_VERSION, digest) == CONTENT
 
 
+def test_remembered_steps_draw_what_drawing_word_by_word_does():
+    for name in ("classification", "pretraining"):
+        kind = synthetic.KINDS[name]
+        remembered, plain = kind.language(), kind.language()
+        assert any(plain._walks)
+        plain._walks = [None] * len(plain._walks)
+        one, other = random.Random(7), random.Random(7)
+        drawn = [(remembered.sample(one)[1], plain.sample(other)[1]) for _ in range(300)]
+        assert all(words == by_word for words, by_word in drawn) and one.random() == other.random()
+
+
 def test_more_training_data_begins_with_the_less_and_keeps_the_test_split(data):
     for task in TASKS:
         more = synthetic.load(request(task, "train=800,validation=100,test=200"))

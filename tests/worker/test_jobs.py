@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import statistics
@@ -15,7 +16,9 @@ from llmbench.report.trust import residual_pct
 from llmbench.schema import Job
 from llmbench.store import dump_json
 from llmbench.suite import load_suite
+from llmbench.worker.data import load_cell_data
 from llmbench.worker.main import run_job
+from llmbench.worker.quality import Scorer
 
 SUITE = """name: small
 matrix: {model: MODEL, size: tiny, task: TASK, stage: [pretrain, finetune, eval], dataset: synthetic}
@@ -115,6 +118,26 @@ def test_what_was_scored_stands_beside_oracle_and_baselines(records):
         assert primary in values or "masked_perplexity" in values
         assert all(math.isfinite(value) for value in values.values())
     assert records["finetune"]["quality"] == {}
+
+
+def test_oracle_and_baselines_are_scored_once_per_test_split(tmp_path, monkeypatch):
+    (tmp_path / "small.yaml").write_text(SUITE.replace("MODEL", "[lstm, gpt]").replace("TASK", "classification"))
+    registry = discover()
+    plan = plan_cells(load_suite(str(tmp_path / "small.yaml")), registry)
+    cells = [planned.cell for planned in plan.cells if planned.cell.stage == "eval"]
+    other = dataclasses.replace(cells[0], test_examples=6)
+    scored = []
+    for name in ("_oracle", "_baselines"):
+        score = getattr(Scorer, name)
+        monkeypatch.setattr(Scorer, name, lambda self, score=score: scored.append(self.split) or score(self))
+    found = []
+    for cell in (*cells, other):
+        job = Job(cell, 0, 0, 1, plan.suite.budget, str(tmp_path), dict(plan.sources), plan.corpora)
+        scorer = Scorer(job, load_cell_data(job, registry), registry)
+        found.append(json.loads(dump_json([scorer.oracle(), scorer.baselines()])))
+    assert len(cells) == 2 and found[0] == found[1] != found[2]
+    assert len(scored) == 4 and len(set(scored)) == 2  # one split of 12 examples, one of 6
+    assert len(found[0][0]["each"]["accuracy"]) == 12
 
 
 def test_health_and_energy_say_what_is_not_known(records):

@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 TORCH = "torch==2.13.0"  # an open range would bring another build, with all its CUDA libraries
-ENVIRONMENTS = ("trainer", "lightning", "optimum")
+ENVIRONMENTS = ("trainer", "lightning", "optimum", "traceml")
 WITH_LLMBENCH = ("trainer", "lightning")  # they train llmbench's modules on llmbench's data
 
 

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -41,6 +42,8 @@ WARMUP_STEPS = 20  # of a peer that are not counted
 #: What must hold: a tool's own number within 2 % of the outside one; at least as fast; a tenth of the overhead.
 PRINTED_LIMIT, SPEED_LIMIT, OVERHEAD_LIMIT = 0.02, 1.0, 0.1
 SWEEP_BATCHES = {"bert": (4, 8, 16), "gpt": (4, 8)}
+#: How optimum-benchmark runs the sweep: by its Python API, by its command for all cells (Hydra), by one for each.
+WAYS = ("api", "multirun", "commands")
 SWEEP_STEPS, SWEEP_WARMUP, SWEEP_EXAMPLES = 20, 10, 400
 
 
@@ -74,6 +77,25 @@ class Place:
         if done.returncode:
             raise SystemExit(f"{Path(command[1]).name}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
+
+
+class Kept:
+    """The document, which a later call with the same `-o` goes on with. `stop_after` s after the start it is over."""
+
+    def __init__(self, path: Path | None, stop_after: float) -> None:
+        self.path = path
+        self.end_s = time.monotonic() + stop_after
+        known = path is not None and path.exists()
+        self.document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if known and path else {}
+
+    def over(self) -> bool:
+        """Return whether nothing more should be started."""
+        return time.monotonic() > self.end_s
+
+    def save(self) -> None:
+        """Write the document, where there is a file for it."""
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
 
 
 # --- speed ----------------------------------------------------------------------------------------------
@@ -121,36 +143,48 @@ def measure_peer(name: str, setting: Setting, place: Place, monitor: bool = Fals
     }
 
 
-def measure_speed(settings: Sequence[Setting], rounds: int, seconds: float, seed: int, place: Place) -> dict[str, Any]:
-    """Return, per setting and tool, what was measured in each round."""
-    rng = random.Random(seed)
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    lengths = {}
-    for setting in settings:
-        try:
-            lengths[setting.label] = peer_steps(setting, seconds, place)
-        except NotHereError as error:
-            print(f"{setting.label} is left out: {error}", file=sys.stderr, flush=True)
-    able = [setting for setting in settings if setting.label in lengths]
+def measure_speed(
+    settings: Sequence[Setting], rounds: int, seconds: float, seed: int, place: Place, kept: Kept
+) -> None:
+    """Add to `kept`, per setting and tool, what is measured in each round that it does not hold yet."""
+    found = kept.document.setdefault("speed_raw", {})
+    lengths = kept.document.setdefault("speed_steps", {})
     for number in range(rounds):
-        for setting in rng.sample(able, len(able)):
-            longer = dataclasses.replace(setting, steps=lengths[setting.label])
+        rng = random.Random(f"{seed} {number}")
+        for setting in rng.sample(settings, len(settings)):
+            order = rng.sample(("llmbench", *PEERS), 1 + len(PEERS))
             tools = found.setdefault(setting.label, {name: [] for name in ("llmbench", *PEERS, "lightning-monitor")})
-            for name in rng.sample(("llmbench", *PEERS), 1 + len(PEERS)):
-                if name == "llmbench":
-                    tools[name].append(measure_llmbench(setting, seconds, place))
-                else:
-                    tools[name].append(measure_peer(name, longer, place))
+            if len(tools["llmbench"]) > number or lengths.get(setting.label, 1) is None:
+                continue
+            if kept.over():
+                return
+            if setting.label not in lengths:
+                lengths[setting.label] = peer_steps(setting, seconds, place)
+                if lengths[setting.label] is None:
+                    continue
+            longer = dataclasses.replace(setting, steps=lengths[setting.label])
+            one = {name: measure_tool(name, setting, longer, seconds, place) for name in order}
             if number == 0:  # what Lightning says of itself slows it, so that run is no comparison
-                tools["lightning-monitor"].append(measure_peer("lightning", longer, place, monitor=True))
+                one["lightning-monitor"] = measure_peer("lightning", longer, place, monitor=True)
+            for name, measured in one.items():
+                tools[name].append(measured)
+            kept.save()
             print(f"round {number + 1} of {rounds}: {setting.label}", file=sys.stderr, flush=True)
-    return found
 
 
-def peer_steps(setting: Setting, seconds: float, place: Place) -> int:
-    """Return how many steps take about `seconds`; also fills the caches of all tools."""
-    steps = measure_llmbench(setting, min(seconds, 2.0), place)["steps"]
-    return WARMUP_STEPS + max(20, round(steps * seconds / min(seconds, 2.0)))
+def measure_tool(name: str, setting: Setting, longer: Setting, seconds: float, place: Place) -> dict[str, Any]:
+    """Run llmbench for `seconds` of timed steps, or a peer for the steps of `longer`."""
+    return measure_llmbench(setting, seconds, place) if name == "llmbench" else measure_peer(name, longer, place)
+
+
+def peer_steps(setting: Setting, seconds: float, place: Place) -> int | None:
+    """Return how many steps take about `seconds`, None where this machine cannot run them; fills llmbench's caches."""
+    try:
+        steps = measure_llmbench(setting, min(seconds, 1.0), place)["steps"]
+    except NotHereError as error:
+        print(f"{setting.label} is left out: {error}", file=sys.stderr, flush=True)
+        return None
+    return WARMUP_STEPS + max(20, round(steps * seconds / min(seconds, 1.0)))
 
 
 def speed_rows(found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
@@ -159,8 +193,12 @@ def speed_rows(found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[dict[s
 
     rows = []
     for label, tools in found.items():
+        if not tools["llmbench"]:
+            continue
         ours = [[1 / one["outside_tokens_per_s"]] for one in tools["llmbench"]]
         for name, measured in tools.items():
+            if not measured:
+                continue
             theirs = [[1 / one["outside_tokens_per_s"]] for one in measured]
             compared = name in PEERS
             ratio = stats.ratio_interval(theirs, ours, paired=True) if compared else None
@@ -273,13 +311,29 @@ def work_s(record: dict[str, Any]) -> float:
     return steps + phases + sum(samples["paired_step_s"]) + trained + record["spent"].get("score_s", 0.0)
 
 
-def sweep_optimum(place: Place, folder: Path) -> dict[str, Any]:
-    """Run the sweep with optimum-benchmark; return its seconds and what it says of training."""
+def sweep_optimum(way: str, place: Place, folder: Path) -> dict[str, Any]:
+    """Run the sweep with optimum-benchmark in one of WAYS; return its seconds and what it says of training."""
     python, script = str(place.envs / "optimum" / "bin" / "python"), str(HERE / "with_optimum.py")
+    shutil.rmtree(place.folder / "runs", ignore_errors=True)
+    command = [python, script, "command", "--config-dir", str(folder / "configs"), "--config-name", "sweep"]
+    names = [f"{cell['model']}-{cell['stage']}-{cell['batch_size']}" for cell in sweep_cells()]
     begin = time.perf_counter()
-    place.start([python, script, "sweep", json.dumps(optimum_request()), str(folder)])
+    if way == "api":
+        place.start([python, script, "api", json.dumps(optimum_request()), str(folder)])
+    elif way == "multirun":
+        place.start([*command, "--multirun", f"+cell={','.join(names)}"])
+    else:
+        for name in names:
+            place.start([*command, f"+cell={name}"])
     wall_s = time.perf_counter() - begin
-    cells = json.loads((folder / "optimum.json").read_text(encoding="utf-8"))
+    if way == "api":
+        cells = json.loads((folder / "api.json").read_text(encoding="utf-8"))
+    else:
+        reports = [place.folder / "runs" / name / "benchmark_report.json" for name in names]
+        cells = [
+            {**cell, "report": json.loads(report.read_text(encoding="utf-8"))}
+            for cell, report in zip(sweep_cells(), reports, strict=True)
+        ]
     claims = [claim(cell) for cell in cells if cell["stage"] == "finetune"]
     return ended(wall_s, sum(map(optimum_work_s, cells)), training=claims)
 
@@ -316,96 +370,147 @@ def ended(wall_s: float, work: float, **more: Any) -> dict[str, Any]:
     return {"wall_s": wall_s, "work_s": work, "overhead_s": wall_s - work, **more}
 
 
-def measure_sweep(rounds: int, seconds: float, seed: int, place: Place) -> dict[str, Any]:
-    """Run both sweeps in each round, in random order, after a calibration and the making of models."""
-    rng = random.Random(seed)
+def measure_sweep(ways: Sequence[str], rounds: int, seconds: float, seed: int, place: Place, kept: Kept) -> None:
+    """Add to `kept` what is not in it yet: in each round llmbench and optimum-benchmark in each of `ways`, shuffled."""
+    found = kept.document.setdefault("sweep_raw", {})
     folder = place.folder / "optimum"
-    folder.mkdir()
-    python, script = str(place.envs / "optimum" / "bin" / "python"), str(HERE / "with_optimum.py")
-    place.start([python, script, "prepare", json.dumps(optimum_request()), str(folder)])
-    begin = time.perf_counter()
-    place.start([sys.executable, "-m", "llmbench", "calibrate", "--device", "cpu"])
-    found: dict[str, Any] = {"calibration_s": time.perf_counter() - begin, "llmbench": [], "optimum-benchmark": []}
+    if not folder.exists():
+        folder.mkdir()
+        python, script = str(place.envs / "optimum" / "bin" / "python"), str(HERE / "with_optimum.py")
+        place.start([python, script, "prepare", json.dumps(optimum_request()), str(folder)])
+    if "calibration_s" not in found:
+        begin = time.perf_counter()
+        place.start([sys.executable, "-m", "llmbench", "calibrate", "--device", "cpu"])
+        found["calibration_s"] = time.perf_counter() - begin
     for number in range(rounds):
-        for name in rng.sample(("llmbench", "optimum-benchmark"), 2):
-            one = sweep_llmbench(seconds, place) if name == "llmbench" else sweep_optimum(place, folder)
-            found[name].append(one)
+        rng = random.Random(f"{seed} {number}")
+        for name in rng.sample(("llmbench", *ways), 1 + len(ways)):
+            some = found.setdefault(name, [])
+            if len(some) > number:
+                continue
+            if kept.over():
+                return
+            one = sweep_llmbench(seconds, place) if name == "llmbench" else sweep_optimum(name, place, folder)
+            some.append(one)
+            kept.save()
             print(f"sweep {number + 1} of {rounds}: {name} {one['wall_s']:.1f} s", file=sys.stderr, flush=True)
-    return found
 
 
 def sweep_summary(found: dict[str, Any]) -> dict[str, Any]:
-    """Return ours over theirs, of what is not training or inference, rounds as pairs."""
+    """Return ours over theirs per way, of what is not training or inference, rounds as pairs."""
     from llmbench import stats
 
-    ours, theirs = ([[one["overhead_s"]] for one in found[name]] for name in ("llmbench", "optimum-benchmark"))
-    ratio = stats.ratio_interval(ours, theirs, paired=True)
-    return {"overhead_ratio": ratio.value, "overhead_ratio_ci": [ratio.low, ratio.high]}
+    out = {}
+    for way in WAYS:
+        pairs = list(zip(found.get("llmbench", ()), found.get(way, ()), strict=False))
+        if pairs:
+            ours, theirs = ([[pair[i]["overhead_s"]] for pair in pairs] for i in (0, 1))
+            ratio = stats.ratio_interval(ours, theirs, paired=True)
+            out[way] = {"overhead_ratio": ratio.value, "overhead_ratio_ci": [ratio.low, ratio.high]}
+    return out
 
 
 def sweep_table(found: dict[str, Any], summary: dict[str, Any]) -> str:
-    """Return both sweeps and optimum-benchmark's claims as Markdown."""
-    lines = ["| tool | wall s | training and inference s | overhead s | sweeps |", "|---|---|---|---|---|"]
-    for name in ("llmbench", "optimum-benchmark"):
+    """Return all sweeps and optimum-benchmark's claims as Markdown."""
+    lines = ["| sweep | wall s | training and inference s | overhead s | ours / it (95 % interval) | sweeps |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name in ("llmbench", *WAYS):
+        if not found.get(name):
+            continue
         means = [statistics.fmean(one[key] for one in found[name]) for key in ("wall_s", "work_s", "overhead_s")]
-        lines.append(f"| {name} | {' | '.join(f'{mean:.1f}' for mean in means)} | {len(found[name])} |")
-    low, high = summary["overhead_ratio_ci"]
-    interval = "" if low is None else f" ({low:.3f} - {high:.3f})"
-    lines += ["", f"Overhead, ours over theirs: {summary['overhead_ratio']:.3f}{interval}; the aim is at most 0.1."]
-    lines += [f"Measuring this machine's ceilings, once: {found['calibration_s']:.1f} s, not in the table.", ""]
+        cells = [f"optimum-benchmark, {name}" if name in WAYS else name, *(f"{mean:.1f}" for mean in means)]
+        lines.append(f"| {' | '.join([*cells, ratio_text(summary.get(name))])} | {len(found[name])} |")
+    lines += ["", f"Measuring this machine's ceilings, once: {found['calibration_s']:.1f} s, not in the table.", ""]
+    claims = next((found[way][0]["training"] for way in WAYS if found.get(way)), [])
     lines += ["| optimum-benchmark, training | steps | reported samples/s | true samples/s | factor |"]
     lines += ["|---|---|---|---|---|"]
-    for one in found["optimum-benchmark"][0]["training"]:
+    for one in claims:
         values = f"{one['reported_samples_per_s']:,.1f} | {one['true_samples_per_s']:,.1f} | {one['factor']:.1f}"
         lines.append(f"| {one['model']}, batch {one['batch_size']} | {one['steps']} | {values} |")
     return "\n".join(lines)
 
 
+def ratio_text(one: dict[str, Any] | None) -> str:
+    """Return a ratio and its interval in words."""
+    if one is None:
+        return ""
+    low, high = one["overhead_ratio_ci"]
+    return f"{one['overhead_ratio']:.3f}" + ("" if low is None else f" ({low:.3f} - {high:.3f})")
+
+
 # --- all of it ------------------------------------------------------------------------------------------
 
 
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=8, help="fresh processes per tool and setting")
-    parser.add_argument("--sweeps", type=int, default=3, help="rounds of the sweep")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of timed training per process")
-    parser.add_argument("--sweep-seconds", type=float, default=0.5, help="of timed steps per cell of our sweep")
-    parser.add_argument("--parts", nargs="+", choices=("speed", "sweep"), default=["speed", "sweep"])
+def with_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is trained, and where things are."""
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seq-len", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0, help="of the orders")
     parser.add_argument("--envs", type=Path, default=ROOT / ".venv-peers", help="where install.py made environments")
-    parser.add_argument("-o", "--output", type=Path, help="write the JSON document there")
+    parser.add_argument("--folder", type=Path, help="for data and ceilings, to be kept between calls")
+    parser.add_argument("-o", "--output", type=Path, help="the JSON document; what it holds is not measured again")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    with_settings(parser)
+    parser.add_argument("--rounds", type=int, default=8, help="fresh processes per tool and setting")
+    parser.add_argument("--sweeps", type=int, default=3, help="rounds of the sweep")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of timed training per process")
+    parser.add_argument("--sweep-seconds", type=float, default=0.5, help="of timed steps per cell of our sweep")
+    parser.add_argument("--parts", nargs="+", choices=("speed", "sweep"), default=["speed", "sweep"])
+    parser.add_argument("--seed", type=int, default=0, help="of the orders")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="how optimum-benchmark sweeps")
+    parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="S", help="begin nothing after S s")
     return parser.parse_args()
+
+
+def capture(place: Place) -> dict[str, Any]:
+    """Return the environment, as llmbench records it."""
+    code = "import json; from llmbench.worker.environment import capture; print(json.dumps(capture()))"
+    return json.loads(place.start([sys.executable, "-c", code]))
+
+
+def settings_of(args: argparse.Namespace) -> list[Setting]:
+    """Return what is trained."""
+    shape = {"size": args.size, "batch_size": args.batch_size, "seq_len": args.seq_len, "steps": 10}
+    return [
+        Setting(model=model, precision=precision, prefix="told-", **shape)
+        for model in args.models
+        for precision in args.precisions
+    ]
 
 
 def main() -> None:
     """Measure, print the tables and write the document."""
     args = arguments()
+    kept = Kept(args.output, args.stop_after)
     with tempfile.TemporaryDirectory() as name:
-        place = Place(args.envs.resolve(), Path(name))
-        code = "import json; from llmbench.worker.environment import capture; print(json.dumps(capture()))"
-        document: dict[str, Any] = {"environment": json.loads(place.start([sys.executable, "-c", code]))}
-        if "speed" in args.parts:
-            shape = {"size": args.size, "batch_size": args.batch_size, "seq_len": args.seq_len, "steps": 10}
-            settings = [
-                Setting(model=model, precision=precision, prefix="told-", **shape)
-                for model in args.models
-                for precision in args.precisions
-            ]
-            found = measure_speed(settings, args.rounds, args.seconds, args.seed, place)
-            document |= {"speed": speed_rows(found), "speed_raw": found}
-            print(speed_table(document["speed"]) + "\n", flush=True)
+        folder = (args.folder or Path(name)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        place = Place(args.envs.resolve(), folder)
+        if "environment" not in kept.document:
+            kept.document["environment"] = capture(place)
         if "sweep" in args.parts:
-            sweeps = measure_sweep(args.sweeps, args.sweep_seconds, args.seed, place)
-            document |= {"sweep": sweep_summary(sweeps), "sweep_raw": sweeps}
-            print(sweep_table(sweeps, document["sweep"]))
-    if args.output:
-        args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            measure_sweep(args.ways, args.sweeps, args.sweep_seconds, args.seed, place, kept)
+        if "speed" in args.parts:
+            measure_speed(settings_of(args), args.rounds, args.seconds, args.seed, place, kept)
+    show(kept)
+
+
+def show(kept: Kept) -> None:
+    """Print the tables of all that was measured; write the document."""
+    document = kept.document
+    if "speed_raw" in document:
+        document["speed"] = speed_rows(document["speed_raw"])
+        print(speed_table(document["speed"]) + "\n", flush=True)
+    if document.get("sweep_raw", {}).get("llmbench"):
+        document["sweep"] = sweep_summary(document["sweep_raw"])
+        print(sweep_table(document["sweep_raw"], document["sweep"]))
+    kept.save()
 
 
 if __name__ == "__main__":
