@@ -114,7 +114,7 @@ class Paired:
         return sum(map(len, self.logs))
 
     def every_second(self, start: int) -> Paired | None:
-        """Return every second pair of each process, from its first (0) or its second (1); None if a process has none."""
+        """Return every second pair of each process, from its first (0) or second (1); None if a process has none."""
         logs = [process[start::2] for process in self.logs]
         return Paired(logs) if all(logs) else None
 
