@@ -114,8 +114,7 @@ class Paired:
         return sum(map(len, self.logs))
 
     def every_second(self, start: int) -> Paired | None:
-        """Return every second pair of each process, from its first (0) or its second (1); None if a process has none.
-        """
+        """Return every second pair of each process, from its first (0) or second (1); None if a process has none."""
         logs = [process[start::2] for process in self.logs]
         return Paired(logs) if all(logs) else None
 
@@ -215,14 +214,14 @@ def simultaneous(
     """
     if paired:
         return simultaneous_paired([Paired.of(a, b) for a, b in pairs], level, threshold=threshold, prior=prior)
-    return _bounds(lambda i, l: ratio_interval(*pairs[i], l, prior=prior), len(pairs), level, threshold)
+    return _bounds(lambda i, at: ratio_interval(*pairs[i], at, prior=prior), len(pairs), level, threshold)
 
 
 def simultaneous_paired(
     pairs: Sequence[Paired], level: float = 0.95, *, threshold: float = 1.0, prior: Prior | None = None
 ) -> list[Bound]:
     """Return what `simultaneous` does, of pairs of blocks."""
-    return _bounds(lambda i, l: pairs[i].interval(l, prior), len(pairs), level, threshold)
+    return _bounds(lambda i, at: pairs[i].interval(at, prior), len(pairs), level, threshold)
 
 
 def _bounds(interval: Callable[[int, float], Estimate], count: int, level: float, threshold: float) -> list[Bound]:

@@ -304,7 +304,8 @@ _OFTEN_EMPTY = ("samples", "phases", "spent", "interventions", "quality", "basel
 
 def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
     """Return `record` with arrays for series of numbers; values that were seen before are taken from `shared`."""
-    record = dict(zip(record, record.values(), strict=True))  # a third smaller: filled here, it knows its keys are texts
+    # A third smaller: filled here, it knows that its keys are texts.
+    record = dict(zip(record, record.values(), strict=True))
     for name in ("samples", "phases"):
         series = record.get(name)
         if isinstance(series, dict):

@@ -71,9 +71,7 @@ def summarise(
     return compiled.with_pay_off(cells, fields)
 
 
-def _sharing_reasons(
-    cell: dict[str, Any], known: dict[tuple[tuple[str, str], ...], dict[str, str]]
-) -> dict[str, Any]:
+def _sharing_reasons(cell: dict[str, Any], known: dict[tuple[tuple[str, str], ...], dict[str, str]]) -> dict[str, Any]:
     """Return the cell with the reasons that an earlier one had, if they are the same: most cells lack the same."""
     if not cell["compile"]:  # theirs are still added to
         cell["reasons"] = known.setdefault(tuple(cell["reasons"].items()), cell["reasons"])

@@ -94,6 +94,11 @@ class Report:
         """Cell id -> the command line that measures it again."""
         return {cell["cell_id"]: cell["reproduce"] for cell in self.cells if cell["reproduce"]}
 
+    @property
+    def command_patterns(self) -> list[str]:
+        """The commands with `CELL` in place of a cell's id: mostly one per run."""
+        return list(dict.fromkeys(command.replace(cell, "CELL") for cell, command in self.commands.items()))
+
     @cached_property
     def document(self) -> dict[str, Any]:
         """The report as one JSON-able document, as `report --format json` has it."""

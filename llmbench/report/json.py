@@ -50,7 +50,7 @@ def assemble(
     ceilings: dict[str, Any] = {}
     learned: dict[str, list[Any]] = {name: [] for name in STUDIES}
     tried: dict[str, list[Any]] = {"remedies": [], "recommendations": []}
-    for run, found, study in zip(runs, summaries, studies, strict=True):
+    for run, study in zip(runs, studies, strict=True):
         tried["remedies"] += [{**row, "run": run.name} for row in remedy_rows(run)]
         tried["recommendations"] += [{**row, "run": run.name} for row in recommendation_rows(run)]
         for name in STUDIES:
@@ -73,9 +73,7 @@ def assemble(
     }
 
 
-def _rows(
-    name: str, runs: Sequence[Run], summaries: Sequence[Sequence[Mapping[str, Any]]]
-) -> Iterator[dict[str, Any]]:
+def _rows(name: str, runs: Sequence[Run], summaries: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Yield a list of the cells' summaries as rows of one list."""
     for run, found in zip(runs, summaries, strict=True):
         for cell in found:

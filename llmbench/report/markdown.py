@@ -50,9 +50,8 @@ def summary_text(report: Report) -> str:
         )
     parts.append("\n".join(lines) + "\n")
     parts.append(render([table.with_ids() for table in report.tables if table.title in SUMMARY]))
-    patterns = dict.fromkeys(command.replace(cell, "CELL") for cell, command in report.commands.items())
-    if patterns:
-        commands = printable("\n".join(patterns))
+    if report.command_patterns:
+        commands = printable("\n".join(report.command_patterns))
         head = "## Measure one cell again\n\nWith the last column of its row for `CELL`:\n\n"
         parts.append(f"{head}```console\n{commands}\n```\n")
     return "\n".join(parts)

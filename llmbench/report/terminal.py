@@ -109,7 +109,7 @@ def _findings(report: Report) -> str:
 def report_text(report: Report) -> str:
     """Return what bounds each kind of work in sentences, and the tables."""
     lines = _findings(report)
-    return (f"{lines}\n\n" if lines else "") + text([table.with_ids() for table in report.tables])
+    return (f"{lines}\n\n" if lines else "") + text([table.with_ids() for table in report.tables]) + _again(report)
 
 
 #: What a run ends with: the tables that somebody acts on. `report` prints all of them.
@@ -133,7 +133,14 @@ def brief_text(report: Report) -> str:
     wanted = BRIEF if BRIEF[0] in titles else ("Where the time goes", *BRIEF)
     tables = [_without(table, DETAIL).with_ids() for table in report.tables if table.title in wanted]
     lines = _findings(report)
-    return (text(tables) + (f"{lines}\n" if lines else "")) or "No cell was measured.\n"
+    found = text(tables) + (_again(report) + "\n" if tables and report.commands else "")
+    return found + (f"{lines}\n" if lines else "") or "No cell was measured.\n"
+
+
+def _again(report: Report) -> str:
+    """Return what measures any cell again, as far as the runs say how it was planned."""
+    commands = "".join(f"  {printable(pattern)}\n" for pattern in report.command_patterns)
+    return f"Measure one cell again, with the last column of its row for CELL:\n{commands}" if commands else ""
 
 
 def _without(table: Table, names: Sequence[str]) -> Table:

@@ -89,7 +89,9 @@ def _options(text: str) -> Any:
     from markupsafe import Markup
 
     words = re.split(r"(\B--[\w=.-]*\w)", text)
-    return Markup("").join(Markup('<code class="option">{}</code>').format(w) if i % 2 else w for i, w in enumerate(words))
+    return Markup("").join(
+        Markup('<code class="option">{}</code>').format(w) if i % 2 else w for i, w in enumerate(words)
+    )
 
 
 def _heading(report: Any) -> str:
@@ -114,7 +116,9 @@ def _machines(report: Any) -> str:
                     names.setdefault(f"{device.get('name')}{' CPU' if cpu else ''}", {})[extra] = None
     if len(names) > MOST_MACHINES:
         return f"{len(names)} kinds of machines"
-    return ", ".join(name + (next(iter(of)) if len(of) == 1 else "") for name, of in names.items()) or "an unnamed machine"
+    return (
+        ", ".join(name + (next(iter(of)) if len(of) == 1 else "") for name, of in names.items()) or "an unnamed machine"
+    )
 
 
 def _lead(report: Any) -> str:

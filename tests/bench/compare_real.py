@@ -1,12 +1,14 @@
 """Whether `compare` finds a planted delay and nothing else, in earnest: `python tests/bench/compare_real.py [-o FILE]`.
 
-The same cells are run three times with interleaved rounds: as they are, as they are again, and with a model that
-sleeps 10 % of its step. Leave the machine alone meanwhile.
+The same cells are run three times with interleaved rounds, in another order each: as they are, as they are again, and
+with a model that sleeps 10 % of its step. Leave the machine alone meanwhile. The first three rounds say how many would
+decide (`pilot`, for changes of 10 %): give that many with `--rounds`, and the same `--folder` to keep the first ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,7 +21,7 @@ from llmbench import processes
 from llmbench.compare import Comparison, compare
 from llmbench.report.comparison import document, summary
 from llmbench.schema import Budget
-from llmbench.sources import read_runs
+from llmbench.sources import Run, read_runs
 
 SUITE = """
 name: delay
@@ -31,6 +33,8 @@ verify: none
 PROCESS_S = Budget().seconds / 3
 PLUGIN = Path(__file__).parent.parent / "delayed_models.py"
 PLANTED_PCT = 10.0
+#: Rounds from which the number of rounds is planned.
+PILOT = 3
 
 
 RUNS = {"base": 0.0, "again": 0.0, "late": PLANTED_PCT}
@@ -66,6 +70,11 @@ def measure_all(folder: Path, rounds: int, until: float) -> bool:
     return True
 
 
+def first(run: Run, rounds: int) -> Run:
+    """Return the first rounds of a run."""
+    return dataclasses.replace(run, records=[r for r in run.records if r["repeat"] < rounds])
+
+
 def show(found: Comparison) -> None:
     """Print the verdicts."""
     print(summary(found))
@@ -88,12 +97,17 @@ def main() -> None:
         folder = options.folder or Path(work)
         if not measure_all(folder, options.rounds, until):
             sys.exit("out of time; the same command goes on")
-        base, again, late = (read_runs(folder / name)[0] for name in ("base", "again", "late"))
-        found = [compare(base, head, fail_on_pct=2.0) for head in (again, late)]
-        for one in found:
-            show(one)
+        found = {f"{options.rounds} rounds": options.rounds, "pilot": PILOT}
+        written = {}
+        for name, rounds in found.items():
+            base, again, late = (first(read_runs(folder / name)[0], rounds) for name in RUNS)
+            pairs = [compare(base, head, margin_pct=PLANTED_PCT) for head in (again, late)]
+            print(f"{name}:")
+            for one in pairs:
+                show(one)
+            written[name] = [document(one) for one in pairs]
         if options.output:
-            options.output.write_text(json.dumps([document(one) for one in found], indent=1) + "\n")
+            options.output.write_text(json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -302,6 +302,9 @@ def test_the_summary_holds_what_was_tried_and_one_command_per_run(registry):
     text = rendered(registry, report, "summary")
     assert "bounded by optimizer" in text and "1 other kinds of work" in text and "not a proof" not in text
     assert text.count("llmbench run s -k CELL") == 1 and made["cell_id"] in text
+    for form in ("terminal", "brief"):
+        text = rendered(registry, report, form)
+        assert text.count("llmbench run s -k CELL") == 1 and made["cell_id"] in text
 
 
 def test_a_cause_of_few_workloads_is_not_made_to_sound_like_all():
@@ -361,9 +364,7 @@ def test_the_page_names_machines_and_keeps_options_whole(registry):
     assert heading(run("a", 1), run("b", 2), run("c", 2, "Y")).endswith("on CPU X CPU, Y CPU (2 cores)")
     assert heading(*(run(n, 2, n) for n in "abcd")).endswith("on 4 kinds of machines")
     options = __import__("llmbench_plugins.reporters.html", fromlist=["_options"])._options
-    assert options("<b> add --set a.b=60; end") == (
-        '&lt;b&gt; add <code class="option">--set</code> a.b=60; end'
-    )
+    assert options("<b> add --set a.b=60; end") == ('&lt;b&gt; add <code class="option">--set</code> a.b=60; end')
 
 
 def test_advice_is_for_the_device_and_names_no_remedies_by_heart():
