@@ -36,6 +36,7 @@ HARMFUL = {
     ),
     "raises": ("raise RuntimeError('no\\nluck')", "left out: RuntimeError: no luck"),
     "exits": ("import sys\nsys.exit(3)\n", "left out: SystemExit: 3"),
+    "leaves": ("raise SystemExit\n", "left out: SystemExit"),
     "ends": ("import os\nos._exit(0)\n", "left out: Ended: it calls os._exit, which would end llmbench"),
     "ends_later": (
         "import llmbench\nfrom os import abort\n@llmbench.hookimpl\ndef llmbench_models():\n    abort()\n",

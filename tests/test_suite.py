@@ -181,6 +181,18 @@ def test_shipped_suites_load() -> None:
     assert load_suite("precision").defaults == quick.defaults
 
 
+CLASSICS = {"rnn", "gru", "lstm", "word2vec", "sentence2vec", "attention-rnn", "bert", "gpt", "t5", "llama", "keras-lstm"}
+
+
+@pytest.mark.parametrize("name, sets", [("classics", []), ("classics-real", ["data=/d"])])
+def test_the_classics_are_all_there_and_every_cell_has_its_causes_tried(name: str, sets: list[str]) -> None:
+    suite = load_suite(name, sets)
+    assert {*CLASSICS, "encoder-decoder-rnn"} == set(suite.axes["model"]) and suite.verify == "verdict"
+    assert set(suite.axes["stage"]) == {"pretrain", "finetune", "eval"}
+    (without,) = [set(entry["model"]) for entry in suite.exclude if "keras-lstm" in entry["model"]]
+    assert without == {"word2vec", "sentence2vec", "keras-lstm"}  # they classify
+
+
 WORD = st.from_regex(r"[a-z][a-z0-9]{0,6}", fullmatch=True)
 EXPRESSION = st.recursive(
     st.one_of(st.integers(1, 99), st.lists(st.integers(1, 99), min_size=1, max_size=3)),
