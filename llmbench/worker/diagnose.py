@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import multiprocessing
 import random
 import statistics
 import time
@@ -57,6 +58,9 @@ def diagnose_target(target: str, options: Mapping[str, Any]) -> dict[str, Any]:
     allowance = Allowance(budget_s, time.perf_counter() - since_s, end_s)
     allowance.spent_s["start_s"] = since_s
     environment = capture()
+    # a spawned process starts its own children by spawning, too; a script of the user's would not, and a data set that
+    # is defined in FILE.py cannot be found by a loader's worker that was
+    multiprocessing.set_start_method(None, force=True)
     with allowance.spending("target_s"):
         given = load_target(target)
     plugins = [options.pop(name, default) for name, default in (("plugin_files", ()), ("cwd_plugins", None))]
