@@ -33,8 +33,9 @@ AXES = ("data", "steps", "parameters")
 NAMES = {"data": "data", "steps": "training", "parameters": "capacity"}  # what is short where an axis moves quality
 NONE, UNDECIDED = "none", "undecided"
 LEVEL = 0.95
-#: Of the 5 % with which a verdict may name a wrong axis: what doublings may use, and what the larger factor may.
-SPENT = {2: 0.04, "further": 0.01}
+#: With what probability a verdict may name a wrong axis: of doublings alone; of doublings and of the larger factor, in
+#: a study that follows. A study in which no point was followed left none open at the second, so it has the first.
+WRONG, WRONG_DOUBLED, WRONG_FURTHER = 1 - LEVEL, 0.04, 0.01
 #: A doubling is worth having when it closes so much of what lies between the best trivial baseline and the oracle;
 #: where no oracle is known, when it moves quality by so much of itself.
 MATERIAL = 0.05
@@ -128,9 +129,10 @@ def row(points: Mapping[Point, Runs], point: Point) -> Row:
     out |= {"oracle": _value(run.scored.get("oracle"), scale.metric)}
     out |= {"oracle_kind": (run.scored["oracle"] or {}).get("kind"), "test_examples": quality["examples"]}
     out |= {"baseline": scale.undo(trivial), "scale": scale.name, "material": floor}
-    doubled = asked(points, point, 2, scale, best, floor)
+    follows = any(further(points, other) for other in points)
+    doubled = asked(points, point, 2, scale, best, floor, WRONG_DOUBLED if follows else WRONG)
     more = further(points, point) if doubled["verdict"] == UNDECIDED else None
-    followed = None if more is None else asked(points, point, more, scale, best, floor)
+    followed = None if more is None else asked(points, point, more, scale, best, floor, WRONG_FURTHER)
     out |= followed or doubled
     out["doubled"] = None if followed is None else doubled["gains"]
     out["missing"] = missing(points, point, scale)
@@ -141,11 +143,18 @@ def row(points: Mapping[Point, Runs], point: Point) -> Row:
 
 
 def asked(
-    points: Mapping[Point, Runs], point: Point, times_x: int, scale: Scale, best: np.ndarray | None, floor: float
+    points: Mapping[Point, Runs],
+    point: Point,
+    times_x: int,
+    scale: Scale,
+    best: np.ndarray | None,
+    floor: float,
+    wrong: float,
 ) -> Row:
     """Return what `times_x` as much of each axis gains, and the verdict of that: the same factor for all of them.
 
-    `best` are the oracle's scores, `floor` is what a gain must exceed. Seeds are those that all of the points have.
+    `best` are the oracle's scores, `floor` is what a gain must exceed, `wrong` how probable a wrong name may be. Seeds
+    are those that all of the points have.
     """
     to = partners(points, point, times_x)
     seeds = sorted(set(points[point]).intersection(*(points[other] for other in to.values())))
@@ -154,8 +163,7 @@ def asked(
     gains = {axis: stats.crossed_mean(found - own) for axis, found in scores.items()}
     versus = {(a, b): stats.crossed_mean(scores[a] - scores[b]) for a, b in itertools.permutations(scores, 2)}
     gap = None if best is None else stats.crossed_mean(best - own)
-    share = SPENT[2] if times_x == 2 else SPENT["further"]
-    named, because = verdict(gains, versus, gap, floor, share)
+    named, because = verdict(gains, versus, gap, floor, wrong)
     shown = {
         axis: {**_gain(points, point, to[axis]), "gain": gain.value, "ci": ends(gain)} for axis, gain in gains.items()
     }
@@ -211,7 +219,7 @@ def _left_open(points: Mapping[Point, Runs], point: Point) -> bool:
     best = scale.oracle(run.scored)
     own = scale.matrix(points[point], sorted(points[point]))
     floor = MATERIAL * spread(own, best, scale.trivial(run.scored))
-    return bool(asked(points, point, 2, scale, best, floor)["verdict"] == UNDECIDED)
+    return bool(asked(points, point, 2, scale, best, floor, WRONG_DOUBLED)["verdict"] == UNDECIDED)
 
 
 def multiplied(cell: Cell, cells: Mapping[str, Cell], axis: str, times_x: int) -> list[Cell]:
@@ -305,7 +313,7 @@ def verdict(
     versus: Mapping[tuple[str, str], stats.Crossed],
     gap: stats.Crossed | None,
     floor: float,
-    wrong: float = 1 - LEVEL,
+    wrong: float = WRONG,
 ) -> tuple[str, str | None]:
     """Return `data`, `training`, `capacity`, `none` or `undecided`, and why.
 

@@ -178,6 +178,21 @@ def slow_loader():
     return {"model": GPT(), "data": Loader(texts(), sleep=0.02)}
 
 
+class Rows(torch.utils.data.Dataset):
+    """A data set that only this file knows, as one has it in a script."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        row = torch.randint(0, VOCAB, (25,), generator=torch.Generator().manual_seed(index))
+        return row[:-1], row[1:]
+
+
+def with_workers():
+    return {"model": GPT(), "data": torch.utils.data.DataLoader(Rows(), batch_size=4, num_workers=2)}
+
+
 def no_model():
     return {"data": texts()}
 

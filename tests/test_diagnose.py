@@ -67,6 +67,19 @@ def test_a_wrong_target_is_one_line_and_exit_2(target, line):
 
 
 @pytest.mark.slow
+def test_a_loader_with_processes_of_a_script_of_ones_own_is_diagnosed():
+    command = [sys.executable, "-m", "llmbench", "diagnose", f"{TARGETS}:with_workers", "--budget", "25", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert (
+        found["step_ms"] > 0
+        and found["reproduce"].startswith("llmbench diagnose ")
+        and " -k " not in found["reproduce"]
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diagnose_gpt", "diagnose_transformers"])
 def test_the_examples_get_a_verdict_within_their_budget(name):
     begin = time.perf_counter()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmbench import stats
-from llmbench.learning import SPENT, learning, multiplied, to_follow, verdict
+from llmbench.learning import WRONG_DOUBLED, WRONG_FURTHER, learning, multiplied, to_follow, verdict
 from llmbench.reach import crossing, reach
 from llmbench.report.learning import learning_table, missing_table, reach_table
 from llmbench.schema import Budget, Cell, Job, new_record
@@ -144,7 +144,7 @@ def test_false_claims_stay_below_their_level_with_the_second_question(truth):
     count, seeds = 400, 4
     for _ in range(count):
         verdicts = []
-        for share in (SPENT[2], SPENT["further"]):
+        for share in (WRONG_DOUBLED, WRONG_FURTHER):
             scores = {axis: truth.get(axis, 0.0) + 0.08 * rng.normal(size=(seeds, 1)) for axis in AXES_OF}
             own = 0.08 * rng.normal(size=(seeds, 1))
             gains = {axis: stats.crossed_mean(found - own) for axis, found in scores.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import multiprocessing
 import random
 import statistics
 import time
@@ -56,11 +57,14 @@ def diagnose_target(target: str, options: Mapping[str, Any]) -> dict[str, Any]:
     end_s = max(LEAST_END_S, min(since_s, END_SHARE * budget_s))  # ending takes about as long as beginning did
     allowance = Allowance(budget_s, time.perf_counter() - since_s, end_s)
     allowance.spent_s["start_s"] = since_s
-    environment = capture()
+    plugins = [options.pop(name, default) for name, default in (("plugin_files", ()), ("cwd_plugins", None))]
+    with allowance.spending("start_s"):
+        environment, registry = capture(), registry_of(*plugins)
+    # a spawned process starts its own children by spawning, too; a script of the user's would not, and a data set that
+    # is defined in FILE.py cannot be found by a loader's worker that was
+    multiprocessing.set_start_method(None, force=True)
     with allowance.spending("target_s"):
         given = load_target(target)
-    plugins = [options.pop(name, default) for name, default in (("plugin_files", ()), ("cwd_plugins", None))]
-    registry = registry_of(*plugins)
     record = diagnose_given(given, **options, name=target, allowance=allowance, registry=registry)
     return {"record": record, "environment": environment, "causes": descriptions(registry)}
 

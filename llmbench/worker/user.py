@@ -197,7 +197,7 @@ def pool_of(data: Any, size: int, *, least: int = 1, seconds: float = math.inf) 
             break
     if not found:
         raise DataError("data gives no batch")
-    if iter(data) is iter(data) and len(found) < size:
+    if len(found) < size and iter(data) is iter(data):  # in this order: an iterator may start processes
         raise DataError("data can be iterated only once; give something like a DataLoader or a list")
     if not trees.tensors(found[0]):
         raise DataError(f"a batch must hold tensors in a dict or a tuple, not {type(found[0]).__name__}")
