@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from llmbench.planted import targets
 
-
 LEAST_STEPS = 40  # TraceML is confident from 20 steps on
 
 
