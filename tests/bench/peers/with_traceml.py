@@ -153,7 +153,7 @@ def main() -> None:
     known = json.loads(given.output.read_text())["cases"] if given.output.exists() else {}
     begin_s = time.monotonic()
     for case in chosen(given.per_cause, given.controls):
-        if case.name in known or time.monotonic() - begin_s > given.stop_after:
+        if known.get(case.name, {}).get("status") or time.monotonic() - begin_s > given.stop_after:
             continue
         known[case.name] = {"cause": case.cause, **watched(given.python, case.name, given.seconds)}
         given.output.write_text(json.dumps({"cases": known}, indent=1) + "\n")
