@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from llmbench import processes, stats
-from llmbench.schema import DEFAULTS
+from llmbench.schema import DEFAULTS, Cell
 from llmbench.sizes import times
 
 Record = Mapping[str, Any]
