@@ -40,7 +40,13 @@ def render(report: Any) -> str:
     import jinja2
 
     folder = jinja2.FileSystemLoader(HERE)
-    templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    templates = jinja2.Environment(
+        loader=folder,
+        autoescape=True,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
     templates.filters["options"] = _options
     scripts = [_read("chart.umd.min.js"), _read("page.js")]
     page, shown = _page(report), _shown(report)
