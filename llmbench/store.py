@@ -320,8 +320,9 @@ def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
     if shared[key] == value:
         record["cell"] = shared[key]
     budget = record.get("budget")
-    with contextlib.suppress(AttributeError, TypeError):  # of a budget that is none, or not flat
-        record["budget"] = shared.setdefault(("budget", *budget.items()), budget)
+    if isinstance(budget, dict):
+        with contextlib.suppress(TypeError):  # of a budget that is not flat
+            record["budget"] = shared.setdefault(("budget", *budget.items()), budget)
     for name in _OFTEN_EMPTY:
         if name in record and not record[name]:
             record[name] = shared.setdefault(("empty", name, type(record[name])), record[name])
