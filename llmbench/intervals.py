@@ -27,6 +27,7 @@ _DOFS = np.geomspace(0.25, 200.0, 24)
 _LOG_VARIANCES = np.linspace(-5.0, 5.0, 101)
 
 Processes = Sequence[Sequence[float]]
+Values = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,14 @@ def _round_effects(found: Sequence[np.ndarray]) -> np.ndarray:
     return effects - effects.mean()
 
 
-def _own_variance(medians: Sequence[float], rounds: Sequence[float], scale: float) -> float:
+def _own_variance(medians: Values, rounds: Values, scale: float) -> float:
     """Return the variance of `medians` less their rounds; one that lacks rounds keeps them in."""
     if len(rounds) != len(medians):
         return _variance(medians)
     return scale * _variance([one - added for one, added in zip(medians, rounds, strict=True)])
 
 
-def _variance(values: Sequence[float]) -> float:
+def _variance(values: Values) -> float:
     """Return the variance of a sample, in plain Python: it has few values, and numpy would take longer to begin."""
     mean = math.fsum(values) / len(values)
     return math.fsum([(value - mean) ** 2 for value in values]) / (len(values) - 1)
@@ -171,12 +172,12 @@ def likeliest(variances: np.ndarray, dofs: np.ndarray, drop: float = LIKELIHOOD_
     return float(_DOFS[lowest]), float(np.exp(levels[total[lowest].argmax()]))
 
 
-def replicated(medians: Sequence[float], prior: Prior | None) -> bool:
+def replicated(medians: Values, prior: Prior | None) -> bool:
     """Return whether `medians` have a variance between processes, their own or the prior's."""
     return len(medians) > 1 or (prior is not None and prior.dof >= 1)
 
 
-def process_variance(medians: Sequence[float], prior: Prior | None) -> tuple[float, float]:
+def process_variance(medians: Values, prior: Prior | None) -> tuple[float, float]:
     """Return the variance between processes (log scale) and its degrees of freedom.
 
     With a prior: (dof0 variance0 + d s^2) / (dof0 + d), at most as certain as all cells together (the limit of
@@ -194,7 +195,7 @@ def process_variance(medians: Sequence[float], prior: Prior | None) -> tuple[flo
     return variance + shared, satterthwaite([variance, shared], [dof, len(prior.rounds) - 1.0])
 
 
-def mean_variance(medians: Sequence[float], prior: Prior | None) -> tuple[float, float]:
+def mean_variance(medians: Values, prior: Prior | None) -> tuple[float, float]:
     """Return the squared standard error of the mean of `medians` (log scale), and its degrees of freedom."""
     variance, dof = process_variance(medians, prior)
     return variance / len(medians), dof

@@ -332,12 +332,9 @@ def render(report: Report, form: str, registry: Registry) -> bytes | bytearray:
         document = reporter.render(report)
     if not isinstance(document, str):
         return document
-    out = bytearray(document, "utf-8")  # of a large report there is no room for copies
-    while out.endswith(b"\n\n"):
-        out.pop()
-    if not out.endswith(b"\n"):
-        out += b"\n"
-    return out
+    if not document.endswith("\n") or document.endswith("\n\n"):
+        document = document.rstrip("\n") + "\n"
+    return document.encode()  # a large report that ends with its line is copied once only
 
 
 def report_of(runs: Sequence[Run], registry: Registry, baseline: str | None = None) -> Report:

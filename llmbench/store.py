@@ -314,13 +314,15 @@ def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
                     series[key] = _array(values, shared)
     for trial in (record.get("interventions") or {}).values():
         _compact_trial(trial, shared)
-    value = record.get("cell")
-    known = shared.setdefault(("cell", record["cell_id"]), value)
-    if known == value:
-        record["cell"] = known
+    value, key = record.get("cell"), ("cell", record["cell_id"])
+    if key not in shared:
+        shared[key] = dict(zip(value, value.values(), strict=True)) if isinstance(value, dict) else value
+    if shared[key] == value:
+        record["cell"] = shared[key]
     budget = record.get("budget")
-    with contextlib.suppress(AttributeError, TypeError):  # of a budget that is none, or not flat
-        record["budget"] = shared.setdefault(("budget", *budget.items()), budget)
+    if isinstance(budget, dict):
+        with contextlib.suppress(TypeError):  # of a budget that is not flat
+            record["budget"] = shared.setdefault(("budget", *budget.items()), budget)
     for name in _OFTEN_EMPTY:
         if name in record and not record[name]:
             record[name] = shared.setdefault(("empty", name, type(record[name])), record[name])

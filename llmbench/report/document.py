@@ -17,6 +17,8 @@ from llmbench.report.tables import FIRST, run_tables
 
 #: Tables that say the same of each machine: once is enough.
 ONCE = ("How the numbers were obtained",)
+#: Runs that are named in the title, and whose machines stand in columns.
+MOST_BESIDE = 5
 
 
 class Report:
@@ -45,8 +47,8 @@ class Report:
 
     @property
     def title(self) -> str:
-        """The names of the runs."""
-        return ", ".join(run.name for run in self.runs)
+        """The names of the runs; of many, how many they are."""
+        return ", ".join(run.name for run in self.runs) if len(self.runs) <= MOST_BESIDE else f"{len(self.runs)} runs"
 
     @cached_property
     def summaries(self) -> list[list[dict[str, Any]]]:
@@ -139,19 +141,27 @@ def _order(reports: Sequence[Sequence[Table]]) -> list[str]:
 
 
 def _facts_beside(parts: Sequence[tuple[str, Table]]) -> Table:
-    """Return tables of what and value as one, with a column of values per run: what differs is seen in its row."""
+    """Return tables of what and value as one, with a column of values per run: what differs is seen in its row.
+
+    Of many runs, with a row per run and a column per fact: a page grows downwards.
+    """
     first = parts[0][1]
     found: dict[str, dict[str, list[str]]] = {}
     for name, table in parts:
         for what, value in table.rows:
             found.setdefault(what, {}).setdefault(name, []).append(str(value))
     names = [name for name, _ in parts]
-    rows = (
+    if len(names) > MOST_BESIDE:
+        facts = [what for what in found if what != "run"]
+        told = (["; ".join(dict.fromkeys(found[what].get(name, ()))) or None for what in facts] for name in names)
+        rows = tuple((name, *values) for name, values in zip(names, told, strict=True))
+        return Table(first.title, (Column("run"), *map(Column, facts)), rows, first.notes)
+    beside = (
         (what, *("; ".join(dict.fromkeys(values[name])) if name in values else None for name in names))
         for what, values in found.items()
         if what != "run"
     )
-    return Table(first.title, (first.columns[0], *map(Column, names)), tuple(rows), first.notes)
+    return Table(first.title, (first.columns[0], *map(Column, names)), tuple(beside), first.notes)
 
 
 def _merged(parts: Sequence[tuple[str, Table]]) -> Table:

@@ -41,7 +41,12 @@ def render(report: Any) -> str:
 
     folder = jinja2.FileSystemLoader(HERE)
     templates = jinja2.Environment(
-        loader=folder, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined, finalize=_printable
+        loader=folder,
+        autoescape=True,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_printable,
     )
     templates.filters["options"] = _options
     scripts = [_read("chart.umd.min.js"), _read("page.js")]

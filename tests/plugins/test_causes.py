@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import llmbench
 from llmbench.plugins import discover
-from llmbench.worker.diagnose import UserWork, user_trial, watched_step
+from llmbench.worker.diagnose import Kept, UserWork, user_trial, watched_step
 from llmbench.worker.user import UserEngine
 from llmbench_plugins.causes import _core, kernel, recurrence
 
@@ -39,7 +39,7 @@ def trial_of(given):
     torch.manual_seed(0)
     engine = UserEngine(given, REGISTRY.get("precision", "fp32"))
     work, pool = UserWork(), list(given["data"])[:8]
-    work.trains, _ = watched_step(engine, pool[0])
+    work.trains, _ = watched_step(engine, pool[0], Kept(engine))
     for group in engine.optimizer.param_groups if engine.optimizer else ():
         group["lr"] = 0.0
     trial = user_trial(engine, work, pool, given["data"])

@@ -207,6 +207,16 @@ def test_what_runs_ran_on_is_side_by_side():
     assert ("cpu", "x", "y") in table.rows and ("cores", "2", None) in table.rows
 
 
+def test_of_many_runs_each_has_a_row():
+    runs = [Run(f"r{i}", [record()], {f"e{i}": {"cpu": "x", **({"cores": i} if i else {})}}) for i in range(6)]
+    report = Report(runs)
+    assert report.title == "6 runs" and Report(runs[:5]).title == "r0, r1, r2, r3, r4"
+    table = report.tables[0]
+    assert [column.name for column in table.columns] == ["run", "cells", "environment", "cpu", "cores"]
+    assert [row[0] for row in table.rows] == [run.name for run in runs]
+    assert table.rows[0][3:] == ("x", None) and table.rows[5][3:] == ("x", "5")
+
+
 def test_precisions_are_held_against_fp32():
     run = Run("r", other((0.1,) * 4, "bf16") + other((0.3,) * 4, "fp32"))
     table = side_by_side([(run, summarise(run.records))], "precision")
