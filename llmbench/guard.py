@@ -48,8 +48,8 @@ def limit_s() -> float:
 def watching(root: str) -> Iterator[Seen]:
     """Load a plugin inside; `root` is the name of its package or top-level module.
 
-    Raises TooLong inside when it hangs, Ended when it would end the process. What it prints goes nowhere but into `Seen`, and what it replaced in torch or
-    in llmbench is put back, as far as torch was there before.
+    Raises TooLong inside when it hangs, Ended when it would end the process. What it prints goes nowhere but into
+    `Seen`, and what it replaced in torch or in llmbench is put back, as far as torch was there before.
     """
     seen = Seen()
     before = Snapshot()

@@ -21,6 +21,8 @@ def by_model(job, emit):
     """Do what the cell's model is called; leave the checkpoint that a descendant needs."""
     if job.cell.model == "fails" or (job.cell.model == "fails-later" and job.repeat > 0):
         raise ValueError("no good")
+    if job.cell.model == "unsupported":
+        raise Unsupported("it lacks a package")
     if job.cell.model == "hangs":
         emit({"event": "working"})
         time.sleep(60)

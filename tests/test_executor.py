@@ -344,6 +344,20 @@ def test_a_failure_skips_its_descendants_and_its_repeats_and_can_be_retried(tmp_
     assert execute(tmp_path, plan, retry_failed=True)[1] == [("fails", 0, 1, "error")]
 
 
+def test_what_descends_from_an_unsupported_cell_is_unsupported_for_its_reason(tmp_path):
+    parent = make_cell("unsupported")
+    child = make_cell("child", parent=parent.cell_id)
+    grandchild = make_cell("grandchild", parent=child.cell_id)
+    plan = plan_of(parent, child, grandchild, make_cell("other"))
+    outcome, seen = execute(tmp_path, plan)
+    statuses = [(name, "unsupported") for name in ("unsupported", "child", "grandchild")]
+    assert [(name, status) for name, _, _, status in seen] == [*statuses, ("other", "ok")] and not outcome.failed
+    with RunDir.open(tmp_path, write=True) as run_dir:
+        (why, *others) = [r["error"]["message"] for r in run_dir.records() if r["status"] == "unsupported"]
+    assert others == [f"its {parent.stage} cell cannot run: {why}"] * 2
+    assert execute(tmp_path, plan)[1] == []
+
+
 def test_a_checkpoint_that_was_deleted_is_made_again(tmp_path):
     parent = make_cell("parent")
     child = make_cell("child", parent=parent.cell_id)

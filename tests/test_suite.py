@@ -181,7 +181,19 @@ def test_shipped_suites_load() -> None:
     assert load_suite("precision").defaults == quick.defaults
 
 
-CLASSICS = {"rnn", "gru", "lstm", "word2vec", "sentence2vec", "attention-rnn", "bert", "gpt", "t5", "llama", "keras-lstm"}
+CLASSICS = {
+    "rnn",
+    "gru",
+    "lstm",
+    "word2vec",
+    "sentence2vec",
+    "attention-rnn",
+    "bert",
+    "gpt",
+    "t5",
+    "llama",
+    "keras-lstm",
+}
 
 
 @pytest.mark.parametrize("name, sets", [("classics", []), ("classics-real", ["data=/d"])])

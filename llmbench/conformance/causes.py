@@ -21,7 +21,7 @@ from llmbench.tampering import Snapshot
 ROWS, BATCH = 32, 4
 STEPS = (("pretrain", True), ("classify", True), ("generate", False), ("generate", True))
 MOST_HOSTS = 2
-#: Removing (below 0: adding) so little of a cause multiplies the noise by more than 20; adding it so often is another step.
+#: Removing (below 0: adding) less of a cause multiplies the noise by more than 20; adding more makes another step.
 LEAST_SHARE, MOST_SHARE = 0.05, 10
 
 

@@ -47,12 +47,10 @@ def _made(check: str, subject: Subject) -> dict[str, str]:
         sys.modules["torch"].manual_seed(0)
     try:
         CHECKS[subject.kind][check].run(subject)
-    except NotHere as reason:
-        return {"status": "does not apply", "reason": str(reason)}
-    except NotMeasured as reason:
-        if subject.kind != "cause" or not str(reason).strip():
-            return {"status": "failed", "reason": one_line(reason)}
-        return {"status": "does not apply", "reason": str(reason)}  # it may find out only while it is tried
+    except (NotHere, NotMeasured) as reason:
+        said = isinstance(reason, NotHere) or (subject.kind == "cause" and str(reason).strip())
+        status = "does not apply" if said else "failed"  # a cause may find out only while it is tried
+        return {"status": status, "reason": str(reason) if said else one_line(reason)}
     except Failed as reason:
         return {"status": "failed", "reason": " ".join(str(reason).split())}
     except UserError as error:

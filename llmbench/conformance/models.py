@@ -14,6 +14,7 @@ from typing import Any
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.engines import EngineRequest
 from llmbench.errors import LlmbenchError, Unsupported
+from llmbench.layouts import IGNORE
 from llmbench.specs import HEADS, Batch, BuildRequest, CollateContext, ModelSpec, PrecisionSpec, SpecialTokens
 
 V, SEQ, TARGET, LABELS = 61, 20, 8, 3
@@ -172,7 +173,7 @@ def _batch(subject: Subject, head: str, batch: Batch, rows: int) -> None:
         require(isinstance(array, np.ndarray), f"{head}: {name} is a {type(array).__name__}; layouts make numpy arrays")
         require(array.dtype.kind in "iufb", f"{head}: {name} has dtype {array.dtype}")
         require(array.shape[:1] == (rows,), f"{head}: {name} has shape {array.shape}, and there are {rows} rows")
-    masks = {name: a for name, a in batch.arrays.items() if name.endswith("mask") and name != "answer_mask"}
+    masks = _masks(batch)
     texts = [a for name, a in batch.arrays.items() if a.ndim == 2 and _is_text(name, batch)]
     longest = max((a.shape[1] for a in texts), default=0)
     require(longest <= SEQ + TARGET + 3, f"{head}: {longest} tokens in a row, more than seq_len and target_len allow")
@@ -185,6 +186,14 @@ def _batch(subject: Subject, head: str, batch: Batch, rows: int) -> None:
         positions = sum(mask.size for mask in masks.values())
         said = batch.tokens + batch.padding_tokens
         require(said == positions, f"{head}: tokens and padding are {said}, and its masks have {positions} positions")
+
+
+def _masks(batch: Batch) -> dict[str, Any]:
+    """Return what says where there are tokens: the masks, and for a decoder without one, where it has labels."""
+    masks = {name: a for name, a in batch.arrays.items() if name.endswith("mask") and name != "answer_mask"}
+    if "decoder_input_ids" in batch.arrays and "decoder_attention_mask" not in masks and "labels" in batch.arrays:
+        masks["labels"] = batch.arrays["labels"] != IGNORE
+    return masks
 
 
 def _is_text(name: str, batch: Batch) -> bool:
@@ -352,8 +361,6 @@ def _widened(batch: Batch, extra: int = 5) -> Batch | None:
     """Return the batch with padding more, None without a mask."""
     import numpy as np
 
-    from llmbench.layouts import IGNORE
-
     shapes = {
         array.shape
         for name, array in batch.arrays.items()
@@ -384,8 +391,6 @@ def _alone(subject: Subject, head: str, engine: Any) -> None:
 def causality(subject: Subject) -> None:
     """Change later tokens, and ask for the loss of earlier ones only."""
     import numpy as np
-
-    from llmbench.layouts import IGNORE
 
     tried = False
     for head in heads(subject):

@@ -190,11 +190,24 @@ class Rounds:
             return
         if repeat > 0 and self.run_dir.status(cell.cell_id, 0) != "ok":
             return
+        reason = self._unsupported_parent(cell)
+        if reason is not None:
+            self._record_unrun(cell, repeat, "unsupported", "Unsupported", reason)
+            return
         problem = self._parent_problem(cell)
         if problem is None:
             self._attempt(cell, repeat)
         else:
             self._record_unrun(cell, repeat, "skipped", "Skipped", problem)
+
+    def _unsupported_parent(self, cell: Cell) -> str | None:
+        """Return why what `cell` starts from cannot run here, as a plan says it; None where it can."""
+        parent = self.planned.get(cell.parent or "")
+        if parent is None or self.run_dir.status(parent.cell.cell_id, 0) != "unsupported":
+            return None
+        found = [r for r in self.run_dir.records() if r["cell_id"] == parent.cell.cell_id and r["repeat"] == 0]
+        why = str((found[-1].get("error") or {}).get("message") or "it is not supported")
+        return why if why.startswith("its ") else f"its {parent.cell.stage} cell cannot run: {why}"
 
     def _parent_problem(self, cell: Cell) -> str | None:
         """Return why the checkpoint that `cell` starts from cannot be had, None when it is there."""

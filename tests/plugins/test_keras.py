@@ -66,7 +66,7 @@ def test_it_has_the_parameters_that_its_formula_says(found):
 
 @slow
 def test_flops_are_those_of_the_formula(found):
-    """One more step of the recurrence stands in Keras's graph, for the shape of the state; it is not run, nor counted."""
+    """One more step of the recurrence stands in Keras's graph, for the state's shape; it is not run, nor counted."""
     for part in ("parts", "pretrain_parts"):
         counted = found[part]["flops"]
         if counted is None:
