@@ -93,4 +93,4 @@ def test_every_cause_has_its_row_or_is_in_the_note_and_nothing_speaks_of_run_dir
     shown = text([causes, step])
     assert "cannot be removed alone" in shown and "another kernel" in shown
     assert "44 % of it padding" in shown and "A CPU, 1 of 2 cores, torch 2.13.0" in shown and "900 tokens/s" in shown
-    assert "environment.json" not in shown and "own" not in shown
+    assert "environment.json" not in shown and "finetune" not in shown
