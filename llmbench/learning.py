@@ -105,12 +105,11 @@ def partners(points: Mapping[Point, Runs], point: Point, times_x: int = 2) -> di
 def further(points: Mapping[Point, Runs], point: Point) -> int | None:
     """Return the largest factor beyond 2 by which a point's axes were multiplied; None where it was not followed.
 
-    Of two axes at least, of as many as were doubled where that is one: a single one may be another point of a matrix.
+    Of two axes at least: a single one may be another point of a matrix.
     """
-    wanted = min(2, len(partners(points, point)))
     steps = {other[1] // point[1] for other in points if other[1] % point[1] == 0}
     data = {other[0] // point[0] for other in points if other[0] % point[0] == 0}
-    found = [n for n in steps | data if n > 2 and len(partners(points, point, n)) >= wanted]
+    found = [n for n in steps | data if n > 2 and len(partners(points, point, n)) > 1]
     return max(found, default=None)
 
 

@@ -93,6 +93,13 @@ def test_a_deep_lack_is_named_by_much_more_of_it():
     assert table.rows[0][[c.name for c in table.columns].index("times")] == 8
 
 
+def test_published_studies_that_followed_nothing_have_their_whole_5_percent():
+    path = RESULTS / "amd-epyc-avx2-2-cores" / "learning" / "records.jsonl"
+    rows = learning(json.loads(line) for line in path.open())
+    assert [row["verdict"] for row in rows if row["model"] == "gpt"] == ["none", "data", "training", "capacity"]
+    assert {row["times"] for row in rows} == {2}
+
+
 def test_one_axis_with_more_is_another_point_and_no_second_question():
     (row,) = learning(deep(steps=0.5))
     assert (row["verdict"], row["times"], row["doubled"]) == ("undecided", 2, None)

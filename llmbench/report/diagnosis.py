@@ -140,7 +140,7 @@ def _spent(cell: Cell, record: Mapping[str, Any]) -> str:
 
 def causes_table(cell: Cell) -> Table:
     """Return every cause: measured ones first, by headroom; those that do not apply are a note."""
-    columns = (Column("cause"), Column("axis"), number("predicted", "x"), number("measured", "x"))
+    columns: tuple[Column, ...] = (Column("cause"), Column("axis"), number("predicted", "x"), number("measured", "x"))
     columns += (Column("95 % interval"), number("pairs"), Column("what was done"), Column("because"))
     order = list(OUTCOMES)
     known = [row for row in cell["bottlenecks"] if row["outcome"] in OUTCOMES]

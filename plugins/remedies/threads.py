@@ -16,7 +16,12 @@ def _change(cell: Any) -> Any:
 
 
 def _predict(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench.Forecast:
-    """How well operators share their work is not in a record, so nothing is predicted."""
+    """How well operators share their work is not in a record, so nothing is predicted.
+
+    Where the machine's ceilings were measured on one thread there is nothing to share: to try it would measure noise.
+    """
+    if record["cell"].get("threads") is None and ceilings.get("threads") == 1:
+        raise llmbench.DoesNotApply("operators have one thread on this machine as it is")
     return llmbench.Forecast(None, "how well small operators share their work is only known when they do not")
 
 

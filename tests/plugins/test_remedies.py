@@ -69,6 +69,15 @@ def test_a_larger_batch_keeps_the_examples_and_does_not_leave_too_few_steps():
         REMEDIES["batch-4x"].change(dataclasses.replace(cell, steps=40))
 
 
+def test_one_thread_is_not_tried_where_there_is_no_other():
+    made = {"cell": PLAIN.to_json()}
+    with pytest.raises(llmbench.DoesNotApply, match="one thread"):
+        REMEDIES["one-thread"].predict(made, {"threads": 1})
+    assert REMEDIES["one-thread"].predict(made, {"threads": 2}).gain_x is None
+    two = {"cell": dataclasses.replace(PLAIN, threads=2).to_json()}
+    assert REMEDIES["one-thread"].predict(two, {"threads": 1}).gain_x is None
+
+
 def forecast(name, made, ceilings=None):
     return REMEDIES[name].predict(made, ceilings or {})
 
