@@ -26,6 +26,7 @@ OPTIONAL_PACKAGES = (
 )
 #: Variables that change speed or numbers; nothing else of the process's environment is recorded.
 VARIABLES = re.compile(
+    r"(?!TF_(VAR|CLI|DATA_DIR|INPUT|LOG|WORKSPACE|REGISTRY|PLUGIN)(_|$))"  # Terraform's, not TensorFlow's
     r"(OMP|MKL|KMP|GOMP|MALLOC|CUDA|CUBLAS|CUDNN|NCCL|NVIDIA|PYTORCH|TORCH\w*|DNNL|ONEDNN|OPENBLAS|GLOO|TF|XLA|KERAS)_\w+"
     r"|LD_PRELOAD|TOKENIZERS_PARALLELISM|RAYON_NUM_THREADS|HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE"
 )

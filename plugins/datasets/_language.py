@@ -257,7 +257,8 @@ class _Walk:
 
     def words(self, rng: random.Random) -> list[str]:
         """Return the words of one document (without `END`)."""
-        draw, words, step = rng.random, [], self._step(self._chain.start)
+        words: list[str] = []
+        draw, step = rng.random, self._step(self._chain.start)
         while True:
             place = bisect_right(step.upto, draw())
             word = step.words[place]

@@ -111,6 +111,9 @@ def test_variables_that_change_speed_are_recorded_without_paths_or_secrets(monke
     found = software.variables(
         {
             "OMP_NUM_THREADS": "4",
+            "TF_ENABLE_ONEDNN_OPTS": "0",
+            "TF_VAR_database": "ann",
+            "TF_CLI_CONFIG_FILE": "rc",
             "KMP_AFFINITY": "granularity=fine,compact,1,0",
             "GOMP_CPU_AFFINITY": "0-3 8",
             "MALLOC_CONF": "oversize_threshold:1,background_thread:true",
@@ -136,6 +139,7 @@ def test_variables_that_change_speed_are_recorded_without_paths_or_secrets(monke
     )
     assert found == {
         "OMP_NUM_THREADS": "4",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
         "KMP_AFFINITY": "granularity=fine,compact,1,0",
         "GOMP_CPU_AFFINITY": "0-3 8",
         "MALLOC_CONF": "oversize_threshold:1,background_thread:true",

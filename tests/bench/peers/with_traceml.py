@@ -3,7 +3,7 @@
 TraceML (traceml-ai, `requirements-traceml.txt`) lives in an environment of its own and watches `traceml_loop.py`; its
 verdict is the one of its `final_summary.json`. It runs the same cases whatever llmbench made of them: the first ones of
 every cause, and controls. What llmbench said of them is read from `cases.jsonl`, as `llmbench planted` writes it; cases
-that it does not hold (yet) are in the file, and not in the scores. TraceML's vocabulary is smaller than ours, so it
+that it does not hold (yet) count for TraceML alone. TraceML's vocabulary is smaller than ours, so it
 is scored twice, openly:
 
 - `named`: its verdict names the cause: INPUT_BOUND is `input`, COMPUTE_BOUND is `compute`, RESIDUAL_HEAVY (time that is
@@ -81,13 +81,15 @@ def status_of(summary: dict[str, Any]) -> str | None:
 
 def named(row: dict[str, Any], status: str | None) -> bool:
     """Return whether the cause is named."""
-    return status != "INPUT_BOUND" if row["cause"] is None else NAMES.get(status or "") == row["cause"]
+    if row["cause"] is None:
+        return status not in ("INPUT_BOUND", None)
+    return NAMES.get(status or "") == row["cause"]
 
 
 def compatible(row: dict[str, Any], status: str | None) -> bool:
     """Return whether the verdict does not contradict the cause."""
     if row["cause"] is None:
-        return status != "INPUT_BOUND"
+        return status not in ("INPUT_BOUND", None)
     if row["cause"] in ("host", "communication"):
         return status == "RESIDUAL_HEAVY"
     return status == ("INPUT_BOUND" if row["cause"] == "input" else "COMPUTE_BOUND")
@@ -106,16 +108,22 @@ def chosen(per_cause: int, controls: int) -> list[Case]:
 
 
 def scores(rows: list[dict[str, Any]], known: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Return how many cases each has right, of those for which both have a verdict."""
-    ran = [row for row in rows if known.get(row["case"], {}).get("status")]
+    """Return how many cases each has right; TraceML's are scored over all that it ran, a missing verdict as a miss.
+
+    `llmbench_cases` are those of them that llmbench ran as well, of which it has `llmbench` right.
+    """
+    ours = {row["case"]: row for row in rows}
     table = {}
-    for kind, some in (("planted", [r for r in ran if r["cause"]]), ("controls", [r for r in ran if not r["cause"]])):
-        status = [known[row["case"]]["status"] for row in some]
+    for kind, planted in (("planted", True), ("controls", False)):
+        some = {name: one for name, one in known.items() if (one["cause"] is not None) == planted}
+        shared = [ours[name] for name in some if name in ours]
         table[kind] = {
             "cases": len(some),
-            "llmbench": sum(map(score.right, some)),
-            "traceml_named": sum(map(named, some, status)),
-            "traceml_compatible": sum(map(compatible, some, status)),
+            "traceml_named": sum(named(one, one["status"]) for one in some.values()),
+            "traceml_compatible": sum(compatible(one, one["status"]) for one in some.values()),
+            "traceml_without_verdict": sum(one["status"] is None for one in some.values()),
+            "llmbench_cases": len(shared),
+            "llmbench": sum(map(score.right, shared)),
         }
     return table
 
