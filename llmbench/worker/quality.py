@@ -24,8 +24,9 @@ class Scorer:
 
     def __init__(self, job: Job, data: CellData, registry: Registry) -> None:
         self.data, self.seed = data, job.cell.seed
-        self.split = content_id([REFERENCES_VERSION, job.cell.seed, *features_key(job.cell, train=False)])
         specs = registry.metrics(data.task)
+        metrics = [[spec.name, sorted(spec.values)] for spec in specs]
+        self.split = content_id([REFERENCES_VERSION, metrics, job.cell.seed, *features_key(job.cell, train=False)])
         cache = Path(job.run_dir) / "cache" / "metrics"
         cache.mkdir(parents=True, exist_ok=True)
         self.cache = cache

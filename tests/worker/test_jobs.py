@@ -138,6 +138,8 @@ def test_oracle_and_baselines_are_scored_once_per_test_split(tmp_path, monkeypat
     assert len(cells) == 2 and found[0] == found[1] != found[2]
     assert len(scored) == 4 and len(set(scored)) == 2  # one split of 12 examples, one of 6
     assert len(found[0][0]["each"]["accuracy"]) == 12
+    monkeypatch.setattr(type(registry), "metrics", lambda self, task: [])
+    assert Scorer(job, load_cell_data(job, registry), registry).split not in scored  # by other metrics: scored again
 
 
 def test_health_and_energy_say_what_is_not_known(records):
