@@ -14,7 +14,7 @@ from typing import Any
 from llmbench.errors import Unisolated
 
 Function = Callable[..., Any]
-FEWEST_PROBES, MOST_PROBES, PROBE_S = 4, 24, 0.1  # steps in which a part is looked at
+FEWEST_PROBES, MOST_PROBES, PROBE_S = 3, 24, 0.1  # steps in which a part is looked at
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Trials of causes: how many pairs of blocks, by their spread and never by what they say; and who gets which time."""
 
+import dataclasses
 import itertools
 import random
 
@@ -116,6 +117,21 @@ def test_the_leading_component_comes_first_and_the_others_by_size():
     rows = {"where1": ("where", 1.2), "why1": ("why", 3.0), "where2": ("where", 1.15), "why2": ("why", None)}
     found = {name: {"axis": axis, "predicted_x": x, "outcome": "not_selected"} for name, (axis, x) in rows.items()}
     assert verify_module.suspects(found, "verdict", 2) == ["where1", "why2", "why1", "where2"]
+
+
+def test_what_starts_slowly_once_is_not_taken_for_long(clock):
+    waits = iter([6.0])  # loader processes
+
+    def treated(batches):
+        clock.spend(next(waits, 0.0))
+        for _ in batches:
+            clock.spend(0.03)
+
+    slow = dataclasses.replace(
+        cause("input", "where", 1.5, clock, 0.0), intervene=lambda trial: specs.Intervention(treated=treated, burn=0)
+    )
+    found, _ = verify(trial_on(clock), RECORD, [slow], mode="verdict", seconds=20.0)
+    assert found["input"]["outcome"] == "measured"
 
 
 def test_what_no_time_is_left_for_says_so(clock):
