@@ -30,7 +30,7 @@ def test_a_slow_loader_is_named_in_three_lines_and_everything_is_given_back():
     assert found.headroom_x > 1.5 and repr(found).startswith("Diagnosis(input, ")
     (row,) = [r for r in found.document["bottlenecks"] if r["cause"] == "input"]
     assert 1 / row["predicted_x"] == pytest.approx(1 / row["measured_x"], abs=0.1)  # shares of the step that stay
-    assert "What bounds each cell" in str(found)
+    assert "is bounded by input (data: " in str(found) and "<p>" in found._repr_html_()
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert optimizer.state_dict()["state"] == {} and all(p.grad is None for p in model.parameters())
 

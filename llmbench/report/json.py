@@ -129,11 +129,6 @@ def _line(value: Any) -> bytes:
         return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False).encode()
 
 
-def render_one(run: Run) -> str:
-    """Return `one(run)` as strict JSON text."""
-    return text(one(run))
-
-
 def one(run: Run) -> dict[str, Any]:
     """Return the only cell of a run with its bottlenecks and remedies; a number that is not finite is None."""
     found = document([run])
