@@ -69,12 +69,14 @@ def verify(
         changes: dict[str, Intervention] = {}
         axes: set[str] = set()
         end = max(begin + seconds, time.perf_counter() + LEAST_TRIALS * seconds)
+        until = getattr(trial, "until", math.inf)
+        end = min(end, until)
         for left, cause in zip(range(len(tried), 0, -1), tried, strict=True):
             emit({"event": "verify", "cause": cause.name})
             rest = max(0.0, end - time.perf_counter())
             share = rest * (1 - TOGETHER_SHARE) / left
             leading_s = 0.0 if cause.axis in axes else LEADING_SHARE[cause.axis] * rest
-            patience_s = max(PATIENCE * max(share, LEAST_S), leading_s)
+            patience_s = min(max(PATIENCE * max(share, LEAST_S), leading_s), until - time.perf_counter())
             axes.add(cause.axis)
             put_on_trial(trial, cause, found[cause.name], changes, share, rng, patience_s)
         for cause in tried:  # what was too long for its share may have what the others left
@@ -222,9 +224,19 @@ def measured(
         if pair == fewest:
             pairs = min(most, enough(times[False], times[True], change.share))
         batches = batches_of(trial, pair * steps, steps, change.burn)
-        clean_first.append(first == (pair % 2 == 0))
-        for changed in (False, True) if clean_first[-1] else (True, False):
-            times[changed].append(block(trial, change, batches, changed) / steps)
+        clean_is_first = first == (pair % 2 == 0)
+        try:
+            took = {
+                changed: block(trial, change, batches, changed) / steps
+                for changed in ((False, True) if clean_is_first else (True, False))
+            }
+        except NotMeasured:  # the end of the budget: what has been measured stands
+            if pair < LEFT_PAIRS:
+                raise
+            break
+        clean_first.append(clean_is_first)
+        for changed, seconds_per_step in took.items():
+            times[changed].append(seconds_per_step)
     fields = {"clean_s": times[False], "treated_s": times[True], "clean_first": clean_first, "block_steps": steps}
     return {"outcome": "measured", "reason": None, **fields}
 

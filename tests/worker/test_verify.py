@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llmbench import specs, stats, trials
+from llmbench import errors, specs, stats, trials
 from llmbench.worker import verify as verify_module
 from llmbench.worker.verify import CLOSE_ENOUGH, MOST_PAIRS, enough, verify
 
@@ -132,6 +132,33 @@ def test_what_starts_slowly_once_is_not_taken_for_long(clock):
     )
     found, _ = verify(trial_on(clock), RECORD, [slow], mode="verdict", seconds=20.0)
     assert found["input"]["outcome"] == "measured"
+
+
+@pytest.mark.parametrize(("ends_at", "outcome"), [(3.0, "measured"), (1.0, "unisolated")])
+def test_what_was_measured_before_the_budget_ended_stands(clock, ends_at, outcome):
+    trial = trial_on(clock)
+    step = trial.take_step
+
+    def bounded(batch):
+        if clock.now > ends_at:
+            raise errors.Unisolated("no time was left to measure it")
+        step(batch)
+
+    trial.take_step = bounded
+    one = cause("input", "where", 1.5, clock, 0.025)
+    found, _ = verify(trial, RECORD, [one], mode="verdict", seconds=60.0)
+    row = found["input"]
+    assert row["outcome"] == outcome
+    assert len(row["clean_s"]) == len(row["treated_s"]) == len(row["clean_first"])
+    assert (len(row["clean_s"]) >= verify_module.LEFT_PAIRS) is (outcome == "measured")
+
+
+def test_no_trial_is_planned_beyond_the_end_of_the_budget(clock):
+    trial = trial_on(clock)
+    trial.until = 6.0
+    long = cause("padding", "where", 1.8, clock, 0.025, steps=16)  # six pairs: 7.2 s
+    found, _ = verify(trial, RECORD, [long], mode="verdict", seconds=60.0)
+    assert found["padding"]["outcome"] == "out_of_time" and clock.now < 6.0
 
 
 def test_what_no_time_is_left_for_says_so(clock):
