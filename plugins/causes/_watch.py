@@ -102,6 +102,28 @@ def operator_seconds(
     return found[WARMUP:]
 
 
+def operators(trial: llmbench.Trial, batch: Any) -> dict[Any, tuple[int, float]]:
+    """Return, per name and first shape of the operators of a step on `batch`, how many there were and their seconds."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found: dict[Any, tuple[int, float]] = {}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            begin = time.perf_counter()
+            out = func(*args, **(kwargs or {}))
+            took = time.perf_counter() - begin
+            first = next((tuple(t.shape) for t in args if isinstance(t, torch.Tensor)), None)
+            count, seconds = found.get((str(func), first), (0, 0.0))
+            found[str(func), first] = count + 1, seconds + took
+            return out
+
+    with Watch():
+        trial.step(batch)
+    return found
+
+
 def host_seconds(trial: llmbench.Trial) -> tuple[list[float], list[float], list[float]]:
     """Return the seconds per step on the CPU that are no operators: in the module, between the parts, and asleep.
 
@@ -112,23 +134,22 @@ def host_seconds(trial: llmbench.Trial) -> tuple[list[float], list[float], list[
     """
     clock = _HostClock()
 
-    def parts(batch: Any) -> tuple[float, float, float]:
+    def parts(batch: Any, pace: float) -> tuple[float, float, float]:
         with clock.watch():
             clock.clear()
             whole = trial.once(lambda: trial.step(batch))
-        inside = clock.forward_s - clock.of("forward")
-        outside = whole - clock.forward_s - clock.others_s - clock.of("step")
-        return max(0.0, inside), max(0.0, outside), clock.asleep_s
+        inside = max(0.0, clock.forward_s - clock.of("forward"))
+        outside = max(0.0, whole - clock.forward_s - clock.others_s - clock.of("step"))
+        asleep = {place: min(clock.asleep[place], s) for place, s in (("forward", inside), ("step", outside))}
+        # a sleep does not get longer on a slow machine
+        inside = (inside - asleep["forward"]) * pace + asleep["forward"]
+        return inside, (outside - asleep["step"]) * pace + asleep["step"], asleep["step"]
 
     with clock.watch():
         clock.calibrate(trial.trains)
-    found = []
     with clock.places(trial):
-        parts(trial.pool[0])  # warm up
-        for batch in trial.probes():
-            pace = trial.paced(lambda: 1.0, batch)
-            inside, outside, asleep = parts(batch)
-            found.append((inside * pace, outside * pace, asleep))  # a sleep does not get longer on a slow machine
+        parts(trial.pool[0], 1.0)  # warm up
+        found = [parts(batch, trial.paced(lambda: 1.0, batch)) for batch in trial.probes()]
     columns = list(zip(*found, strict=True))
     return list(columns[0]), list(columns[1]), list(columns[2])
 
@@ -145,7 +166,8 @@ class _HostClock:
         self.place = "step"
         self.busy = {"step": 0.0, "forward": 0.0, "other": 0.0}
         self.count = dict.fromkeys(self.busy, 0)
-        self.forward_s = self.others_s = self.asleep_s = 0.0
+        self.asleep = dict.fromkeys(self.busy, 0.0)
+        self.forward_s = self.others_s = 0.0
 
     def of(self, place: str) -> float:
         """Return the seconds of the operators there, looking on included."""
@@ -179,12 +201,13 @@ class _HostClock:
 
         return timed
 
-    def asleep(self, inner: Function) -> Function:
+    def sleeping(self, inner: Function) -> Function:
+        """Return `time.sleep`, timed."""
+
         def call(seconds: float) -> None:
             begin = time.perf_counter()
             inner(seconds)
-            if self.place == "step":
-                self.asleep_s += time.perf_counter() - begin
+            self.asleep[self.place] += time.perf_counter() - begin
 
         return call
 
@@ -199,7 +222,7 @@ class _HostClock:
         with contextlib.ExitStack() as stack:
             stack.enter_context(replaced([(trial.module, "forward")], self.spent("forward", "forward_s")))
             stack.enter_context(replaced(others, self.spent("other", "others_s")))
-            stack.enter_context(replaced([(time, "sleep")], self.asleep))
+            stack.enter_context(replaced([(time, "sleep")], self.sleeping))
             yield
 
     @contextlib.contextmanager

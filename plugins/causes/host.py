@@ -18,6 +18,7 @@ from llmbench_plugins.causes._pairs import saved
 from llmbench_plugins.causes._swap import Function, replaced
 
 MOST_OUTSIDE, MOST_OUTSIDE_S = 0.05, 5e-4  # of a step, and seconds: so much Python outside of the module may stay
+MOST_LOST = 0.02  # of a step: operators that a trace may leave out
 
 
 def _check(trial: llmbench.Trial) -> None:
@@ -153,7 +154,28 @@ def _traces(trial: llmbench.Trial) -> tuple[_Traces, list[Any]]:
         raise llmbench.Unisolated(f"the forward pass cannot be traced: {type(error).__name__}: {reason}") from None
     if not traces.known:
         raise llmbench.Unisolated("a step does not call the module")
+    _check_complete(trial, traces, batches[0])
     return traces, batches
+
+
+def _check_complete(trial: llmbench.Trial, traces: _Traces, batch: Any) -> None:
+    """Raise Unisolated where the trace leaves out operators that take time.
+
+    A trace drops what its outputs do not depend on, such as writing to a buffer: that is work, and no Python.
+    """
+    from llmbench_plugins.causes._watch import operators
+
+    ordinary = operators(trial, batch)
+    with traces.replay():
+        replayed = operators(trial, batch)
+    lost_s: dict[str, float] = {}
+    for (name, shape), (count, seconds) in ordinary.items():
+        missing = count - replayed.get((name, shape), (0, 0.0))[0]
+        if missing > 0:
+            lost_s[name] = lost_s.get(name, 0.0) + seconds * missing / count
+    if sum(lost_s.values()) > MOST_LOST * trial.step_s:
+        name = max(lost_s, key=lambda name: lost_s[name])
+        raise llmbench.Unisolated(f"a trace would leave out operators that a step runs, such as {name}")
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:

@@ -392,6 +392,26 @@ def test_time_of_the_host_is_found_wherever_it_is(where):
     assert min(trial.seconds(lambda: trial.step(trial.pool[0]), least=3)) > treated_s + 0.01
 
 
+class Streamer(torch.nn.Module):
+    """Writes to a large buffer that nothing reads."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.inner, self.buffer = plain.GPT(), torch.zeros(numbers)
+
+    def forward(self, *batch):
+        self.buffer.add_(1.0)
+        return self.inner(*batch)
+
+
+def test_a_replay_that_leaves_out_work_is_no_replay():
+    trial = trial_of({"model": Streamer(2**23), "data": plain.texts()})
+    with pytest.raises(llmbench.Unisolated, match=r"leave out operators that a step runs, such as aten\.add_"):
+        CAUSES["host"].intervene(trial)
+    small = trial_of({"model": Streamer(2), "data": plain.texts()})
+    CAUSES["host"].intervene(small)
+
+
 class Output:
     def __init__(self, loss):
         self.loss = loss
