@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ class StepTrial:
     tokens: Callable[[Any], int | None] | None = None  # of a batch, without padding
     facts: dict[str, Any] = field(default_factory=dict)  # what causes find out and want to keep
     step_s: float = 0.0  # seconds of a step, about
+    until: float = math.inf  # reading of `time.perf_counter` at which trials must have ended
     pace_s: float = 0.0  # seconds of a step in the clean pass, the wait for its batch left out; 0 where not known
     engine: str = "torch"  # its name
     origin: Any = None  # of a cell's step: what made it

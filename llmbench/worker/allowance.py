@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -69,7 +68,6 @@ class Allowance:
 class BoundedTrial(TorchTrial):
     """A trial whose steps are refused from `until` on: a cause that is on trial then is out of time."""
 
-    until: float = math.inf
     clock: Callable[[], float] = staticmethod(time.perf_counter)
 
     def step(self, batch: Any) -> Any:

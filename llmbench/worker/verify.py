@@ -61,15 +61,20 @@ def verify(
     with frozen(trial.optimizer):
         trial.settle()
         trial.pace_s = pace_of(record) or trial.step_s
+        until = trial.until
         probing = begin + max(LEAST_PROBING_S, PROBING_SHARE * seconds)
+        probing = min(probing, begin + PROBING_SHARE * (until - begin))
         in_turn = sorted(causes, key=lambda cause: AXES.index(cause.axis))  # components first: they are the headline
-        found = {cause.name: predicted(trial, record, cause, probing) for cause in in_turn}
+        try:
+            trial.until = min(probing, until)  # one look must not take what the trials need
+            found = {cause.name: predicted(trial, record, cause, probing) for cause in in_turn}
+        finally:
+            trial.until = until
         by_name = {cause.name: cause for cause in causes}
         tried = [by_name[name] for name in suspects(found, mode, TRIED if seconds >= HASTE_S else TRIED_IN_HASTE)]
         changes: dict[str, Intervention] = {}
         axes: set[str] = set()
         end = max(begin + seconds, time.perf_counter() + LEAST_TRIALS * seconds)
-        until = getattr(trial, "until", math.inf)
         end = min(end, until)
         for left, cause in zip(range(len(tried), 0, -1), tried, strict=True):
             emit({"event": "verify", "cause": cause.name})

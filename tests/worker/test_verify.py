@@ -161,6 +161,18 @@ def test_no_trial_is_planned_beyond_the_end_of_the_budget(clock):
     assert found["padding"]["outcome"] == "out_of_time" and clock.now < 6.0
 
 
+def test_looking_at_causes_leaves_time_to_try_the_leading_one(clock):
+    trial = trial_on(clock)
+    trial.until = 6.0
+    first = cause("input", "where", 1.8, clock, 0.025)
+    slow = [
+        dataclasses.replace(cause(f"why{i}", "why", 1.2, clock, 0.04), probe=lambda trial: clock.spend(1.5) or {})
+        for i in range(4)
+    ]
+    found, _ = verify(trial, RECORD, [first, *slow], mode="verdict", seconds=6.0)
+    assert found["input"]["outcome"] == "measured" and found["why3"]["outcome"] == "out_of_time"
+
+
 def test_what_no_time_is_left_for_says_so(clock):
     long = cause("long", "where", 1.5, clock, 2.0, steps=16)
     found, _ = verify(trial_on(clock), RECORD, [long], mode="verdict", seconds=9.0)
