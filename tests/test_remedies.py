@@ -313,7 +313,8 @@ def test_trials_of_nothing_are_empty():
 def test_a_real_run_recommends_what_it_measured_and_its_command_plans_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     sets = ["steps=10", "test_examples=16", "train_examples=200", "repeats=1", "seconds=0.2", "verify=none"]
-    sets += ["remedy_seconds=0.2", "remedy_pairs=3", "remedy_seeds=2"]
+    sets += ["remedy_seconds=0.2", "remedy_pairs=6", "remedy_seeds=2"]
+    sets += ["size=tiny:layers=1", "seq_len=128"]  # much of a step is logits: a gain that a busy machine does not hide
     asked = ["--remedy", "labelled-logits", "--remedy", "batch-2x"]  # of which the second leaves too few steps
     words = ["run", "remedies", "-k", "bert", *(w for text in sets for w in ("--set", text)), *asked, "--json"]
     with pytest.raises(SystemExit) as ended:
