@@ -444,6 +444,8 @@ def flops(subject: Subject) -> None:
             known = True
             said *= 3 if train else 1
             totals = seen["totals"]
+            if totals["flops"] is None:
+                raise NotHere("its engine counts no operators")
             counted = totals["flops"] - totals.get("recomputed_flops", 0)
             close = math.isclose(said, counted, rel_tol=FLOPS_CLOSE)
             what = "a training step" if train else "a prediction"

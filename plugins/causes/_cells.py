@@ -2,7 +2,7 @@
 
 The inputs and states of a step's calls are recorded. In the changed arm the first call of a cell computes all of
 them in one product; each call then hands out its rows. The last one links all inputs to its output, so that what
-made them gets gradients.
+made them gets gradients: tensors that the inputs are cut from get them whole, as from one call with all of them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class CellLoops:
         def once(inner: Function) -> Function:
             cell = inner.__self__  # type: ignore[attr-defined]
             ready: list[tuple[Any, ...]] = []
-            given: list[Any] = []
+            given: dict[int, Any] = {}
             every.append(ready)
 
             def call(x: Any, state: Any = None) -> Any:
@@ -99,10 +99,10 @@ class CellLoops:
                     ready.extend(_all_at_once(inner, known))
                     given.clear()
                 if x.requires_grad:
-                    given.append(x)
+                    given.setdefault(id(source := _source(x)), source)
                 outputs = ready.pop(0)
                 if not ready and given:
-                    outputs = (Linked.apply(outputs[0], *given), *outputs[1:])
+                    outputs = (Linked.apply(outputs[0], *given.values()), *outputs[1:])
                 return outputs if len(outputs) > 1 else outputs[0]
 
             return call
@@ -117,6 +117,11 @@ class CellLoops:
                 yield
         finally:
             hook.remove()
+
+
+def _source(x: Any) -> Any:
+    """Return the tensor that `x` is a view of, if gradients go there, else `x`."""
+    return x._base if x._is_view() and x._base.requires_grad else x
 
 
 def _detached(state: Any) -> Any:

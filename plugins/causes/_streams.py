@@ -79,14 +79,16 @@ def saved_by_caches(trial: llmbench.Trial) -> list[float]:
 
 
 @contextlib.contextmanager
-def in_the_cache() -> Iterator[None]:
-    """Do large elementwise operators on pieces."""
+def in_the_cache(*, pieces: bool = True) -> Iterator[None]:
+    """Do large elementwise operators on pieces; or only look for them, which takes as long as that does."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Pieces(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             found = _pieces(func, args, kwargs)
-            return func(*args, **(kwargs or {})) if found is None else _in_pieces(func, args, found)
+            if found is None or not pieces:
+                return func(*args, **(kwargs or {}))
+            return _in_pieces(func, args, found)
 
     with Pieces():
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import llmbench
@@ -68,13 +68,16 @@ def seconds_of(trial: llmbench.Trial, wanted: Callable[[str, Sequence[Any]], boo
 
 
 def operator_seconds(
-    trial: llmbench.Trial, run: Callable[[int], Any], names: Collection[str]
-) -> list[tuple[float, int]]:
-    """Return per call of `run` (with its number) the seconds in operators of these names, and how many there were."""
+    trial: llmbench.Trial, run: Callable[[int], Any], kind_of: Callable[[Any, Sequence[Any]], str | None]
+) -> list[dict[str, tuple[float, int]]]:
+    """Return per call of `run` (with its number) the seconds in operators of each kind, and how many there were.
+
+    `kind_of(operator, arguments)` names the kind, None where it is of none.
+    """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    seconds, count = 0.0, 0
+    sums: dict[str, tuple[float, int]] = {}
 
     def wait() -> None:
         if trial.device == "cuda":
@@ -82,23 +85,23 @@ def operator_seconds(
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal seconds, count
-            if func.overloadpacket.__name__ not in names:
+            kind = kind_of(func, args)
+            if kind is None:
                 return func(*args, **(kwargs or {}))
             wait()
             begin = time.perf_counter()
             out = func(*args, **(kwargs or {}))
             wait()
-            seconds += time.perf_counter() - begin
-            count += 1
+            seconds, count = sums.get(kind, (0.0, 0))
+            sums[kind] = seconds + time.perf_counter() - begin, count + 1
             return out
 
     found = []
     with Watch():
         for i in range(WARMUP + STEPS // 2):
-            seconds, count = 0.0, 0
+            sums = {}
             run(i)
-            found.append((seconds, count))
+            found.append(sums)
     return found[WARMUP:]
 
 

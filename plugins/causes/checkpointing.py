@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import llmbench
 from llmbench_plugins.causes._swap import Function, replaced
 
-
-@contextlib.contextmanager
-def _recomputation(timer: Any) -> Iterator[None]:
-    """Time what is run a second time: the recompute functions; of the reentrant kind the equal first pass."""
-    from torch.utils import checkpoint
-
-    def frame(init: Function) -> Function:
-        def wrapped(self: Any, recompute_fn: Function, *args: Any, **kwargs: Any) -> None:
-            init(self, timer(recompute_fn), *args, **kwargs)
-
-        return wrapped
-
-    def forward(inner: Function) -> Any:
-        return staticmethod(timer(inner))
-
-    with (
-        replaced([(checkpoint._CheckpointFrame, "__init__")], frame),
-        replaced([(checkpoint.CheckpointFunction, "forward")], forward),
-    ):
-        yield
+#: Arguments of torch's checkpoint generator between `preserve_rng_state` and those of the function.
+_OPTIONS = 4  # context_fn, determinism_check, debug, early_stop
 
 
 @contextlib.contextmanager
@@ -68,13 +50,123 @@ def _check(trial: llmbench.Trial) -> int:
     return len(seen)
 
 
+def _regions(trial: llmbench.Trial, batch: Any) -> list[Function]:
+    """Return the checkpointed calls of a step on `batch`, outermost ones; each can be run again by itself."""
+    import torch
+    from torch.utils import checkpoint
+
+    found: list[Function] = []
+    inside = False
+
+    def note(run: Function, preserve: bool, args: Any, kwargs: Any) -> None:
+        given = [t.detach().requires_grad_(t.requires_grad) if isinstance(t, torch.Tensor) else t for t in args]
+        dtype = torch.get_autocast_dtype(trial.device)
+        enabled = torch.is_autocast_enabled(trial.device)
+
+        def call() -> Any:
+            with torch.autocast(trial.device, dtype, enabled=enabled):
+                return checkpoint.checkpoint(run, *given, use_reentrant=False, preserve_rng_state=preserve, **kwargs)
+
+        found.append(call)
+
+    @contextlib.contextmanager
+    def nothing_inside() -> Iterator[bool]:
+        nonlocal inside
+        outermost, inside = not inside, True
+        try:
+            yield outermost
+        finally:
+            inside = not outermost
+
+    def generator(inner: Function) -> Function:
+        def noted(run: Function, preserve: bool, *rest: Any, **kwargs: Any) -> Iterator[None]:
+            with nothing_inside() as outermost:
+                if outermost:
+                    note(run, preserve, rest[_OPTIONS:], kwargs)
+                yield from inner(run, preserve, *rest, **kwargs)
+
+        return noted
+
+    def apply(inner: Function) -> Function:
+        def noted(run: Function, preserve: bool, *args: Any) -> Any:
+            with nothing_inside() as outermost:
+                if outermost:
+                    note(run, preserve, args, {})
+                return inner(run, preserve, *args)
+
+        return noted
+
+    def backward(inner: Function) -> Function:
+        def without_notes(*args: Any, **kwargs: Any) -> Any:
+            with nothing_inside():  # what is computed again there calls what is checkpointed inside of it
+                return inner(*args, **kwargs)
+
+        return without_notes
+
+    with (
+        replaced([(checkpoint, "_checkpoint_without_reentrant_generator")], generator),
+        replaced([(checkpoint.CheckpointFunction, "apply")], apply),
+        replaced([(torch.autograd, "backward"), (torch.autograd, "grad")], backward),
+    ):
+        trial.step(batch)
+    return found
+
+
+def _run(trial: llmbench.Trial, regions: Sequence[Function]) -> None:
+    """Run regions forward, then backward."""
+    import torch
+
+    made = [[t for t in _tensors(region()) if t.requires_grad] for region in regions]
+    parameters = [p for p in trial.module.parameters() if p.requires_grad]
+    for outputs in reversed(made):
+        if outputs:
+            torch.autograd.grad(outputs, parameters, [t.detach() for t in outputs], allow_unused=True)
+
+
+def _tensors(result: Any) -> list[Any]:
+    import torch
+
+    parts = result if isinstance(result, (tuple, list)) else [result]
+    return [t for t in parts if isinstance(t, torch.Tensor)]
+
+
+def _not_reentrant(_: Function) -> Function:
+    from torch.utils import checkpoint
+
+    def apply(run: Function, preserve: bool, *args: Any) -> Any:
+        return checkpoint.checkpoint(run, *args, use_reentrant=False, preserve_rng_state=preserve)
+
+    return apply
+
+
+def _again_s(trial: llmbench.Trial, batch: Any) -> float:
+    """Return the seconds that the regions of a step on `batch` take longer for being checkpointed."""
+    from torch.utils import checkpoint
+
+    regions = _regions(trial, batch)
+
+    def longer() -> float:
+        with replaced([(checkpoint.CheckpointFunction, "apply")], _not_reentrant):  # a nested one; `grad` needs that
+            checkpointed = trial.once(lambda: _run(trial, regions))
+        with _kept([]):
+            return checkpointed - trial.once(lambda: _run(trial, regions))
+
+    return trial.paced(longer, batch)
+
+
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
-    """Return how many regions are checkpointed and the seconds of running them again."""
-    return {"regions": _check(trial), "part_s": trial.timed(_recomputation)}
+    """Return how many regions are checkpointed, and the seconds per step that they take longer by that.
+
+    They are run by themselves, forward and backward, checkpointed and not: besides the second pass, that counts what
+    keeping track of it takes.
+    """
+    regions = _check(trial)
+    _again_s(trial, trial.pool[0])  # warm up
+    return {"regions": regions, "part_s": [_again_s(trial, batch) for batch in trial.probes()]}
 
 
 def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:
-    """T / (T - t_recompute)."""
+    """T / (T - t_checkpointed + t_kept), of the regions alone."""
     return llmbench.without(record, facts["part_s"])
 
 
