@@ -191,7 +191,20 @@ def _look(trial: Any) -> dict[str, Any]:
     """Return what of a trial must stay, by name."""
     import torch
 
-    module = trial.module
+    torch_module = isinstance(trial.module, torch.nn.Module) and hasattr(trial.module, "training")
+    seen = _look_at_module(trial.module) if torch_module else _look_at_weights(trial.module)
+    for group in getattr(trial.optimizer, "param_groups", ()):
+        seen[f"the optimizer's group of {len(group['params'])}"] = {k: v for k, v in group.items() if k != "params"}
+    seen["the default dtype"] = str(torch.get_default_dtype())
+    seen["grad mode"] = torch.is_grad_enabled()
+    seen["the number of threads"] = torch.get_num_threads()
+    return seen
+
+
+def _look_at_module(module: Any) -> dict[str, Any]:
+    """Return mode, attributes, hooks and tensors of a torch module."""
+    import torch
+
     seen: dict[str, Any] = {f"the mode of {type(module).__name__}": module.training}
     for name, one in module.named_modules():
         hooks = [len(one._forward_hooks), len(one._forward_pre_hooks), len(one._backward_hooks or ())]
@@ -201,12 +214,13 @@ def _look(trial: Any) -> dict[str, Any]:
     for name, tensor in state.items():
         content = torch.nan_to_num(tensor.detach().double()).sum().item() if tensor.is_floating_point() else 0
         seen[f"the tensor {name}"] = (tuple(tensor.shape), str(tensor.dtype), tensor.requires_grad, content)
-    for group in trial.optimizer.param_groups if trial.optimizer is not None else ():
-        seen[f"the optimizer's group of {len(group['params'])}"] = {k: v for k, v in group.items() if k != "params"}
-    seen["the default dtype"] = str(torch.get_default_dtype())
-    seen["grad mode"] = torch.is_grad_enabled()
-    seen["the number of threads"] = torch.get_num_threads()
     return seen
+
+
+def _look_at_weights(model: Any) -> dict[str, Any]:
+    """Return shapes and sums of the weights of another framework's model, as far as it shows them (Keras does)."""
+    weights: list[Any] = getattr(model, "get_weights", list)()
+    return {f"weight {i}": (w.shape, str(w.dtype), float(w.sum())) for i, w in enumerate(weights)}
 
 
 @check("cause", says="its facts and its intervention can be asked for again")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import llmbench
+from llmbench import conformance
 from llmbench.plugins import discover
 
 CASES = Path(__file__).parent.parent / "keras_cases.py"
@@ -45,6 +46,21 @@ def test_from_equal_weights_both_frameworks_train_alike(found, case):
     assert one["losses"][:2] == pytest.approx(one["twin"][:2], rel=2e-4)
     assert one["losses"] == pytest.approx(one["twin"], rel=1e-2)
     assert one["losses"][-1] < 0.99 * one["losses"][0]
+
+
+@slow
+@pytest.mark.parametrize(
+    ("kind", "name", "check", "status"),
+    [
+        ("model", "keras-lstm-torch", "flops", "does not apply"),  # its backend's operators are not counted
+        ("cause", "recurrence", "restores", conformance.PASSED),  # a host of it is a model of Keras
+    ],
+)
+def test_the_conformance_kit_knows_that_not_every_model_is_one_of_torch(kind, name, check, status):
+    if reason := lacks("torch"):
+        pytest.skip(reason)
+    (verdict,) = conformance.check(name, kind=kind, only=[check], limit_s=600.0)
+    assert verdict.status == status, verdict
 
 
 @slow
