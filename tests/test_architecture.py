@@ -37,7 +37,19 @@ LAYERS = {
     # behind `stats`
     **dict.fromkeys(("distributions", "intervals", "ratios", "changes", "samples", "steady", "stopping"), 1),
     **dict.fromkeys(
-        ("plan", "predict", "keep", "points", "store", "sources", "calibration", "attribution", "compare", "processes"),
+        (
+            "plan",
+            "predict",
+            "keep",
+            "points",
+            "store",
+            "stored",
+            "sources",
+            "calibration",
+            "attribution",
+            "compare",
+            "processes",
+        ),
         2,
     ),
     **dict.fromkeys(("bundle", "differences", "scores"), 2),

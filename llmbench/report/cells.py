@@ -6,6 +6,7 @@ a phase with a large share is a *suspect*, and only an intervention can make it 
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from llmbench import attribution, costs, processes, stats
 from llmbench.report import capacity, compiled, inference, speed, trust, variants
 from llmbench.schema import FAILED, PHASES
 from llmbench.sources import Run  # noqa: F401  (its readers know it from here)
+from llmbench.stored import mapped
 
 Record = Mapping[str, Any]
 
@@ -61,10 +63,8 @@ def summarise(
     groups = processes.by_cell(records)
     prior = processes.fit_prior(processes.good(processes.counted(group)) for group in groups.values())
     known: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-    cells = [
-        _sharing_reasons(_summary(group, (commands or {}).get(name), prior, ceilings or {}), known)
-        for name, group in groups.items()
-    ]
+    one = functools.partial(_summary, commands=commands or {}, prior=prior, ceilings=ceilings or {})
+    cells = [_sharing_reasons(cell, known) for cell in mapped(one, list(groups.values()))]
     fields = [group[0]["cell"] for group in groups.values()]
     for cell, variant in zip(cells, variants.variants(fields), strict=True):
         cell["variant"] = variant
@@ -81,9 +81,10 @@ def _sharing_reasons(cell: dict[str, Any], known: dict[tuple[tuple[str, str], ..
 def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Return what went wrong and was not made good: every counted record that is not ok, with its error."""
     found: list[dict[str, Any]] = []
-    groups = processes.by_cell(records)
-    if all(record["status"] == "ok" for group in groups.values() for record in group):
+    records = list(records)
+    if all(record["status"] == "ok" for record in records):
         return found
+    groups = processes.by_cell(records)
     names = dict(zip(groups, variants.variants([group[0]["cell"] for group in groups.values()]), strict=True))
     for group in groups.values():
         for repeat, record in processes.counted(group).items():
@@ -104,7 +105,7 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 def _summary(
     group: Sequence[Record],
-    command: str | None,
+    commands: Mapping[str, str],
     prior: stats.Prior | None,
     ceilings: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -119,6 +120,7 @@ def _summary(
         "attempts": len([r for r in group if r["repeat"] == min(by_repeat)]),
         "repeats": len(good),
     }
+    command = commands.get(first["cell_id"])
     missing = f"no repeat finished: the cell is {latest['status']}"
     why = None if good else missing
     out |= _timing(good, prior, reasons, why)

@@ -38,6 +38,7 @@ EXPLAIN = (
 def render(report: Any) -> str:
     """Return the page."""
     import jinja2
+    from markupsafe import Markup
 
     folder = jinja2.FileSystemLoader(HERE)
     templates = jinja2.Environment(
@@ -54,7 +55,7 @@ def render(report: Any) -> str:
     commands = page["data"]["templates"]
     return templates.get_template("page.html.j2").render(
         **shown,
-        data=_safe_parts(page.pop("data")),
+        data=Markup("".join(_safe_parts(page.pop("data")))),
         tables=page["tables"],
         style=_read("page.css"),
         scripts=scripts,

@@ -36,7 +36,7 @@ def registry():
 
 @pytest.fixture(scope="module")
 def matrix():
-    return Report(read_all([MATRIX], compact=True))
+    return Report(read_all([MATRIX], stored=True))
 
 
 def rendered(registry, report, name):
