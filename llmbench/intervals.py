@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -32,8 +32,7 @@ Processes = Sequence[Sequence[float]]
 Values = Sequence[float] | np.ndarray
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A location and its interval; `low` and `high` are None where one sample is all there is.
 
     `method` says what the interval covers: `processes` (differences between processes, from this cell alone),

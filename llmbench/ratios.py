@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import sub
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,8 +36,7 @@ TRIMMED, FEWEST_PAIRS = 0.2, 5
 LEAST_REST = 1e-3  # of the step: what removing a cause leaves at least, so that a ratio stays finite
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(NamedTuple):
     """A ratio and its simultaneous lower bound; `exceeds` is Holm's decision that it is above the threshold."""
 
     value: float

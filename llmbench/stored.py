@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -29,6 +30,8 @@ class RecordFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._fd = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._fd)
         self._last: tuple[Place, dict[str, Any]] = ((-1, 0), {})
 
     def records(self) -> list[Record]:
@@ -38,7 +41,8 @@ class RecordFile:
 
         def lines() -> Iterator[bytes]:
             nonlocal place
-            with self.path.open("rb") as file:
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            with open(self._fd, "rb", closefd=False) as file:
                 for line in file:
                     place = (sum(place), len(line))
                     yield line
@@ -54,14 +58,11 @@ class RecordFile:
 
     def read_all(self, places: Iterable[Place]) -> Iterator[dict[str, Any]]:
         """Yield the records at `places`. Raises RunDirError for one that is none."""
-        with self.path.open("rb") as file:
-            for begin, size in places:
-                file.seek(begin)
-                record = parse_line(file.read(size))
-                if record is None:
-                    file.seek(0)
-                    raise not_a_record(str(self.path), 1 + file.read(begin).count(b"\n"))
-                yield record
+        for begin, size in places:
+            record = parse_line(os.pread(self._fd, size, begin))
+            if record is None:
+                raise not_a_record(str(self.path), 1 + os.pread(self._fd, begin, 0).count(b"\n"))
+            yield record
 
 
 class StoredRecord(Mapping[str, Any]):
@@ -73,10 +74,9 @@ class StoredRecord(Mapping[str, Any]):
         self.file, self.place, self._head = file, place, head
 
     def __getitem__(self, name: str) -> Any:
-        at = _AT.get(name)
-        if at is None:
+        if name not in _AT:
             return self.file.read(self.place)[name]
-        value = self._head[at]
+        value = self._head[_AT[name]]
         if value is _MISSING:
             raise KeyError(name)
         return value

@@ -151,7 +151,8 @@ def _page(report: Any) -> dict[str, Any]:
     for number, table in enumerate(report.tables):
         small, all_same = table.without_constants()
         again = [None if cell not in ids else ids[cell][0] for cell in small.cells] or None
-        columns = [packed(c, [row[i] for row in small.rows], strings) for i, c in enumerate(small.columns)]
+        values = zip(*small.rows, strict=True)
+        columns = [packed(column, own, strings) for column, own in zip(small.columns, values, strict=True)]
         tables.append(written({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""}))
         rows = []
         for i, row in enumerate(small.rows[:STATIC_ROWS]):
