@@ -272,7 +272,7 @@ def parse_records(
     """
     parse = parse or parse_line
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if line.isspace():
             continue
         record = parse(line)
         if record is None:

@@ -106,10 +106,10 @@ def _head(record: Record, shared: dict[Any, Any]) -> tuple[Any, ...]:
     """Return the values of HEAD; those that many records have are taken from `shared`."""
     values = [record.get(name, _MISSING) for name in HEAD]
     for i, value in enumerate(values):
-        if isinstance(value, str):
+        if type(value) is str:
             values[i] = shared.setdefault(value, value)
-        elif isinstance(value, dict):
-            known = shared.setdefault((i, record["cell_id"] if HEAD[i] == "cell" else None), value)
+        elif type(value) is dict:
+            known = shared.setdefault((HEAD[i], record["cell_id"] if HEAD[i] == "cell" else None), value)
             values[i] = known if known == value else value
     return tuple(values)
 

@@ -62,20 +62,12 @@ def summarise(
     """
     groups = processes.by_cell(records)
     prior = processes.fit_prior(processes.good(processes.counted(group)) for group in groups.values())
-    known: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-    one = functools.partial(_summary, commands=commands or {}, prior=prior, ceilings=ceilings or {})
-    cells = [_sharing_reasons(cell, known) for cell in mapped(one, list(groups.values()))]
+    one = functools.partial(_summary, commands=commands or {}, prior=prior, ceilings=ceilings or {}, known={})
+    cells = mapped(one, list(groups.values()))
     fields = [group[0]["cell"] for group in groups.values()]
     for cell, variant in zip(cells, variants.variants(fields), strict=True):
         cell["variant"] = variant
     return compiled.with_pay_off(cells, fields)
-
-
-def _sharing_reasons(cell: dict[str, Any], known: dict[tuple[tuple[str, str], ...], dict[str, str]]) -> dict[str, Any]:
-    """Return the cell with the reasons that an earlier one had, if they are the same: most cells lack the same."""
-    if not cell["compile"]:  # theirs are still added to
-        cell["reasons"] = known.setdefault(tuple(cell["reasons"].items()), cell["reasons"])
-    return cell
 
 
 def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -108,7 +100,9 @@ def _summary(
     commands: Mapping[str, str],
     prior: stats.Prior | None,
     ceilings: Mapping[str, Mapping[str, Any]],
+    known: dict[tuple[tuple[str, str], ...], dict[str, str]],
 ) -> dict[str, Any]:
+    """Return the summary of a cell; `known`: reasons of earlier ones, which it shares if they are the same."""
     by_repeat = processes.counted(group)
     first = by_repeat[min(by_repeat)]
     latest = max((r for r in group if r["repeat"] == min(by_repeat)), key=lambda r: r["attempt"])
@@ -148,7 +142,8 @@ def _summary(
     out["reproduce"] = None if command is None else reproduce(command, first["cell_id"])
     if command is None:
         reasons["reproduce"] = "the run directory does not say how the cell was planned"
-    out["reasons"] = reasons
+    compiled_too = out["compile"]  # their reasons are still added to
+    out["reasons"] = reasons if compiled_too else known.setdefault(tuple(reasons.items()), reasons)
     return out
 
 

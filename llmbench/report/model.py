@@ -44,7 +44,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 def printable(text: str) -> str:
     """Return `text` with its control characters spelled out, such as `\\x1b`; line ends and tabs stay."""
-    return text.translate(_CONTROLS)
+    return text if text.isprintable() else text.translate(_CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,8 @@ class Table:
     def __post_init__(self) -> None:
         if self.cells and len(self.cells) != len(self.rows):
             raise ValueError(f"{self.title}: {len(self.cells)} cells for {len(self.rows)} rows")
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"{self.title}: a row of {len(row)} values for {len(self.columns)} columns")
+        for length in set(map(len, self.rows)) - {len(self.columns)}:
+            raise ValueError(f"{self.title}: a row of {length} values for {len(self.columns)} columns")
 
     def with_ids(self) -> Table:
         """Return the table with the ids of its cells as the last column, if it has any and does not show them yet."""
