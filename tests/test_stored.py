@@ -9,7 +9,7 @@ import sys
 import pytest
 from bench.many_records import records
 
-from llmbench import stored
+from llmbench import learning, remedies, scaling, stored
 from llmbench.errors import RunDirError
 from llmbench.plugins import discover
 from llmbench.report import Report
@@ -107,3 +107,11 @@ def test_a_damaged_record_is_one_line_from_another_process_too(folder, several):
     (run,) = read_all([folder], stored=True)
     with pytest.raises(RunDirError, match=r"records\.jsonl:1: not a record; remove the line"):
         Report([Run("r", run.records)]).summaries
+
+
+def test_records_that_nothing_is_compared_with_are_not_read_for_studies(folder, monkeypatch):
+    (run,) = read_all([folder], stored=True)
+    monkeypatch.setattr(RecordFile, "read", lambda *_: pytest.fail("a record was read"))
+    assert learning.grouped(run.records) == {}
+    assert scaling.curves(run.records) == []
+    assert remedies.trials_of(run.records) == {}
