@@ -176,7 +176,7 @@ def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str |
     from llmbench.sources import guarded, read_all
 
     registry.get("reporter", form)  # an unknown name is told before anything is read
-    found = read_all([Path(name) for name in runs], compact=True)
+    found = read_all([Path(name) for name in runs], stored=True)
     if output is None:
         with guarded(found):
             _print_runs(found, form, registry, baseline)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,12 +27,12 @@ LIKELIHOOD_DROP = 1.921
 _DOFS = np.geomspace(0.25, 200.0, 24)
 _LOG_VARIANCES = np.linspace(-5.0, 5.0, 101)
 
+T = TypeVar("T")
 Processes = Sequence[Sequence[float]]
 Values = Sequence[float] | np.ndarray
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A location and its interval; `low` and `high` are None where one sample is all there is.
 
     `method` says what the interval covers: `processes` (differences between processes, from this cell alone),
@@ -115,7 +116,7 @@ def fit_prior(cells: Sequence[Processes]) -> Prior | None:
     Student's t then. Raises ValueError as `pooled_interval` does.
     """
     several = [kept for cell in cells if len(kept := [process for process in cell if len(process)]) > 1]
-    found = [process_medians(cell) for cell in several[:: -(-len(several) // MOST_CELLS) or 1]]
+    found = [process_medians(cell) for cell in enough_cells(several)]
     dofs = np.array([len(medians) - 1 for medians in found], dtype=float)
     if len(found) < FEWEST_CELLS or dofs.sum() < FEWEST_DOF:
         return None
@@ -127,6 +128,11 @@ def fit_prior(cells: Sequence[Processes]) -> Prior | None:
         return None
     dof, variance = likeliest(variances, dofs)
     return Prior(dof, variance, float(dofs.sum()), tuple(rounds.tolist()), float(rounds.var(ddof=1)), scale)
+
+
+def enough_cells(cells: Sequence[T]) -> Sequence[T]:
+    """Return the cells that `fit_prior` looks at: of more than 2000, every so many-th."""
+    return cells[:: -(-len(cells) // MOST_CELLS) or 1]
 
 
 def _round_effects(found: Sequence[np.ndarray]) -> np.ndarray:

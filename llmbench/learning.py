@@ -74,24 +74,39 @@ def of_groups(groups: Mapping[tuple[Any, ...], dict[Point, dict[int, Trained]]])
 
 
 def grouped(records: Iterable[Record]) -> dict[tuple[Any, ...], dict[Point, dict[int, Trained]]]:
-    """Return setup -> point -> seed -> run, of all that was trained and scored."""
+    """Return setup -> point -> seed -> run, of all that was trained and scored, where a setup has several points."""
     found: dict[tuple[Any, ...], dict[Point, dict[int, Trained]]] = {}
     first = {name: processes.counted(group).get(0) for name, group in processes.by_cell(records).items()}
-    for scored in first.values():
-        if scored is None or scored["status"] != "ok" or not (scored.get("quality") or {}).get("values"):
-            continue
-        training = scored if scored["cell"]["stage"] != "eval" else first.get(scored["cell"].get("parent") or "")
-        if training is None or not training.get("training"):
+    for setup, training, scored in _several(first):
+        if not (scored.get("quality") or {}).get("values") or not training.get("training"):
             continue
         cell = training["cell"]
-        setup = [cell.get(name, default) for name, default in _ALIKE]
         examples = training["training"].get("examples") or cell.get("train_examples")
         if examples is None:
             continue
         point = (examples, cell.get("steps", DEFAULTS["steps"]), cell["size"])
         run = Trained(point, cell.get("seed", DEFAULTS["seed"]), training, scored)
-        found.setdefault((*setup, scored["cell"].get("test_examples")), {}).setdefault(point, {})[run.seed] = run
+        found.setdefault(setup, {}).setdefault(point, {})[run.seed] = run
     return found
+
+
+def _several(first: Mapping[str, Record | None]) -> list[tuple[tuple[Any, ...], Record, Record]]:
+    """Return setup, training and scored record of cells whose setup was run at several points: by what cells are alone.
+
+    Most runs have one point, and their scores need not be read.
+    """
+    found = []
+    points: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+    for scored in first.values():
+        if scored is None or scored["status"] != "ok":
+            continue
+        training = scored if scored["cell"]["stage"] != "eval" else first.get(scored["cell"].get("parent") or "")
+        if training is not None:
+            cell = training["cell"]
+            setup = (*[cell.get(name, default) for name, default in _ALIKE], scored["cell"].get("test_examples"))
+            points.setdefault(setup, set()).add(tuple(cell.get(name) for name in ("train_examples", "steps", "size")))
+            found.append((setup, training, scored))
+    return [one for one in found if len(points[one[0]]) > 1]
 
 
 def partners(points: Mapping[Point, Runs], point: Point, times_x: int = 2) -> dict[str, Point]:

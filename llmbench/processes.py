@@ -75,7 +75,8 @@ def planned(records: Sequence[Record]) -> bool:
 
 def fit_prior(cells: Iterable[Sequence[Record]]) -> stats.Prior | None:
     """Return what the first stages of all cells (their good records) say about processes."""
-    return stats.fit_prior([step_times(first_stage(records)) for records in cells])
+    several = [first for records in cells if len(first := first_stage(records)) > 1]
+    return stats.fit_prior([step_times(records) for records in stats.enough_cells(several)])
 
 
 def reached(records: Sequence[Record], prior: stats.Prior | None) -> stats.Reached | None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import sub
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,8 +36,7 @@ TRIMMED, FEWEST_PAIRS = 0.2, 5
 LEAST_REST = 1e-3  # of the step: what removing a cause leaves at least, so that a ratio stays finite
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(NamedTuple):
     """A ratio and its simultaneous lower bound; `exceeds` is Holm's decision that it is above the threshold."""
 
     value: float
@@ -146,11 +146,12 @@ def _trimmed(logs: Sequence[float]) -> tuple[float, float, int]:
     n = len(ordered)
     cut = int(TRIMMED * n)
     kept = ordered[cut : n - cut]
-    location = math.fsum(kept) / len(kept)
+    total = math.fsum(kept)
+    location = total / len(kept)
     if n < FEWEST_PAIRS:
         return location, 0.0, 0
     least, most = kept[0], kept[-1]
-    mean = (math.fsum(kept) + cut * (least + most)) / n
+    mean = (total + cut * (least + most)) / n
     squares = sum([(x - mean) ** 2 for x in kept]) + cut * ((least - mean) ** 2 + (most - mean) ** 2)
     error = math.sqrt(squares / (n - 1)) / ((1 - 2 * TRIMMED) * math.sqrt(n))
     return location, error, n - 2 * cut - 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
@@ -39,12 +38,18 @@ def outliers(samples: Sequence[float]) -> list[int]:
 
 
 def _outliers(logs: Sequence[float]) -> list[int]:
-    middle = statistics.median(logs)
+    middle = _median(logs)
     away = [abs(value - middle) for value in logs]
     furthest, least = max(away), math.log1p(TOLERANCE)
-    if furthest <= least or furthest <= (limit := max(OUTLIER_Z * MAD_TO_SD * statistics.median(away), least)):
+    if furthest <= least or furthest <= (limit := max(OUTLIER_Z * MAD_TO_SD * _median(away), least)):
         return []
     return [i for i, distance in enumerate(away) if distance > limit]
+
+
+def _median(values: Sequence[float]) -> float:
+    """Return what `statistics.median` does, for half of the time that it takes for few values."""
+    ordered, middle = sorted(values), len(values) // 2
+    return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def autocorrelation(samples: Sequence[float], lag: int = 1) -> float | None:
@@ -67,16 +72,20 @@ def effective_samples(samples: Sequence[float]) -> float:
     n / 3. From 1 to n: negative correlation is not counted as a gain. It is also safe for the median, whose error
     grows less with correlation.
     """
-    return _effective(*_centred(_logs(samples))) if len(samples) > 3 else float(len(samples))
+    if len(samples) <= 3:
+        return float(len(samples))
+    centred, square = _centred(_logs(samples))
+    return _effective(centred, square, _correlation(centred, square, 1) if square > 0 else 0.0)
 
 
-def _effective(centred: Sequence[float], square: float) -> float:
+def _effective(centred: Sequence[float], square: float, first: float) -> float:
+    """Return the effective number of samples; `first` is their correlation at lag 1."""
     n = len(centred)
-    if not square > 0:
+    if n <= 3 or not square > 0:
         return float(n)
     total, last = 0.0, math.inf
     for k in range(0, max(2, n // 3), 2):
-        pair = (_correlation(centred, square, k) if k else 1.0) + _correlation(centred, square, k + 1)
+        pair = _correlation(centred, square, k) + _correlation(centred, square, k + 1) if k else 1.0 + first
         last = min(last, pair)
         if last <= 0:
             break
@@ -125,11 +134,15 @@ class Description:
 def describe(processes: Processes) -> Description:
     """Return what all of this module say of `processes`, for less than one after the other: they share the logs."""
     kept = [list(p) for p in processes if len(p)]
-    logs = [_logs(p) for p in kept]
-    centred = [_centred(values) for values in logs]
-    worths = [_effective(*both) if len(p) > 3 else float(len(p)) for p, both in zip(kept, centred, strict=True)]
-    seen = [_correlation(*both, 1) for p, both in zip(kept, centred, strict=True) if len(p) > 3 and both[1] > 0]
-    marked = sum(len(_outliers(values)) for values in logs if len(values) > 3)
+    marked, worths, seen = 0, [], []
+    for process in kept:
+        logs = _logs(process)
+        centred, square = _centred(logs)
+        first = _correlation(centred, square, 1) if square > 0 else 0.0
+        worths.append(_effective(centred, square, first))
+        if len(process) > 3:
+            marked += len(_outliers(logs))
+            seen += [first] if square > 0 else []
     return Description(marked, seen, _unreliable(kept, worths, seen))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from llmbench import bundle
 from llmbench.errors import RunDirError, UserError
 from llmbench.store import RECORDS, RunDir
+from llmbench.stored import RecordFile
 
 #: What a bundle's file name ends in; a folder is searched for it.
 BUNDLE_SUFFIX = ".llmbench.zip"
@@ -43,17 +44,17 @@ def read_runs(path: Path) -> list[Run]:
     return [_read_one(at, name) for name, at in _located(path)]
 
 
-def read_all(paths: Iterable[Path], *, compact: bool = False) -> list[Run]:
+def read_all(paths: Iterable[Path], *, stored: bool = False) -> list[Run]:
     """Return the runs of all `paths`; runs of one name get as much of their path before it as tells them apart.
 
-    `compact` ones take half the memory, with arrays for series of numbers: enough for a report.
+    The records of run directories that are to be `stored` stay in their files: they are read when they are asked for.
     """
     found = [one for path in paths for one in _located(path)]
     while True:
         names = [name for name, _ in found]
         longer = [(_longer(name, at) if names.count(name) > 1 else name, at) for name, at in found]
         if longer == found:
-            return [_read_one(at, name, compact=compact) for name, at in found]
+            return [_read_one(at, name, stored=stored) for name, at in found]
         found = longer
 
 
@@ -117,14 +118,15 @@ def _below(folder: Path, skip: Path) -> Iterator[Path]:
         yield from (at / name for name in files if name.endswith(BUNDLE_SUFFIX))
 
 
-def _read_one(path: Path, name: str, *, compact: bool = False) -> Run:
+def _read_one(path: Path, name: str, *, stored: bool = False) -> Run:
+    records: Sequence[Mapping[str, Any]]
     if path.is_file():
         records, documents, suite = bundle.unpack(path)
         environments, ceilings, commands = (documents.get(file, {}) for file in bundle.JSON_FILES)
         return Run(name, records, environments, ceilings, commands, suite, path)
     suite_file = path / "suite.yaml"
     with RunDir.open(path, write=False) as run_dir:
-        records = run_dir.compact_records() if compact else run_dir.records()
+        records = RecordFile(path / RECORDS).records() if stored else run_dir.records()
     return Run(
         name,
         records,

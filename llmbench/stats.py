@@ -17,7 +17,7 @@ from __future__ import annotations
 from llmbench.changes import Change, Changes, changes, repeats_to_decide
 from llmbench.crossed import Crossed, crossed_mean
 from llmbench.distributions import t_quantile
-from llmbench.intervals import Estimate, Prior, fit_prior, pooled_interval
+from llmbench.intervals import Estimate, Prior, enough_cells, fit_prior, pooled_interval
 from llmbench.ratios import (
     Bound,
     Paired,
@@ -53,6 +53,7 @@ __all__ = [
     "changes",
     "crossed_mean",
     "effective_samples",
+    "enough_cells",
     "fit_prior",
     "is_steady",
     "outliers",

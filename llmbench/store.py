@@ -8,8 +8,7 @@ import json
 import math
 import os
 import shutil
-from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -179,11 +178,6 @@ class RunDir:
         """
         return list(self._parse())
 
-    def compact_records(self) -> list[dict[str, Any]]:
-        """Return what `records` does in half the memory: series are arrays, and what cells repeat is there once."""
-        shared: dict[Any, Any] = {}
-        return [_compact(record, shared) for record in self._parse()]
-
     def _parse(self) -> Iterator[dict[str, Any]]:
         path = self.path / RECORDS
         if not path.exists():
@@ -201,7 +195,7 @@ class RunDir:
         tail = data[start:]
         if not tail:
             return
-        if _parse_line(tail) is not None:
+        if parse_line(tail) is not None:
             with path.open("ab") as file:
                 file.write(b"\n")
                 file.flush()
@@ -269,16 +263,22 @@ class RunDir:
             raise ValueError(f"{self.path} is not open for writing")
 
 
-def parse_records(lines: Iterable[bytes], where: str) -> Iterator[dict[str, Any]]:
-    """Yield the records in `lines`; a torn last line is left out. RunDirError names the line that is none."""
+def parse_records(
+    lines: Iterable[bytes], where: str, parse: Callable[[bytes], dict[str, Any] | None] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the records in `lines`; a torn last line is left out. RunDirError names the line that is none.
+
+    `parse` makes a record of a line (None: it is none), `parse_line` unless given.
+    """
+    parse = parse or parse_line
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if line.isspace():
             continue
-        record = _parse_line(line)
+        record = parse(line)
         if record is None:
             if not line.endswith(b"\n"):
                 return
-            raise RunDirError(f"{where}:{number}: not a record; remove the line, or restore the file")
+            raise not_a_record(where, number)
         if record["schema_version"] > SCHEMA_VERSION:
             raise RunDirError(
                 f"{where}:{number}: written by a newer llmbench (schema {record['schema_version']}, "
@@ -287,7 +287,12 @@ def parse_records(lines: Iterable[bytes], where: str) -> Iterator[dict[str, Any]
         yield record
 
 
-def _parse_line(line: bytes) -> dict[str, Any] | None:
+def not_a_record(where: str, number: int) -> RunDirError:
+    """Return the error of a line that holds no record."""
+    return RunDirError(f"{where}:{number}: not a record; remove the line, or restore the file")
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
     """Return the record in `line`, None when it is not a whole one."""
     try:
         record = _loads(line)
@@ -296,67 +301,6 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or not isinstance(record.get("schema_version"), int):
         return None
     return record if isinstance(record.get("cell_id"), str) else None
-
-
-#: Fields of a record that mostly hold an empty list or dict.
-_OFTEN_EMPTY = ("samples", "phases", "spent", "interventions", "quality", "baselines", "warnings")
-
-
-def _compact(record: dict[str, Any], shared: dict[Any, Any]) -> dict[str, Any]:
-    """Return `record` with arrays for series of numbers; values that were seen before are taken from `shared`."""
-    # A third smaller: filled here, it knows that its keys are texts.
-    record = dict(zip(record, record.values(), strict=True))
-    for name in ("samples", "phases"):
-        series = record.get(name)
-        if isinstance(series, dict):
-            for key, values in series.items():
-                if isinstance(values, list) and len(values) > 1:
-                    series[key] = _array(values, shared)
-    for trial in (record.get("interventions") or {}).values():
-        _compact_trial(trial, shared)
-    value, key = record.get("cell"), ("cell", record["cell_id"])
-    if key not in shared:
-        shared[key] = dict(zip(value, value.values(), strict=True)) if isinstance(value, dict) else value
-    if shared[key] == value:
-        record["cell"] = shared[key]
-    budget = record.get("budget")
-    if isinstance(budget, dict):
-        with contextlib.suppress(TypeError):  # of a budget that is not flat
-            record["budget"] = shared.setdefault(("budget", *budget.items()), budget)
-    for name in _OFTEN_EMPTY:
-        if name in record and not record[name]:
-            record[name] = shared.setdefault(("empty", name, type(record[name])), record[name])
-    for name in ("cell_id", "environment_id", "ceilings_id", "status"):
-        record[name] = shared.setdefault(record.get(name), record.get(name))
-    return record
-
-
-def _compact_trial(trial: Any, shared: dict[Any, Any]) -> None:
-    """Put arrays in place of a trial's series, and words that all trials use in place of its own copies."""
-    for key, value in trial.items() if isinstance(trial, dict) else ():
-        if isinstance(value, list) and len(value) > 1:
-            trial[key] = _array(value, shared)
-        elif isinstance(value, str):
-            trial[key] = shared.setdefault(value, value)
-
-
-def _array(values: list[Any], shared: dict[Any, Any]) -> Any:
-    """Return `values` as an array, where they are numbers that begin with a float, or all integers.
-
-    One that is constant is there once.
-    """
-    if type(values[0]) is float:
-        with contextlib.suppress(TypeError):  # of what is no number
-            return array("d", values)
-    kinds = set(map(type, values))
-    if kinds != {int} or max(values) >= 2**62 or min(values) <= -(2**62):
-        return values
-    if max(values) > min(values):
-        return array("q", values)
-    key = ("constant", values[0], len(values))
-    if key not in shared:
-        shared[key] = array("q", values)
-    return shared[key]
 
 
 def _loads(line: bytes) -> Any:

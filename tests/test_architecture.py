@@ -40,7 +40,7 @@ LAYERS = {
         ("plan", "predict", "keep", "points", "store", "sources", "calibration", "attribution", "compare", "processes"),
         2,
     ),
-    **dict.fromkeys(("bundle", "differences", "scores"), 2),
+    **dict.fromkeys(("bundle", "differences", "scores", "stored"), 2),
     **dict.fromkeys(("remedies", "scaffold"), 2),
     **dict.fromkeys(("studies", "learning", "reach", "scaling", "laws"), 2),
     **dict.fromkeys(("executors", "report"), 3),

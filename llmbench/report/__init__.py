@@ -44,5 +44,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         module, inner = _HOMES[name]
-        return getattr(importlib.import_module(f"llmbench.report.{module}"), inner)
+        found = globals()[name] = getattr(importlib.import_module(f"llmbench.report.{module}"), inner)
+        return found
     raise AttributeError(f"module 'llmbench.report' has no attribute {name!r}")

@@ -71,12 +71,12 @@ def _groups(pairs: Sequence[Pair], axis: str) -> list[list[Member]]:
     for run, cells in pairs:
         records = processes.by_cell(run.records) if len(cells) > 1 or axis == "run" else {}
         one_device = len({cell["device"] for cell in cells}) == 1
+        skip = dict.fromkeys((axis, *DERIVED, *(("device",) if axis == "run" and one_device else ())))
         for cell in cells:
             if cell["step_ms"] is None and cell["quality"] is None:
                 continue
             fields = records[cell["cell_id"]][0]["cell"] if records else {}
-            skip = {axis, *DERIVED} | ({"device"} if axis == "run" and one_device else set())
-            key = tuple((name, value) for name, value in fields.items() if name not in skip)
+            key = tuple((skip | fields | skip).items())
             groups.setdefault(key, []).append((run.name if axis == "run" else str(cell[axis]), records, cell))
     return [group for group in groups.values() if len({value for value, _, _ in group}) > 1]
 

@@ -6,6 +6,7 @@ a phase with a large share is a *suspect*, and only an intervention can make it 
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from llmbench import attribution, costs, processes, stats
 from llmbench.report import capacity, compiled, inference, speed, trust, variants
 from llmbench.schema import FAILED, PHASES
 from llmbench.sources import Run  # noqa: F401  (its readers know it from here)
+from llmbench.stored import mapped
 
 Record = Mapping[str, Any]
 
@@ -60,30 +62,21 @@ def summarise(
     """
     groups = processes.by_cell(records)
     prior = processes.fit_prior(processes.good(processes.counted(group)) for group in groups.values())
-    known: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-    cells = [
-        _sharing_reasons(_summary(group, (commands or {}).get(name), prior, ceilings or {}), known)
-        for name, group in groups.items()
-    ]
+    one = functools.partial(_summary, commands=commands or {}, prior=prior, ceilings=ceilings or {}, known={})
+    cells = mapped(one, list(groups.values()))
     fields = [group[0]["cell"] for group in groups.values()]
     for cell, variant in zip(cells, variants.variants(fields), strict=True):
         cell["variant"] = variant
     return compiled.with_pay_off(cells, fields)
 
 
-def _sharing_reasons(cell: dict[str, Any], known: dict[tuple[tuple[str, str], ...], dict[str, str]]) -> dict[str, Any]:
-    """Return the cell with the reasons that an earlier one had, if they are the same: most cells lack the same."""
-    if not cell["compile"]:  # theirs are still added to
-        cell["reasons"] = known.setdefault(tuple(cell["reasons"].items()), cell["reasons"])
-    return cell
-
-
 def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Return what went wrong and was not made good: every counted record that is not ok, with its error."""
     found: list[dict[str, Any]] = []
-    groups = processes.by_cell(records)
-    if all(record["status"] == "ok" for group in groups.values() for record in group):
+    records = list(records)
+    if all(record["status"] == "ok" for record in records):
         return found
+    groups = processes.by_cell(records)
     names = dict(zip(groups, variants.variants([group[0]["cell"] for group in groups.values()]), strict=True))
     for group in groups.values():
         for repeat, record in processes.counted(group).items():
@@ -104,10 +97,12 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 def _summary(
     group: Sequence[Record],
-    command: str | None,
+    commands: Mapping[str, str],
     prior: stats.Prior | None,
     ceilings: Mapping[str, Mapping[str, Any]],
+    known: dict[tuple[tuple[str, str], ...], dict[str, str]],
 ) -> dict[str, Any]:
+    """Return the summary of a cell; `known`: reasons of earlier ones, which it shares if they are the same."""
     by_repeat = processes.counted(group)
     first = by_repeat[min(by_repeat)]
     latest = max((r for r in group if r["repeat"] == min(by_repeat)), key=lambda r: r["attempt"])
@@ -119,6 +114,7 @@ def _summary(
         "attempts": len([r for r in group if r["repeat"] == min(by_repeat)]),
         "repeats": len(good),
     }
+    command = commands.get(first["cell_id"])
     missing = f"no repeat finished: the cell is {latest['status']}"
     why = None if good else missing
     out |= _timing(good, prior, reasons, why)
@@ -146,7 +142,8 @@ def _summary(
     out["reproduce"] = None if command is None else reproduce(command, first["cell_id"])
     if command is None:
         reasons["reproduce"] = "the run directory does not say how the cell was planned"
-    out["reasons"] = reasons
+    compiled_too = out["compile"]  # their reasons are still added to
+    out["reasons"] = reasons if compiled_too else known.setdefault(tuple(reasons.items()), reasons)
     return out
 
 

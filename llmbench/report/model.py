@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 def printable(text: str) -> str:
     """Return `text` with its control characters spelled out, such as `\\x1b`; line ends and tabs stay."""
-    return text.translate(_CONTROLS)
+    return text if text.isprintable() else text.translate(_CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,8 @@ class Table:
     def __post_init__(self) -> None:
         if self.cells and len(self.cells) != len(self.rows):
             raise ValueError(f"{self.title}: {len(self.cells)} cells for {len(self.rows)} rows")
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"{self.title}: a row of {len(row)} values for {len(self.columns)} columns")
+        for length in set(map(len, self.rows)) - {len(self.columns)}:
+            raise ValueError(f"{self.title}: a row of {length} values for {len(self.columns)} columns")
 
     def with_ids(self) -> Table:
         """Return the table with the ids of its cells as the last column, if it has any and does not show them yet."""
@@ -92,17 +92,16 @@ class Table:
         """
         if len(self.rows) < 2 or len(self.columns) < 8:
             return self, ""
-        first = self.rows[0]
-        constant = [
-            i
-            for i, column in enumerate(self.columns)
-            if column.align == "left" and isinstance(first[i], str) and all(row[i] == first[i] for row in self.rows)
-        ]
-        keep = [i for i in range(len(self.columns)) if i not in constant]
-        text = ", ".join(f"{self.columns[i].name} {first[i]}" for i in constant if first[i])
-        columns = tuple(self.columns[i] for i in keep)
-        rows = tuple(tuple(row[i] for i in keep) for row in self.rows)
-        return dataclasses.replace(self, columns=columns, rows=rows), text
+        count = len(self.rows)
+        columns, kept, said = [], [], []
+        for column, values in zip(self.columns, zip(*self.rows, strict=True), strict=True):
+            if column.align == "left" and isinstance(values[0], str) and values.count(values[0]) == count:
+                said += [f"{column.name} {values[0]}"] if values[0] else []
+            else:
+                columns.append(column)
+                kept.append(values)
+        rows = tuple(zip(*kept, strict=True)) if kept else ((),) * count
+        return dataclasses.replace(self, columns=tuple(columns), rows=rows), ", ".join(said)
 
 
 def number(name: str, unit: str = "", digits: int = 2) -> Column:
@@ -116,23 +115,36 @@ CELL = (
 )
 
 
+_NAMES = tuple(column.name for column in CELL)
 ID = Column("cell")
 
 
-def with_cells(table: Table, cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the table with the id of each row's cell, where its columns name a cell and only one has that name."""
-    places = [i for i, column in enumerate(table.columns) if column in CELL]
-    if table.cells or len(places) < len(CELL) - 1:
-        return table
-    names = [table.columns[i].name for i in places]
-    ids: dict[tuple[Any, ...], str | None] = {}
+def with_cells(tables: Iterable[Table], cells: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return the tables with the id of each row's cell, where columns name a cell and only one has that name."""
+    by_names: dict[tuple[str, ...], dict[Any, str | None]] = {}
+
+    def one(table: Table) -> Table:
+        places = [i for i, column in enumerate(table.columns) if column in CELL]
+        if table.cells or len(places) < len(CELL) - 1:
+            return table
+        names = tuple(table.columns[i].name for i in places)
+        if names not in by_names:
+            by_names[names] = _ids(names, cells)
+        found = tuple(map(by_names[names].get, map(itemgetter(*places), table.rows)))
+        return dataclasses.replace(table, cells=found) if any(found) else table
+
+    return [one(table) for table in tables]
+
+
+def _ids(names: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> dict[Any, str | None]:
+    """Return the values of `names` -> the id of the cell that has them; None where several have."""
+    ids: dict[Any, str | None] = {}
     for cell in cells:
-        key = tuple(cell.get(name) for name in names)
+        key = tuple(map(cell.get, names))
         ids[key] = None if key in ids else cell["cell_id"]
-    found = tuple(ids.get(tuple(row[i] for i in places)) for row in table.rows)
-    return dataclasses.replace(table, cells=found) if any(found) else table
+    return ids
 
 
 def cell_values(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the values of the columns that name a cell."""
-    return tuple(cell.get(column.name) for column in CELL)
+    return tuple(map(cell.get, _NAMES))

@@ -92,9 +92,10 @@ def _on_top(name: str, trials: Trials) -> str:
 
 def recommendation_rows(run: Run) -> list[Row]:
     """Return the recommended configuration of each cell whose remedies were tried."""
-    cells = {record["cell_id"]: record["cell"] for record in run.records if not record["cell"].get("remedy_of")}
+    found = remedies.trials_of(run.records)
+    cells = {record["cell_id"]: record["cell"] for record in run.records if record["cell_id"] in found}
     rows = []
-    for cell_id, trials in remedies.trials_of(run.records).items():
+    for cell_id, trials in found.items():
         names = trials.recommended()
         if names is not None and cell_id in cells:
             rows.append(_recommendation(cell_id, Cell.from_json(cells[cell_id]), names, trials, run))

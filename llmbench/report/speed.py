@@ -48,7 +48,7 @@ def utilisation(
     """Return the fields of a cell named in FIELDS; what is not known is None, with a reason in `reasons`."""
     out: dict[str, Any] = dict.fromkeys(FIELDS)
     traced = next((record for record in good if record.get("operators")), None)
-    step_s = mean_step_s(good)
+    step_s = mean_step_s(good) if traced else None
     if traced is None or step_s is None:
         reasons |= dict.fromkeys(FIELDS, why or NOT_TRACED)
         return out

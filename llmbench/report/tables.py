@@ -36,7 +36,7 @@ def run_tables(run: Run, cells: Rows | None = None, studies: Mapping[str, Rows] 
     tables += [precision_table(run, cells), device_table(run, cells)]
     tables += [inference_table(cells), compilation_table(cells), capacity_table(cells)]
     tables += [limits_table(run), warning_table(cells), failure_table(run), method_table(cells)]
-    return [with_cells(table, cells) for table in tables if table.rows]
+    return with_cells((table for table in tables if table.rows), cells)
 
 
 def study_tables(run: Run, found: Mapping[str, Rows]) -> list[Table]:

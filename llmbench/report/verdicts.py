@@ -63,13 +63,14 @@ def causes_table(cells: Sequence[Cell]) -> Table:
     columns += (number("measured", "x"), Column("95 % interval"), number("bound", "x"), number("pairs"))
     rows: list[tuple[Any, ...]] = []
     for cell in cells:
+        where = cell_values(cell)
         for row in cell["bottlenecks"]:
             if row["measured_x"] is not None:
                 sizes = (row["predicted_x"], row["measured_x"], interval(row["ci"]), row["low"], row["pairs"])
-                rows.append((*cell_values(cell), row["cause"], row["axis"], *sizes))
+                rows.append((*where, row["cause"], row["axis"], *sizes))
         for row in cell["interactions"]:
             sizes = (row["product_x"], row["measured_x"], interval(row["ci"]), None, None)
-            rows.append((*cell_values(cell), " + ".join(row["causes"]), "both", *sizes))
+            rows.append((*where, " + ".join(row["causes"]), "both", *sizes))
     both = "both: the two largest removed at once; predicted is then the product of what each gives alone"
     together = any(cell["interactions"] for cell in cells)
     return Table("Causes tried", columns, tuple(rows), (*CAUSE_NOTES, both) if together else CAUSE_NOTES)

@@ -41,11 +41,14 @@ def packed(column: Any, values: Sequence[Any], strings: Strings) -> dict[str, An
     A column that holds anything else (a mixture, a number too large or small for its digits) is as its texts are.
     """
     out: dict[str, Any] = {"name": column.heading, "r": style(column, values)}
-    known = [value for value in values if value is not None]
-    if known and all(type(value) is int for value in known):
+    kinds = set(map(type, values)) - {type(None)}
+    if kinds == {int}:
         return out | {"k": "i", "v": list(values)}
-    if known and all(type(value) is float and _plain(value, column.digits) for value in known):
+    if kinds == {float} and _plain(values, column.digits):
         return out | {"k": "f", "d": column.digits, "v": [None if v is None else v + 0.0 for v in values]}
+    if kinds <= {str}:
+        places = {value: None if value is None else strings.shown(column, value) for value in dict.fromkeys(values)}
+        return out | {"k": "s", "v": list(map(places.get, values))}
     return out | {"k": "s", "v": [None if v is None else strings.shown(column, v) for v in values]}
 
 
@@ -53,8 +56,10 @@ def style(column: Any, values: Sequence[Any]) -> str:
     """Return the class of a column's fields: n (numbers, to the right), long (sentences), or none."""
     if column.align == "right":
         return "n"
-    return "long" if any(isinstance(value, str) and len(value) > LONG for value in values) else ""
+    return "long" if any(isinstance(value, str) and len(value) > LONG for value in dict.fromkeys(values)) else ""
 
 
-def _plain(value: float, digits: int) -> bool:
-    return value == 0 or (math.isfinite(value) and 10**-digits / 2 <= abs(value) < 1e9)
+def _plain(values: Sequence[float | None], digits: int) -> bool:
+    """Return whether all of `values` are shown to `digits` digits."""
+    sizes = [abs(value) for value in values if value]
+    return not sizes or (math.isfinite(sum(sizes)) and 10**-digits / 2 <= min(sizes) and max(sizes) < 1e9)

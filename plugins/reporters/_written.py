@@ -25,10 +25,7 @@ def parts(value: Any, depth: int) -> Iterator[str]:
             yield from parts(item, depth - 1)
         yield "}" if value else "{}"
     elif depth and isinstance(value, list):
-        for i, item in enumerate(value):
-            yield "," if i else "["
-            yield from parts(item, depth - 1)
-        yield "]" if value else "[]"
+        yield f"[{','.join(''.join(parts(item, depth - 1)) for item in value)}]"
     else:
         yield written(value)
 

@@ -38,6 +38,7 @@ EXPLAIN = (
 def render(report: Any) -> str:
     """Return the page."""
     import jinja2
+    from markupsafe import Markup
 
     folder = jinja2.FileSystemLoader(HERE)
     templates = jinja2.Environment(
@@ -54,7 +55,7 @@ def render(report: Any) -> str:
     commands = page["data"]["templates"]
     return templates.get_template("page.html.j2").render(
         **shown,
-        data=_safe_parts(page.pop("data")),
+        data=Markup("".join(_safe_parts(page.pop("data")))),
         tables=page["tables"],
         style=_read("page.css"),
         scripts=scripts,
@@ -150,7 +151,8 @@ def _page(report: Any) -> dict[str, Any]:
     for number, table in enumerate(report.tables):
         small, all_same = table.without_constants()
         again = [None if cell not in ids else ids[cell][0] for cell in small.cells] or None
-        columns = [packed(c, [row[i] for row in small.rows], strings) for i, c in enumerate(small.columns)]
+        values = zip(*small.rows, strict=True)
+        columns = [packed(column, own, strings) for column, own in zip(small.columns, values, strict=True)]
         tables.append(written({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""}))
         rows = []
         for i, row in enumerate(small.rows[:STATIC_ROWS]):

@@ -1,11 +1,12 @@
 """Seconds and memory of `llmbench report` over many records: `python tests/bench/report_scale.py [RECORDS]...`.
 
-Synthetic records (`many_records.py`) on disk; each format in a process of its own, so that its memory is its own.
+Synthetic records (`many_records.py`) on disk; each format in a process of its own. Memory is that of all its processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
@@ -14,11 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).parent))
 from many_records import records
-
-REPORT = "import sys, resource, llmbench.cli as c\ntry: c.main(sys.argv[1:])\nexcept SystemExit as e: code = e.code\n"
-REPORT += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\nsys.exit(code)"
 
 #: case -> records per cell, and whether the first of each cell tried three causes
 CASES = {"many-cells": (3, False), "verified": (3, True), "long": (20, False)}
@@ -31,19 +31,31 @@ def write(folder: Path, count: int, repeats: int, verified: bool) -> None:
 
 
 def measure(folder: Path, form: str) -> dict[str, float]:
-    """Return wall and processor seconds and the peak memory (MiB) of one report."""
+    """Return wall and processor seconds of one report and its processes, and the most memory (MiB) of all at once."""
     out = folder / f"report.{form}"
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, "-c", REPORT, "report", str(folder), "--format", form, "-o", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "llmbench", "report", str(folder), "--format", form, "-o", str(out)]
+    with psutil.Popen(command, stderr=subprocess.DEVNULL) as process:
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, resident(process))
+            time.sleep(0.05)
     after, wall_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {
-        "wall_s": wall_s,
-        "cpu_s": cpu_s,
-        "peak_mib": float(done.stdout.split()[-1]),
-        "mib": out.stat().st_size / 2**20,
-    }
+    sizes = {"peak_mib": peak / 2**20, "mib": out.stat().st_size / 2**20}
+    return {"wall_s": wall_s, "cpu_s": cpu_s, **sizes}
+
+
+def resident(process: psutil.Process) -> int:
+    """Return the resident bytes of a process and those that it began; pages that they share are counted for each."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss
+    return total
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def registry():
 
 @pytest.fixture(scope="module")
 def matrix():
-    return Report(read_all([MATRIX], compact=True))
+    return Report(read_all([MATRIX], stored=True))
 
 
 def rendered(registry, report, name):
@@ -238,10 +238,10 @@ def test_a_row_knows_its_cell_unless_two_have_its_name():
     cells = [dict(zip(("stage", "model", "size", "task", "device", "precision", "variant"), "abcdefg"))]
     columns = tuple(Column(name) for name in cells[0])
     table = Table("t", columns, (tuple("abcdefg"), tuple("xbcdefg")))
-    assert with_cells(table, [{**cells[0], "cell_id": "1"}]).cells == ("1", None)
+    assert with_cells([table], [{**cells[0], "cell_id": "1"}])[0].cells == ("1", None)
     twice = [{**cells[0], "cell_id": "1"}, {**cells[0], "cell_id": "2"}]
-    assert with_cells(table, twice).cells == ()
-    assert with_cells(table, [{**cells[0], "cell_id": "1"}]).with_ids().rows[0][-1] == "1"
+    assert with_cells([table], twice)[0].cells == ()
+    assert with_cells([table], [{**cells[0], "cell_id": "1"}])[0].with_ids().rows[0][-1] == "1"
 
 
 # --- what a report says first ---
