@@ -9,6 +9,7 @@ LlmbenchError
 ├── Unsupported          this cell cannot run here; recorded as `unsupported` with this reason
 └── NotMeasured          a cause that is not measured on this cell, and why
     ├── DoesNotApply     it cannot bound this cell: there is nothing of that kind in it
+    ├── OutOfTime        the budget ended first
     └── Unisolated       it may bound this cell, but here nothing removes it and leaves the rest alone
 
 Anything else that escapes is a bug and keeps its traceback.
@@ -62,6 +63,13 @@ class NotMeasured(LlmbenchError):
 
 class DoesNotApply(NotMeasured):
     """The cause cannot bound this cell, since what it is about is not part of a step."""
+
+
+class OutOfTime(NotMeasured):
+    """The budget ended while the cause was being looked at or measured."""
+
+    def __init__(self, reason: str = "no time was left to measure it") -> None:
+        super().__init__(reason)
 
 
 class Unisolated(NotMeasured):

@@ -7,6 +7,9 @@ import os
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # torch in two processes with two threads each waits for itself on two cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @functools.cache
 def runs_lstm_in_bf16():

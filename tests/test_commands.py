@@ -49,7 +49,7 @@ SKIPPED = {
     "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt torch==2.13.0 -e . "
     "&& .venv/bin/llmbench run quick": CI,
     "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt torch==2.13.0 -e '.[dev]' "
-    "&& .venv/bin/python -m pytest": CI,
+    "&& .venv/bin/python -m pytest -n 2": CI,
     "pip install llmbench-mlflow": CI,
     "llmbench report results/local/quick --format mlflow": "it needs MLflow; .ci/run executes it",
 }

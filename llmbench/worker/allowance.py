@@ -8,20 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbench.errors import NotMeasured
+from llmbench.errors import OutOfTime
 from llmbench.worker.trial import TorchTrial
 
 LEAST_END_S = 0.5  # kept for putting things back, writing the record and printing it
 #: A budget that is used up before causes are looked at is overrun by this, so that some of them are.
 LEAST_S, LEAST_STEPS = 1.0, 8
-NO_TIME = "no time was left to measure it"
-
-
-class OutOfTime(NotMeasured):
-    """The budget ended while a cause was being looked at or measured."""
-
-    def __init__(self) -> None:
-        super().__init__(NO_TIME)
 
 
 @dataclass

@@ -24,7 +24,7 @@ from llmbench.plugins import Registry, discover
 from llmbench.schema import Budget, Cell, Job, new_record
 from llmbench.specs import Batch
 from llmbench.worker import padding as paddings
-from llmbench.worker.allowance import LEAST_END_S, NO_TIME, Allowance, BoundedTrial
+from llmbench.worker.allowance import LEAST_END_S, Allowance, BoundedTrial
 from llmbench.worker.environment import capture
 from llmbench.worker.measure import pairs_for, phase_pass, timed_pass
 from llmbench.worker.memory import limit_used
@@ -169,13 +169,7 @@ def tried(
     trial.facts["memory_used"] = max(used, limit_used() or 0.0) if trial.device == "cpu" else used
     allowance.bound(trial)
     seconds = TRIALS_SHARE * (trial.until - allowance.clock())
-    found, together = verify(
-        trial, fields, causes(registry, trial.device), mode=mode, seconds=seconds, seed=seed, emit=emit
-    )
-    for row in found.values():
-        if row["reason"] == NO_TIME:
-            row["outcome"] = "out_of_time"
-    return found, together
+    return verify(trial, fields, causes(registry, trial.device), mode=mode, seconds=seconds, seed=seed, emit=emit)
 
 
 class UserWork:

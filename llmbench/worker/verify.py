@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmbench import stats
-from llmbench.errors import DoesNotApply, NotMeasured
+from llmbench.errors import DoesNotApply, NotMeasured, OutOfTime
 from llmbench.specs import AXES, CauseSpec, Intervention
 from llmbench.trials import StepTrial
 
@@ -169,7 +169,8 @@ def predicted(trial: StepTrial, record: Mapping[str, Any], cause: CauseSpec, unt
 
 
 def _not_measured(reason: NotMeasured) -> dict[str, Any]:
-    outcome = "does_not_apply" if isinstance(reason, DoesNotApply) else "unisolated"
+    outcomes = {DoesNotApply: "does_not_apply", OutOfTime: "out_of_time"}
+    outcome = next((name for kind, name in outcomes.items() if isinstance(reason, kind)), "unisolated")
     return {"outcome": outcome, "reason": str(reason)}
 
 

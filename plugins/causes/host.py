@@ -10,6 +10,7 @@ import contextlib
 import statistics
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -161,16 +162,23 @@ def _traces(trial: llmbench.Trial) -> tuple[_Traces, list[Any]]:
 def _check_complete(trial: llmbench.Trial, traces: _Traces, batch: Any) -> None:
     """Raise Unisolated where the trace leaves out operators that take time.
 
-    A trace drops what its outputs do not depend on, such as writing to a buffer: that is work, and no Python.
+    A trace drops what its outputs do not depend on, such as writing to a buffer: that is work, and no Python. What it
+    has instead on tensors of the same shape is the same operator under another name (`_convolution`).
     """
     from llmbench_plugins.causes._watch import operators
 
     ordinary = operators(trial, batch)
     with traces.replay():
         replayed = operators(trial, batch)
+    instead: Counter[Any] = Counter()
+    for (name, shape), (count, _) in replayed.items():
+        instead[shape] += max(0, count - ordinary.get((name, shape), (0, 0.0))[0])
     lost_s: dict[str, float] = {}
     for (name, shape), (count, seconds) in ordinary.items():
         missing = count - replayed.get((name, shape), (0, 0.0))[0]
+        known = min(max(0, missing), instead[shape])
+        instead[shape] -= known
+        missing -= known
         if missing > 0:
             lost_s[name] = lost_s.get(name, 0.0) + seconds * missing / count
     if sum(lost_s.values()) > MOST_LOST * trial.step_s:

@@ -29,7 +29,7 @@ CLOSER = 0.5  # of the seconds: a cause that alone gives more is the closer expl
 LEAST_GAIN = 0.05  # of the step
 PAIRS, LONG_PAIRS = 3, 2
 PIECES, PIECE_ROWS = 4, 2  # of a batch, and the rows that each has at least
-LONG_S = 0.03  # of steps so long fewer are taken: in two pieces, without a warm-up of each
+WARM_S, LONG_S = 0.01, 0.06  # shorter steps get a warm-up each; of longer ones there are two pieces, which take less
 MATERIAL = 1.10
 
 
@@ -93,7 +93,7 @@ class _Arms:
     def pairs(self) -> tuple[list[float], list[float]]:
         """Return the seconds of a few pairs, each per ordinary step, at the pace of the clean pass."""
         plain, other = [], []
-        warm = self.trial.step_s < LONG_S  # the first pair is not counted, and warms up where steps are long
+        warm = self.trial.step_s < WARM_S  # the first pair is not counted, and warms up where steps are longer
         timed = (lambda call: self.trial.seconds(call, least=1)[0]) if warm else self.trial.once
         for i in range((PAIRS if warm else LONG_PAIRS) + 1):
             plain.append(timed(lambda i=i: self.run_plain(i)))  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 
 import plain_models as plain
@@ -202,6 +203,37 @@ def test_checkpointing_off_keeps_the_loss_and_saves_the_second_pass():
     uncheckpointed = trial_of({"model": plain.GPT(), "data": plain.texts()})
     assert sum(kept.values()) == sum(flops(lambda: uncheckpointed.step(uncheckpointed.pool[0])).values())
     assert sum(kept.values()) < sum(plainly.values())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_checkpointed_regions_run_by_themselves_once_more_and_leave_no_gradient(nested, reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    from llmbench_plugins.causes.checkpointing import _kept, _regions, _run
+
+    class Model(plain.GPT):
+        def forward(self, ids, targets):
+            x = self.embed(ids) + self.place(torch.arange(ids.shape[1]))
+            for block in self.blocks:
+                inner = (lambda y, block=block: checkpoint(block, y, use_reentrant=reentrant)) if nested else block
+                x = checkpoint(inner, x, use_reentrant=reentrant)
+            return F.cross_entropy(self.head(x).view(-1, self.vocab), targets.reshape(-1))
+
+    trial = trial_of({"model": Model(), "data": plain.texts(), "loss": lambda output, batch: output})
+    regions = _regions(trial, trial.pool[0])
+    assert len(regions) == 2  # the outermost ones, and those only, of the forward pass
+    trial.optimizer.zero_grad(set_to_none=True)
+    with _kept([]):
+        kept = sum(flops(lambda: _run(trial, regions)).values())
+    from llmbench_plugins.causes._swap import replaced
+    from llmbench_plugins.causes.checkpointing import _not_reentrant
+
+    with replaced([(torch.utils.checkpoint.CheckpointFunction, "apply")], _not_reentrant):
+        again = sum(flops(lambda: _run(trial, regions)).values())
+    times, forward = (2 if nested else 1), kept / 3
+    assert 0.6 * forward < again - kept <= times * forward  # torch stops where nothing more is needed
+    assert all(p.grad is None for p in trial.module.parameters())
 
 
 def test_compute_multiplies_half_of_the_rows_and_keeps_the_gradients():
@@ -410,6 +442,28 @@ def test_a_replay_that_leaves_out_work_is_no_replay():
         CAUSES["host"].intervene(trial)
     small = trial_of({"model": Streamer(2), "data": plain.texts()})
     CAUSES["host"].intervene(small)
+
+
+def test_an_operator_that_a_trace_calls_by_another_name_is_not_left_out():
+    class Convolved(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv1d(64, 64, 3)
+
+        def forward(self, x):
+            return self.conv(x).square().mean()
+
+    data = [(torch.randn(8, 64, 200),) for _ in range(4)]
+    trial = trial_of({"model": Convolved(), "data": data, "loss": lambda output, batch: output})
+    CAUSES["host"].intervene(trial)
+
+
+def test_kernel_leaves_out_a_large_tensor_that_every_piece_goes_through():
+    data = [(torch.randint(0, 64, (8, 24)), torch.randint(0, 64, (8, 24))) for _ in range(4)]
+    trial = trial_of({"model": Streamer(2**25), "data": data})
+    facts = CAUSES["kernel"].probe(trial)
+    whole, pieces = statistics.median(facts["plain_s"]), statistics.median(facts["other_s"])
+    assert facts["weights_s"] > 0.3 * abs(pieces - whole)
 
 
 class Output:

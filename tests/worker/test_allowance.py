@@ -8,10 +8,11 @@ import plain_models as plain
 import pytest
 import torch
 
+from llmbench.errors import OutOfTime
 from llmbench.plugins import discover
 from llmbench.specs import CauseSpec, Intervention
 from llmbench.worker import diagnose, measure
-from llmbench.worker.allowance import NO_TIME, Allowance, BoundedTrial, OutOfTime
+from llmbench.worker.allowance import Allowance, BoundedTrial
 from llmbench.worker.user import UserEngine, pool_of
 
 
@@ -134,7 +135,7 @@ def test_causes_end_with_the_budget_whatever_they_take(monkeypatch, step_s, step
     assert set(found) == {f"c{i}" for i in range(8)}
     if steps == 400:
         assert {row["outcome"] for row in found.values()} == {"out_of_time"}
-        assert NO_TIME in {row["reason"] for row in found.values()}
+        assert str(OutOfTime()) in {row["reason"] for row in found.values()}
     if step_s == 0.05:
         assert any(row["outcome"] == "measured" for row in found.values())
 
