@@ -24,7 +24,7 @@ import click
 @click.option("--limit", type=click.IntRange(min=1), help="Run at most so many new cases.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=2), help="Pairs of processes.")
 @click.option("--seconds", default=0.7, show_default=True, help="Seconds of turns per process.")
-@click.option("--budget", "budget_s", default=20.0, show_default=True, help="Seconds of each diagnosis, about.")
+@click.option("--budget", "budget_s", default=30.0, show_default=True, help="Seconds of each diagnosis, about.")
 @click.option("--list", "only_list", is_flag=True, help="Print the cases and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 def planted(
@@ -82,7 +82,7 @@ def plant(
     limit: int | None = None,
     rounds: int = 3,
     seconds: float = 0.7,
-    budget_s: float = 20.0,
+    budget_s: float = 30.0,
     on_case: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Any], str]:
     """Run the cases, write what was found to `output`, and return it: as a summary, and as Markdown.
