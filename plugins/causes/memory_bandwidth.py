@@ -108,25 +108,38 @@ def _shared(trial: llmbench.Trial) -> Iterator[None]:
         yield
 
 
-def _hot_s(trial: llmbench.Trial, rows: int, inputs: int, outputs: int, like: Any) -> float:
-    """Return the seconds of a product (with both gradients, where the step trains) again and again on one weight."""
+def _hot_call(trial: llmbench.Trial, rows: int, inputs: int, outputs: int, like: Any) -> tuple[Callable[[], None], int]:
+    """Return a function that makes a product again and again on one weight, and how often it does.
+
+    Where the step trains, both gradients are made, too.
+    """
     import torch
     from torch.nn import functional
 
     x = torch.randn(rows, inputs, device=like.device, dtype=like.dtype, requires_grad=trial.trains)
     weight = torch.randn(outputs, inputs, device=like.device, dtype=like.dtype, requires_grad=trial.trains)
-    calls = max(1, min(200, int(2e8 / (2 * rows * inputs * outputs))))
+    times = max(1, min(200, int(2e8 / (2 * rows * inputs * outputs))))
 
     def call() -> None:
         with torch.set_grad_enabled(trial.trains):
-            for _ in range(calls):
+            for _ in range(times):
                 out = functional.linear(x, weight)
                 if trial.trains:
                     x.grad = weight.grad = None
                     out.backward(out.detach())
 
     call()  # warm up
-    return statistics.median(trial.paced(lambda: trial.once(call), batch) for batch in trial.probes()) / calls
+    return call, times
+
+
+def _hot_s(trial: llmbench.Trial, calls: Mapping[tuple[int, int, int], tuple[int, Any]]) -> float:
+    """Return the seconds per step of all products `(rows, inputs, outputs)`, each as often as it says, in the cache."""
+    made = [(count, *_hot_call(trial, *shape, like)) for shape, (count, like) in calls.items()]
+
+    def once() -> float:
+        return sum(count * trial.once(call) / times for count, call, times in made)
+
+    return statistics.median(trial.paced(once, batch) for batch in trial.probes()) if made else 0.0
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
@@ -141,7 +154,7 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
     getattr(trial, "facts", {})["streams_s"] = streams_s
     if not known and not any(streams_s):
         raise llmbench.Unisolated(NOTHING)
-    hot_s = sum(count * _hot_s(trial, *key, like) for key, (count, like) in calls.items())
+    hot_s = _hot_s(trial, calls)
     wanted = lambda weight: id(parameter_of(weight)) in known  # noqa: E731
     part_s = trial.timed(lambda timer: timed_products(timer, wanted)) if known else [0.0]
     return {"part_s": part_s, "hot_s": hot_s, "weights": len(known), "streams_s": streams_s}
