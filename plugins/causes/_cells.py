@@ -8,11 +8,11 @@ made them gets gradients: tensors that the inputs are cut from get them whole, a
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Iterator
 from typing import Any
 
 import llmbench
+from llmbench_plugins.causes._pairs import paced_s
 from llmbench_plugins.causes._swap import Function, forwards, replaced
 
 LEAST_CALLS = 4
@@ -62,7 +62,7 @@ class CellLoops:
                         torch.autograd.grad(out, list(cell.parameters()), out.detach())
 
             call()  # warm up
-            total += statistics.median(trial.paced(lambda: trial.once(call), batch) for batch in trial.probes())
+            total += paced_s(trial, lambda: trial.once(call))
         return total
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A few pairs of steps, for a cause that has to leave out what belongs to another one."""
+"""A few steps beside something else: what a change saves, and what a part takes at the pace of the clean pass."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def saved(trial: llmbench.Trial, changed: Callable[[], AbstractContextManager[An
             (other,) = trial.seconds(lambda b=batch: trial.step(b), least=1)  # type: ignore[misc]
         differences.append(plain - other)
     return max(0.0, statistics.median(differences))
+
+
+def paced_s(trial: llmbench.Trial, once: Callable[[], float]) -> float:
+    """Return the seconds that `once()` returns, at the pace of the clean pass: the median over a few calls."""
+    return statistics.median(trial.paced(once, batch) for batch in trial.probes())

@@ -50,7 +50,7 @@ def _check(trial: llmbench.Trial) -> int:
     return len(seen)
 
 
-def _regions(trial: llmbench.Trial, batch: Any) -> list[Function]:
+def regions_of(trial: llmbench.Trial, batch: Any) -> list[Function]:
     """Return the checkpointed calls of a step on `batch`, outermost ones; each can be run again by itself."""
     import torch
     from torch.utils import checkpoint
@@ -143,7 +143,7 @@ def _again_s(trial: llmbench.Trial, batch: Any) -> float:
     """Return the seconds that the regions of a step on `batch` take longer for being checkpointed."""
     from torch.utils import checkpoint
 
-    regions = _regions(trial, batch)
+    regions = regions_of(trial, batch)
 
     def longer() -> float:
         with replaced([(checkpoint.CheckpointFunction, "apply")], _not_reentrant):  # a nested one; `grad` needs that

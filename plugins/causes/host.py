@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import llmbench
+from llmbench_plugins.causes import checkpointing
 from llmbench_plugins.causes._pairs import saved
 from llmbench_plugins.causes._swap import Function, replaced
 
@@ -119,31 +120,12 @@ def _same_shapes(trial: llmbench.Trial) -> list[Any]:
     return [batch for batch, key in zip(trial.pool, keys, strict=True) if key == often]
 
 
-def _recomputes(trial: llmbench.Trial) -> bool:
-    """Return whether a step checkpoints: its trace would keep what the step computes again."""
-    from torch.utils import checkpoint
-
-    seen: list[int] = []
-
-    def noted(inner: Function) -> Function:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            seen.append(1)
-            return inner(*args, **kwargs)
-
-        return call
-
-    places = [(checkpoint, "_checkpoint_without_reentrant_generator"), (checkpoint.CheckpointFunction, "apply")]
-    with replaced(places, noted):
-        trial.step(trial.pool[0])
-    return bool(seen)
-
-
 def _traces(trial: llmbench.Trial) -> tuple[_Traces, list[Any]]:
     """Return traces of the step's shapes; they are run a few times, since the first runs of a trace optimize it."""
     _check(trial)
     if trial.device != "cpu":
         raise llmbench.Unisolated("CUDA graph replay of a user's step is not written yet")
-    if _recomputes(trial):
+    if checkpointing.regions_of(trial, trial.pool[0]):
         raise llmbench.Unisolated("a trace would leave out what checkpointing computes again")
     traces, batches = _Traces(trial.module), _same_shapes(trial)
     try:

@@ -211,15 +211,16 @@ def _tried(trial: llmbench.Trial) -> tuple[_Arms, dict[str, Any]]:
     for arms in _ways(trial):
         plain, other = arms.pairs()
         found.append((arms, {"pieces": arms.pieces, "plain_s": plain, "other_s": other, "weights_s": 0.0}))
-    found.sort(key=lambda way: -_gain(way[1]))
-    shown: list[tuple[_Arms, dict[str, Any]]] = []
-    for arms, facts in found:  # what is taken off makes less of it
-        if shown and _gain(facts) <= _gain(shown[0][1]):
-            break
+    best: tuple[_Arms, dict[str, Any]] | None = None
+    for arms, facts in sorted(found, key=lambda way: -_gain(way[1])):
+        if best is not None and _gain(facts) <= _gain(best[1]):
+            break  # what is taken off makes it even less
         if _gain(facts) > LEAST_GAIN * trial.step_s:
             facts["weights_s"] = arms.read_again_s()
-        shown = sorted([*shown, (arms, facts)], key=lambda way: -_gain(way[1]))
-    return shown[0]
+        if best is None or _gain(facts) > _gain(best[1]):
+            best = arms, facts
+    assert best is not None  # there is a way, or _ways had raised
+    return best
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import llmbench
+from llmbench_plugins.causes._pairs import paced_s
 from llmbench_plugins.causes._products import parameter_of, products, shapes_of_products, timed_products
 from llmbench_plugins.causes._streams import in_the_cache, saved_by_caches
 
@@ -139,7 +140,7 @@ def _hot_s(trial: llmbench.Trial, calls: Mapping[tuple[int, int, int], tuple[int
     def once() -> float:
         return sum(count * trial.once(call) / times for count, call, times in made)
 
-    return statistics.median(trial.paced(once, batch) for batch in trial.probes()) if made else 0.0
+    return paced_s(trial, once) if made else 0.0
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:

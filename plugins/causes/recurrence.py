@@ -8,12 +8,12 @@ Shapes: `B` rows, `L` time steps, `I` inputs, `H` hidden, `G` gates (LSTM 4, GRU
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import llmbench
 from llmbench_plugins.causes._cells import CellLoops
+from llmbench_plugins.causes._pairs import paced_s
 from llmbench_plugins.causes._swap import Function, forwards, replaced
 
 
@@ -232,20 +232,13 @@ def _known_s(trial: llmbench.Trial, layers: list[Any]) -> float:
                 if trial.trains:
                     torch.autograd.grad(out, [data, *layer.parameters()], out.detach(), allow_unused=True)
 
-        with alone.changed():
-            call()  # warm up, and record
-        total += statistics.median(_paced(trial, call, alone))
+        def once(call: Callable[[], None] = call, alone: _Layers = alone) -> float:
+            with alone.changed():
+                return trial.once(call)
+
+        once()  # warm up, and record
+        total += paced_s(trial, once)
     return total
-
-
-def _paced(trial: llmbench.Trial, call: Callable[[], None], alone: _Layers) -> list[float]:
-    """Return the seconds of calls without the recurrence, at the pace of the clean pass."""
-
-    def once() -> float:
-        with alone.changed():
-            return trial.once(call)
-
-    return [trial.paced(once, batch) for batch in trial.probes()]
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def test_checkpointing_off_keeps_the_loss_and_saves_the_second_pass():
 def test_checkpointed_regions_run_by_themselves_once_more_and_leave_no_gradient(nested, reentrant):
     from torch.utils.checkpoint import checkpoint
 
-    from llmbench_plugins.causes.checkpointing import _kept, _regions, _run
+    from llmbench_plugins.causes.checkpointing import _kept, _run, regions_of
 
     class Model(plain.GPT):
         def forward(self, ids, targets):
@@ -221,7 +221,7 @@ def test_checkpointed_regions_run_by_themselves_once_more_and_leave_no_gradient(
             return F.cross_entropy(self.head(x).view(-1, self.vocab), targets.reshape(-1))
 
     trial = trial_of({"model": Model(), "data": plain.texts(), "loss": lambda output, batch: output})
-    regions = _regions(trial, trial.pool[0])
+    regions = regions_of(trial, trial.pool[0])
     assert len(regions) == 2  # the outermost ones, and those only, of the forward pass
     trial.optimizer.zero_grad(set_to_none=True)
     with _kept([]):
