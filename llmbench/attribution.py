@@ -90,24 +90,15 @@ def _ends(estimate: stats.Estimate) -> list[float] | None:
 
 
 def _pairs(trials: Sequence[Mapping[str, Any]]) -> stats.Paired | None:
-    """Return the pairs of blocks with and without a cause; None where it was not measured."""
-    clean, removed = _sides(trials)
-    return stats.Paired.of(clean, removed) if clean else None
+    """Return the pairs of blocks with and without a cause; None where it was not measured.
 
-
-def _sides(trials: Sequence[Mapping[str, Any]]) -> tuple[list[Sequence[float]], list[list[float]]]:
-    """Return, per process, the seconds of the unchanged blocks and of those without the cause.
-
-    An intervention may remove only a share of its cause; what it left is taken off by proportion, pair by pair.
+    An intervention may remove only a share of its cause; the ratio is that of removing all of it.
     """
-    clean, removed = [], []
-    for trial in trials:
-        if trial["outcome"] != "measured" or not trial["clean_s"]:
-            continue
-        share = trial.get("share") or 1.0
-        clean.append(trial["clean_s"])
-        removed.append(stats.without_share(clean[-1], trial["treated_s"], share))
-    return clean, removed
+    measured = [trial for trial in trials if trial["outcome"] == "measured" and trial["clean_s"]]
+    if not measured:
+        return None
+    clean, treated = [t["clean_s"] for t in measured], [t["treated_s"] for t in measured]
+    return stats.Paired.of(clean, treated, [t.get("share") or 1.0 for t in measured])
 
 
 def verdict(rows: Sequence[Row]) -> dict[str, Any]:
@@ -189,15 +180,16 @@ def interactions(records: Iterable[Record]) -> list[Row]:
         if not together:
             continue
         trials = record["interventions"]
-        alone = [_gain([trials[cause]]) for cause in together["causes"]]
+        alone = [_gain(trials[cause]) for cause in together["causes"]]
         estimate = stats.ratio_interval([together["clean_s"]], [together["treated_s"]], LEVEL, paired=True)
         row: Row = {"cell_id": record["cell_id"], "causes": list(together["causes"]), "measured_x": estimate.value}
         found.append(row | {"ci": _ends(estimate), "product_x": math.prod(alone)})
     return found
 
 
-def _gain(trials: Sequence[Mapping[str, Any]]) -> float:
-    return stats.ratio_interval(*_sides(trials), LEVEL, paired=True).value
+def _gain(trial: Mapping[str, Any]) -> float:
+    pairs = _pairs([trial])
+    return 1.0 if pairs is None else pairs.value
 
 
 def prediction_errors(rows: Iterable[Row]) -> tuple[float, float, int] | None:

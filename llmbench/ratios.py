@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import sub
@@ -96,17 +97,20 @@ def ratio_interval(
 class Paired:
     """The log ratios of pairs of blocks, process by process, and their interval at any level: see `ratio_interval`.
 
-    Where several intervals of the same pairs are wanted, this does the work once.
+    Where several intervals of the same pairs are wanted, this does the work once. Where b is without only a `share` of
+    what is asked about, the ratio without all of it is derived from that of the pairs together, see `without_share`,
+    and not pair by pair: the smaller what is left, the more a single pair's noise would be blown up, and upwards.
     """
 
-    def __init__(self, logs: Sequence[Sequence[float]]) -> None:
-        self.logs = logs
+    def __init__(self, logs: Sequence[Sequence[float]], shares: Sequence[float] | None = None) -> None:
+        self.logs, self.shares = logs, shares
         self._trimmed = _trimmed(logs[0]) if len(logs) == 1 else None
 
     @classmethod
-    def of(cls, a: Processes, b: Processes) -> Paired:
-        """Return the pairs of `a` over `b`. Raises ValueError as `ratio_interval` does."""
-        return cls(_log_ratios(a, b))
+    def of(cls, a: Processes, b: Processes, shares: Sequence[float] | None = None) -> Paired:
+        """Return the pairs of `a` over `b`, `shares`: one per process. Raises ValueError as `ratio_interval` does."""
+        known = None if shares is None else [share for share, p in zip(shares, a, strict=True) if len(p)]
+        return cls(_log_ratios(a, b), known)
 
     @property
     def pairs(self) -> int:
@@ -116,18 +120,43 @@ class Paired:
     def every_second(self, start: int) -> Paired | None:
         """Return every second pair of each process, from its first (0) or second (1); None if a process has none."""
         logs = [process[start::2] for process in self.logs]
-        return Paired(logs) if all(logs) else None
+        return Paired(logs, self.shares) if all(logs) else None
 
     @property
     def value(self) -> float:
         """The ratio that `interval` returns, for less."""
-        return self.interval().value if self._trimmed is None else math.exp(self._trimmed[0])
+        if self._trimmed is None:
+            return self.interval().value
+        value = math.exp(self._trimmed[0])
+        return value if self.shares is None else without_share(value, self.shares[0])
 
     def interval(self, level: float = 0.95, prior: Prior | None = None) -> Estimate:
         """Return the ratio and its `level` interval."""
         if self._trimmed is not None and prior is None:
-            return _trimmed_interval(*self._trimmed, level)
-        return pooled_interval(_exp(self.logs), level, prior)
+            found = _trimmed_interval(*self._trimmed, level)
+            return found if self.shares is None else _estimate_without(found, self.shares[0])
+        if self.shares is None:
+            return pooled_interval(_exp(self.logs), level, prior)
+        medians = [math.exp(statistics.median(process)) for process in self.logs]
+        whole = [[without_share(m, share)] for m, share in zip(medians, self.shares, strict=True)]
+        return pooled_interval(whole, level, prior)
+
+
+def without_share(ratio: float, share: float) -> float:
+    """Return the ratio without a cause, of one whose denominator is without only `share` of it (of -1: has it twice).
+
+    What was left of it is taken off by proportion: 1 / (1 - (1 - 1 / ratio) / share). At least `LEAST_REST` is left.
+    """
+    return 1 / max(LEAST_REST, 1 - (1 - 1 / ratio) / share)
+
+
+def _estimate_without(found: Estimate, share: float) -> Estimate:
+    """Return `without_share` of an estimate and its ends, which change places where the share is negative."""
+    value = without_share(found.value, share)
+    if found.low is None or found.high is None:
+        return Estimate(value, None, None, found.method)
+    ends = (without_share(found.low, share), without_share(found.high, share))
+    return Estimate(value, min(ends), max(ends), found.method)
 
 
 def trimmed_interval(logs: Sequence[float], level: float) -> Estimate:
@@ -185,17 +214,6 @@ def _log_ratios(a: Processes, b: Processes) -> list[list[float]]:
 
 def _exp(logs: Sequence[Sequence[float]]) -> list[list[float]]:
     return [list(map(math.exp, process)) for process in logs]
-
-
-def without_share(clean: Sequence[float], treated: Sequence[float], share: float) -> list[float]:
-    """Return the seconds without a cause, pair by pair, where `treated` removes only `share` of it.
-
-    What was left of it is taken off by proportion. At least `LEAST_REST` of `clean` is left.
-    """
-    if share == 1.0:
-        return [t if t > LEAST_REST * c else LEAST_REST * c for c, t in zip(clean, treated, strict=True)]
-    rest = [c - (c - t) / share for c, t in zip(clean, treated, strict=True)]
-    return [max(r, LEAST_REST * c) for r, c in zip(rest, clean, strict=True)]
 
 
 def simultaneous(

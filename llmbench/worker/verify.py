@@ -257,8 +257,7 @@ def _pair_s(trial: StepTrial, change: Intervention, steps: int) -> float:
 
 def enough(clean_s: Sequence[float], treated_s: Sequence[float], share: float) -> int:
     """Return how many pairs give an interval of `CLOSE_ENOUGH` to each side, by the spread of these."""
-    rest_s = stats.without_share(clean_s, treated_s, share)
-    found = stats.ratio_interval([clean_s], [rest_s], paired=True)
+    found = stats.Paired.of([clean_s], [treated_s], [share]).interval()
     if found.low is None or found.high is None:
         return MOST_PAIRS
     half = math.log(found.high / found.low) / 2

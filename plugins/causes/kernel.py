@@ -27,9 +27,9 @@ from llmbench_plugins.causes._watch import operator_seconds
 
 CLOSER = 0.5  # of the seconds: a cause that alone gives more is the closer explanation
 LEAST_GAIN = 0.05  # of the step
-PAIRS, LONG_PAIRS = 3, 2
+PAIRS, LONG_PAIRS = 3, 2  # a stall in one of three does not make the operators all of the step
 PIECES, PIECE_ROWS = 4, 2  # of a batch, and the rows that each has at least
-WARM_S, LONG_S = 0.01, 0.06  # shorter steps get a warm-up each; of longer ones there are two pieces, which take less
+WARM_S, LONG_S = 0.01, 0.06  # shorter steps get a warm-up each; of longer ones there are two pieces and pairs, which take less
 MATERIAL = 1.10
 
 
@@ -95,7 +95,7 @@ class _Arms:
         plain, other = [], []
         warm = self.trial.step_s < WARM_S  # the first pair is not counted, and warms up where steps are longer
         timed = (lambda call: self.trial.seconds(call, least=1)[0]) if warm else self.trial.once
-        for i in range((PAIRS if warm else LONG_PAIRS) + 1):
+        for i in range((PAIRS if self.trial.step_s < LONG_S else LONG_PAIRS) + 1):
             plain.append(timed(lambda i=i: self.run_plain(i)))  # type: ignore[misc]
             with self.change():
                 other.append(timed(lambda i=i: self.run_other(i)))  # type: ignore[misc]
