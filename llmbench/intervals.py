@@ -280,8 +280,8 @@ def _log_median(samples: Sequence[float]) -> float:
     return high if n % 2 else (math.log(ordered[n // 2 - 1]) + high) / 2
 
 
-def log_samples(samples: Sequence[float]) -> np.ndarray:
-    """Return the logs of `samples`. Raises ValueError for one that is not finite and positive."""
+def log_samples(samples: Sequence[float] | Sequence[Sequence[float]]) -> np.ndarray:
+    """Return the logs of `samples`, or of rows as long of them. ValueError for one that is not finite and positive."""
     values = np.asarray(samples, dtype=float)
     if not (np.isfinite(values).all() and (values > 0).all()):
         raise ValueError("samples must be finite and positive")

@@ -17,7 +17,13 @@ OTHERS = 0.15  # of a process's time, lost to other processes or to the host: it
 
 
 def by_cell(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Return cell id -> its records, in the order of first appearance; trials of remedies are no cells of their own."""
+    """Return cell id -> its records, in the order of first appearance; trials of remedies are no cells of their own.
+
+    Records that know their `groups` are not grouped again.
+    """
+    known: dict[str, list[Record]] | None = getattr(records, "groups", None)
+    if known is not None:
+        return known
     groups: dict[str, list[Record]] = {}
     for record in records:
         if (record.get("cell") or {}).get("remedy_of") is None:

@@ -109,7 +109,8 @@ class Paired:
     @classmethod
     def of(cls, a: Processes, b: Processes, shares: Sequence[float] | None = None) -> Paired:
         """Return the pairs of `a` over `b`, `shares`: one per process. Raises ValueError as `ratio_interval` does."""
-        known = None if shares is None else [share for share, p in zip(shares, a, strict=True) if len(p)]
+        part = shares is not None and any(share != 1.0 for share in shares)
+        known = [share for share, p in zip(shares or (), a, strict=True) if len(p)] if part else None
         return cls(_log_ratios(a, b), known)
 
     @property

@@ -1,11 +1,13 @@
-"""What one process's step times look like: outliers, autocorrelation, trend, modes; and why not to rely on them."""
+"""What one process's step times look like: outliers, autocorrelation, trend, modes; and why not to rely on them.
+
+All that is found of a process is found of many at once, a row each: a report of thousands of cells asks for as many.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from operator import mul
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,11 +23,15 @@ TOLERANCE = 0.02
 FEWEST_SAMPLES, FEWEST_EFFECTIVE = 10, 5
 #: Beyond this the coverage of intervals was not simulated.
 MOST_AUTOCORRELATION = 0.5
+#: Outliers and autocorrelation are sought in more samples than this.
+TOO_FEW = 3
 #: A trend or a second mode is sought in this many samples at least.
 FEWEST_FOR_SHAPE = 30
 TREND_Z = 4.0
 #: Ashman's D (Ashman, Bird & Zepf 1994) of the two halves: 2.6 for a normal sample, 3.5 for a uniform one.
 MODES_D, MODE_SHARE = 4.5, 0.2
+
+Rows = np.ndarray  # of log samples: a row per process
 
 
 def outliers(samples: Sequence[float]) -> list[int]:
@@ -34,22 +40,19 @@ def outliers(samples: Sequence[float]) -> list[int]:
     On the log scale, further from the median than 3.5 robust standard deviations (median absolute deviation), and
     than 2 %. Fewer than 4 samples have none. Raises ValueError for a sample that is not finite and positive.
     """
-    return [] if len(samples) < 4 else _outliers(_logs(samples))
+    return [] if len(samples) <= TOO_FEW else np.flatnonzero(_outliers(log_samples([samples]))[0]).tolist()
 
 
-def _outliers(logs: Sequence[float]) -> list[int]:
-    middle = _median(logs)
-    away = [abs(value - middle) for value in logs]
-    furthest, least = max(away), math.log1p(TOLERANCE)
-    if furthest <= least or furthest <= (limit := max(OUTLIER_Z * MAD_TO_SD * _median(away), least)):
-        return []
-    return [i for i, distance in enumerate(away) if distance > limit]
+def _outliers(logs: Rows) -> np.ndarray:
+    """Return which samples of each row are outliers."""
+    away = np.abs(logs - _medians(logs)[:, None])
+    return away > np.maximum(OUTLIER_Z * MAD_TO_SD * _medians(away), math.log1p(TOLERANCE))[:, None]
 
 
-def _median(values: Sequence[float]) -> float:
-    """Return what `statistics.median` does, for half of the time that it takes for few values."""
-    ordered, middle = sorted(values), len(values) // 2
-    return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+def _medians(rows: np.ndarray) -> np.ndarray:
+    """Return what `np.median(rows, axis=1)` does; of short rows in a third of the time."""
+    ordered, middle = np.sort(rows, axis=1), rows.shape[1] // 2
+    return ordered[:, middle] if rows.shape[1] % 2 else (ordered[:, middle - 1] + ordered[:, middle]) / 2
 
 
 def autocorrelation(samples: Sequence[float], lag: int = 1) -> float | None:
@@ -61,8 +64,8 @@ def autocorrelation(samples: Sequence[float], lag: int = 1) -> float | None:
         raise ValueError(f"lag must be at least 1, not {lag}")
     if len(samples) < lag + 3:
         return None
-    centred, total = _centred(_logs(samples))
-    return _correlation(centred, total, lag) if total > 0 else None
+    centred, squares = _centred(log_samples([samples]))
+    return float(_correlations(centred, squares, lag)[0]) if squares[0] > 0 else None
 
 
 def effective_samples(samples: Sequence[float]) -> float:
@@ -72,45 +75,42 @@ def effective_samples(samples: Sequence[float]) -> float:
     n / 3. From 1 to n: negative correlation is not counted as a gain. It is also safe for the median, whose error
     grows less with correlation.
     """
-    if len(samples) <= 3:
+    if len(samples) <= TOO_FEW:
         return float(len(samples))
-    centred, square = _centred(_logs(samples))
-    return _effective(centred, square, _correlation(centred, square, 1) if square > 0 else 0.0)
+    return float(_effective(*_centred(log_samples([samples])))[0])
 
 
-def _effective(centred: Sequence[float], square: float, first: float) -> float:
-    """Return the effective number of samples; `first` is their correlation at lag 1."""
-    n = len(centred)
-    if n <= 3 or not square > 0:
-        return float(n)
-    total, last = 0.0, math.inf
-    for k in range(0, max(2, n // 3), 2):
-        pair = _correlation(centred, square, k) + _correlation(centred, square, k + 1) if k else 1.0 + first
-        last = min(last, pair)
-        if last <= 0:
+def _effective(centred: Rows, squares: np.ndarray) -> np.ndarray:
+    """Return the effective number of samples of each row; the correlations of all lags are found only as needed."""
+    count, n = centred.shape
+    totals = np.full(count, 0.5)  # what makes 1 independent of those without a spread
+    rows = np.flatnonzero(squares > 0) if n > TOO_FEW else np.zeros(0, int)
+    totals[rows] = 0.0
+    last = np.full(count, np.inf)
+    for lag in range(0, max(2, n // 3), 2):
+        if not len(rows):
             break
-        total += last
-    return n / min(max(2 * total - 1, 1.0), n)
+        some, of = centred[rows], squares[rows]
+        pairs = (_correlations(some, of, lag) if lag else 1.0) + _correlations(some, of, lag + 1)
+        last[rows] = np.minimum(last[rows], pairs)
+        rows = rows[last[rows] > 0]
+        totals[rows] += last[rows]
+    return n / np.clip(2 * totals - 1, 1.0, n)
 
 
-def _logs(samples: Sequence[float]) -> list[float]:
-    """Return the logs of `samples`, in plain Python: they are few, and numpy would take longer to begin."""
-    if not (min(samples) > 0 and math.isfinite(sum(samples))):
-        raise ValueError("samples must be finite and positive")
-    return list(map(math.log, samples))
+def _centred(logs: Rows) -> tuple[Rows, np.ndarray]:
+    """Return the rows less their means, and their sums of squares; 0 where all of a row are equal."""
+    equal = logs.max(axis=1) == logs.min(axis=1)
+    centred = logs - logs.mean(axis=1, keepdims=True)
+    centred[equal] = 0.0
+    return centred, (centred * centred).sum(axis=1)
 
 
-def _centred(values: Sequence[float]) -> tuple[list[float], float]:
-    """Return `values` less their mean, and the sum of squares; 0 where they are all equal."""
-    if max(values) == min(values):
-        return [0.0] * len(values), 0.0
-    mean = math.fsum(values) / len(values)
-    centred = [value - mean for value in values]
-    return centred, sum(map(mul, centred, centred))
-
-
-def _correlation(centred: Sequence[float], square: float, lag: int) -> float:
-    return sum(map(mul, centred, centred[lag:])) / square if lag < len(centred) else 0.0
+def _correlations(centred: Rows, squares: np.ndarray, lag: int) -> np.ndarray:
+    """Return the correlation of each row with itself `lag` later; `squares` are positive."""
+    if lag >= centred.shape[1]:
+        return np.zeros(len(centred))
+    return (centred[:, : centred.shape[1] - lag] * centred[:, lag:]).sum(axis=1) / squares
 
 
 def reliability(processes: Processes) -> list[str]:
@@ -131,66 +131,99 @@ class Description:
     unreliable: list[str]
 
 
+@dataclass
+class _Process:
+    """What was found of one process."""
+
+    samples: int
+    effective: float
+    outliers: int = 0
+    autocorrelation: float | None = None
+    shape: dict[str, str] = field(default_factory=dict)  # trend and two modes, in words
+
+
 def describe(processes: Processes) -> Description:
     """Return what all of this module say of `processes`, for less than one after the other: they share the logs."""
-    kept = [list(p) for p in processes if len(p)]
-    marked, worths, seen = 0, [], []
-    for process in kept:
-        logs = _logs(process)
-        centred, square = _centred(logs)
-        first = _correlation(centred, square, 1) if square > 0 else 0.0
-        worths.append(_effective(centred, square, first))
-        if len(process) > 3:
-            marked += len(_outliers(logs))
-            seen += [first] if square > 0 else []
-    return Description(marked, seen, _unreliable(kept, worths, seen))
+    return describe_all([processes])[0]
 
 
-def _unreliable(kept: Sequence[list[float]], worths: Sequence[float], seen: Sequence[float]) -> list[str]:
-    found = [] if len(kept) > 1 else [f"fewer than 2 processes ({len(kept)}): differences between them are unseen"]
-    sizes = [(len(p), worth) for p, worth in zip(kept, worths, strict=True)]
-    few = [(n, worth) for n, worth in sizes if n < FEWEST_SAMPLES or worth < FEWEST_EFFECTIVE]
-    if few:
-        steps, worth = min(few)
-        found.append(f"too few samples in {len(few)} processes: {steps} steps, worth {worth:.0f} independent ones")
-    if seen and math.fsum(seen) / len(seen) > MOST_AUTOCORRELATION:
-        found.append(f"autocorrelation {math.fsum(seen) / len(seen):.2f} of step times is above {MOST_AUTOCORRELATION}")
-    for name, test in (("trend", _trend), ("two modes", _modes)):
-        said = [text for text in map(test, kept) if text]
-        if said:
-            found.append(f"{name} within {len(said)} of {len(kept)} processes: {said[0]}")
+def describe_all(cells: Sequence[Processes]) -> list[Description]:
+    """Return `describe` of the processes of each cell. Raises ValueError for a sample that is no time."""
+    kept = [[p for p in cell if len(p)] for cell in cells]
+    by_length: dict[int, list[Sequence[float]]] = {}
+    for cell in kept:
+        for process in cell:
+            by_length.setdefault(len(process), []).append(process)
+    found = {n: iter(_found(log_samples(some))) for n, some in by_length.items()}
+    return [_described([next(found[len(process)]) for process in cell]) for cell in kept]
+
+
+def _found(logs: Rows) -> list[_Process]:
+    """Return what is found of each row."""
+    n = logs.shape[1]
+    centred, squares = _centred(logs)
+    found = [_Process(n, worth) for worth in _effective(centred, squares).tolist()]
+    if n > TOO_FEW:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            first = np.where(squares > 0, _correlations(centred, squares, 1), np.nan).tolist()
+        for one, marked, correlation in zip(found, _outliers(logs).sum(axis=1).tolist(), first, strict=True):
+            one.outliers, one.autocorrelation = marked, None if math.isnan(correlation) else correlation
+    if n >= FEWEST_FOR_SHAPE:
+        for name, seen in (("trend", _trends(logs)), ("two modes", _modes(logs))):
+            for row, text in seen:
+                found[row].shape[name] = text
     return found
 
 
-def _trend(samples: Sequence[float]) -> str | None:
-    """Return by how much the last third is slower or faster than the first; None where that may be chance."""
-    if len(samples) < FEWEST_FOR_SHAPE:
-        return None
-    logs = log_samples(samples)
-    third = len(logs) // 3
-    change = float(np.median(logs[-third:]) - np.median(logs[:third]))
-    rest = np.concatenate([part - np.median(part) for part in np.array_split(logs, 3)])
-    spread = MAD_TO_SD * float(np.median(np.abs(rest)))
-    worth = effective_samples(list(np.exp(rest))) / 3
-    error = spread * math.sqrt(math.pi / 2 * 2 / worth)
-    if abs(change) <= max(math.log1p(TOLERANCE), TREND_Z * error):
-        return None
-    return f"the last third is {100 * abs(math.expm1(change)):.1f} % {'slower' if change > 0 else 'faster'}"
+def _described(found: Sequence[_Process]) -> Description:
+    seen = [one.autocorrelation for one in found if one.autocorrelation is not None]
+    return Description(sum(one.outliers for one in found), seen, _unreliable(found, seen))
 
 
-def _modes(samples: Sequence[float]) -> str | None:
-    """Return the two levels that the samples fall into, when they do; the split has the least variance within."""
-    n = len(samples)
-    if n < FEWEST_FOR_SHAPE:
-        return None
-    logs = np.sort(log_samples(samples))
+def _unreliable(found: Sequence[_Process], seen: Sequence[float]) -> list[str]:
+    said = [] if len(found) > 1 else [f"fewer than 2 processes ({len(found)}): differences between them are unseen"]
+    sizes = [(one.samples, one.effective) for one in found]
+    few = [(n, worth) for n, worth in sizes if n < FEWEST_SAMPLES or worth < FEWEST_EFFECTIVE]
+    if few:
+        steps, worth = min(few)
+        said.append(f"too few samples in {len(few)} processes: {steps} steps, worth {worth:.0f} independent ones")
+    if seen and math.fsum(seen) / len(seen) > MOST_AUTOCORRELATION:
+        said.append(f"autocorrelation {math.fsum(seen) / len(seen):.2f} of step times is above {MOST_AUTOCORRELATION}")
+    for name in ("trend", "two modes"):
+        texts = [one.shape[name] for one in found if name in one.shape]
+        if texts:
+            said.append(f"{name} within {len(texts)} of {len(found)} processes: {texts[0]}")
+    return said
+
+
+def _trends(logs: Rows) -> Iterator[tuple[int, str]]:
+    """Yield which rows have a last third that is slower or faster than the first beyond chance, and by how much."""
+    third = logs.shape[1] // 3
+    change = _medians(logs[:, -third:]) - _medians(logs[:, :third])
+    parts = np.array_split(logs, 3, axis=1)
+    rest = np.concatenate([part - _medians(part)[:, None] for part in parts], axis=1)
+    spread = MAD_TO_SD * _medians(np.abs(rest))
+    error = spread * np.sqrt(math.pi / 2 * 2 / (_effective(*_centred(rest)) / 3))
+    for row in np.flatnonzero(np.abs(change) > np.maximum(math.log1p(TOLERANCE), TREND_Z * error)).tolist():
+        side = "slower" if change[row] > 0 else "faster"
+        yield row, f"the last third is {100 * abs(math.expm1(change[row])):.1f} % {side}"
+
+
+def _modes(logs: Rows) -> Iterator[tuple[int, str]]:
+    """Yield which rows fall into two levels, and what these are; the split has the least variance within."""
+    count, n = logs.shape
+    ordered, at = np.sort(logs, axis=1), np.arange(count)
+    ordered -= ordered[:, :1]  # variances of what is close to 0 lose nothing
     sizes = np.arange(1, n)
-    below, squares = np.cumsum(logs)[:-1], np.cumsum(logs**2)
-    within = squares[-1] - below**2 / sizes - (logs.sum() - below) ** 2 / (n - sizes)
-    cut = int(np.argmin(within)) + 1
-    low, high = logs[:cut], logs[cut:]
-    apart = float(high.mean() - low.mean())
-    width = math.sqrt((float(low.var()) + float(high.var())) / 2)
-    if min(cut, n - cut) < MODE_SHARE * n or apart <= max(math.log1p(TOLERANCE), MODES_D * width):
-        return None
-    return f"{100 * (n - cut) / n:.0f} % of steps take {math.exp(apart):.2f} times as long as the others"
+    below, squares = np.cumsum(ordered, axis=1), np.cumsum(ordered * ordered, axis=1)
+    means = (below[:, :-1] / sizes, (below[:, -1:] - below[:, :-1]) / (n - sizes))
+    inside = (squares[:, :-1] - sizes * means[0] ** 2, squares[:, -1:] - squares[:, :-1] - (n - sizes) * means[1] ** 2)
+    best = np.argmin(inside[0] + inside[1], axis=1)
+    low, high = (side[at, best] for side in means)
+    cut = best + 1
+    variances = inside[0][at, best] / cut, inside[1][at, best] / (n - cut)
+    width = np.sqrt(np.maximum(0.0, variances[0] + variances[1]) / 2)
+    enough = np.minimum(cut, n - cut) >= MODE_SHARE * n
+    for row in np.flatnonzero(enough & (high - low > np.maximum(math.log1p(TOLERANCE), MODES_D * width))).tolist():
+        share, times = 100 * (n - cut[row]) / n, math.exp(high[row] - low[row])
+        yield row, f"{share:.0f} % of steps take {times:.2f} times as long as the others"

@@ -30,13 +30,22 @@ from llmbench.ratios import (
     simultaneous_paired,
     without_share,
 )
-from llmbench.samples import Description, autocorrelation, describe, effective_samples, outliers, reliability
+from llmbench.samples import (
+    Description,
+    autocorrelation,
+    describe,
+    describe_all,
+    effective_samples,
+    outliers,
+    reliability,
+)
 from llmbench.steady import changepoints, is_steady, steady_from
 from llmbench.stopping import ProcessPlan, Reached, processes_for, samples_for, stein_interval
 
 __all__ = [
     "Description",
     "describe",
+    "describe_all",
     "Bound",
     "Change",
     "Changes",

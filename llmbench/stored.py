@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +22,10 @@ Place = tuple[int, int]  # of a record in its file: where it begins, and how man
 HEAD = ("cell_id", "cell", "repeat", "repeats", "budget", "attempt", "status", "environment_id")
 _AT = {name: i for i, name in enumerate(HEAD)}
 _MISSING = object()
-#: Fewer records are not worth a second process; a process is given so many cells at once; more do not help.
-MANY, CELLS, MOST_PROCESSES = 5000, 250, 4
+#: Fewer records are not worth a second process; more processes do not help.
+MANY, MOST_PROCESSES = 5000, 4
+#: A process is given so many cells at once; fewer, where their records are large: they are all in memory then.
+CELLS, BYTES = 250, 4_000_000
 
 
 class RecordFile:
@@ -34,7 +37,7 @@ class RecordFile:
         weakref.finalize(self, os.close, self._fd)
         self._last: tuple[Place, dict[str, Any]] = ((-1, 0), {})
 
-    def records(self) -> list[Record]:
+    def records(self) -> Records:
         """Return all records in the order they were written. Raises RunDirError as `parse_records` does."""
         shared: dict[Any, Any] = {}
         place: Place = (0, 0)
@@ -48,7 +51,7 @@ class RecordFile:
                     yield line
 
         found = parse_records(lines(), str(self.path), _parse_head)
-        return [StoredRecord(self, place, _head(record, shared)) for record in found]
+        return Records(StoredRecord(self, place, _head(record, shared)) for record in found)
 
     def read(self, place: Place) -> dict[str, Any]:
         """Return the record at `place`."""
@@ -63,6 +66,17 @@ class RecordFile:
             if record is None:
                 raise not_a_record(str(self.path), 1 + os.pread(self._fd, begin, 0).count(b"\n"))
             yield record
+
+
+class Records(list[Record]):
+    """All records of a file, which stay as they are."""
+
+    @cached_property
+    def groups(self) -> dict[str, list[Record]]:
+        """Records by cell, as `processes.by_cell` returns them: many tables ask for them."""
+        from llmbench.processes import by_cell  # statistics and numpy come with it
+
+        return by_cell(iter(self))
 
 
 class StoredRecord(Mapping[str, Any]):
@@ -114,17 +128,17 @@ def _head(record: Record, shared: dict[Any, Any]) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def mapped(function: Callable[[Sequence[Record]], T], groups: Sequence[Sequence[Record]]) -> list[T]:
-    """Return what `function` makes of each group of records: of many stored ones, in a process per core.
+def mapped(function: Callable[[Sequence[Sequence[Record]]], list[T]], groups: Sequence[Sequence[Record]]) -> list[T]:
+    """Return what `function` makes of groups of records, one for each: of many stored ones, in a process per core.
 
-    Each group has whole records, which are read when its turn comes and not kept.
+    It is given some groups at once, of whole records, which are read when their turn comes and not kept.
     """
     files = [record.file if isinstance(record, StoredRecord) else None for group in groups for record in group]
     file = files[0] if files else None
     if file is None or any(one is not file for one in files):
-        return [function(group) for group in groups]
+        return function(groups)
     places = [[record.place for record in group] for group in groups]  # type: ignore[attr-defined]
-    tasks = [places[i : i + CELLS] for i in range(0, len(places), CELLS)]
+    tasks = list(_tasks(places))
     count = min(len(os.sched_getaffinity(0)), MOST_PROCESSES) if sys.platform == "linux" else 1
     if count < 2 or len(files) < MANY:
         return [made for task in tasks for made in _made(function, file, task)]
@@ -132,9 +146,25 @@ def mapped(function: Callable[[Sequence[Record]], T], groups: Sequence[Sequence[
         return [made for part in pool.map(_work, tasks) for made in part]
 
 
-def _made(function: Callable[[Sequence[Record]], T], file: RecordFile, places: Sequence[Sequence[Place]]) -> list[T]:
+def _tasks(places: Sequence[Sequence[Place]]) -> Iterator[list[Sequence[Place]]]:
+    """Yield the groups, some at once: up to `CELLS` of them, and up to `BYTES` in their file."""
+    some: list[Sequence[Place]] = []
+    size = 0
+    for group in places:
+        some.append(group)
+        size += sum(length for _, length in group)
+        if len(some) == CELLS or size >= BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _made(
+    function: Callable[[Sequence[Sequence[Record]]], list[T]], file: RecordFile, places: Sequence[Sequence[Place]]
+) -> list[T]:
     read = file.read_all(place for group in places for place in group)
-    return [function([next(read) for _ in group]) for group in places]
+    return function([[next(read) for _ in group] for group in places])
 
 
 _given: list[Any] = []  # of a process of `mapped`: its function and file, which are too large to be sent with each task

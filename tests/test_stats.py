@@ -16,6 +16,8 @@ from llmbench.stats import (
     autocorrelation,
     block_ratios,
     changepoints,
+    describe,
+    describe_all,
     effective_samples,
     fit_prior,
     is_steady,
@@ -351,6 +353,38 @@ def test_outliers_are_marked():
     assert outliers(times) == [6, 8]
     assert outliers([1.0] * 9 + [1.01]) == [] and outliers([1.0] * 9 + [1.05]) == [9]
     assert outliers([1.0, 9.0]) == []
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.lists(st.floats(0.5, 2.0), max_size=40), max_size=3), max_size=5))
+def test_cells_are_described_at_once_as_each_alone(cells):
+    """Rows of one length are looked at together: none must see its neighbours."""
+    together = describe_all(cells)
+    assert len(together) == len(cells)
+    for cell, found in zip(cells, together, strict=True):
+        alone = describe(cell)
+        assert (found.outliers, found.unreliable) == (alone.outliers, alone.unreliable)
+        assert found.outliers == sum(len(outliers(process)) for process in cell)
+        assert found.autocorrelations == pytest.approx(alone.autocorrelations)
+        known = [autocorrelation(process) for process in cell if len(process) > 3]
+        assert found.autocorrelations == pytest.approx([one for one in known if one is not None])
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.5, 2.0), min_size=4, max_size=60))
+def test_effective_samples_are_geyers(samples):
+    logs = np.log(samples) - np.mean(np.log(samples))
+    if max(samples) == min(samples):
+        assert effective_samples(samples) == len(samples)
+        return
+    n, square, total, last = len(logs), float(logs @ logs), 0.0, math.inf
+    for k in range(0, max(2, n // 3), 2):
+        pair = sum(float(logs[: n - lag] @ logs[lag:]) / square for lag in (k, k + 1))
+        last = min(last, pair)
+        if last <= 1e-12:
+            break
+        total += last
+    assert effective_samples(samples) == pytest.approx(n / min(max(2 * total - 1, 1.0), n), rel=1e-6)
 
 
 def test_reliability_says_why():

@@ -75,8 +75,8 @@ def test_a_line_that_is_no_record_is_named_also_when_its_samples_are_what_is_dam
         found[1]["samples"]
 
 
-def _pids(group):
-    return os.getpid(), [dict(record) for record in group]
+def _pids(groups):
+    return [(os.getpid(), [dict(record) for record in group]) for group in groups]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="one process elsewhere")

@@ -62,8 +62,8 @@ def summarise(
     """
     groups = processes.by_cell(records)
     prior = processes.fit_prior(processes.good(processes.counted(group)) for group in groups.values())
-    one = functools.partial(_summary, commands=commands or {}, prior=prior, ceilings=ceilings or {}, known={})
-    cells = mapped(one, list(groups.values()))
+    some = functools.partial(_summaries, commands=commands or {}, prior=prior, ceilings=ceilings or {}, known={})
+    cells = mapped(some, list(groups.values()))
     fields = [group[0]["cell"] for group in groups.values()]
     for cell, variant in zip(cells, variants.variants(fields), strict=True):
         cell["variant"] = variant
@@ -95,18 +95,27 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
     return found
 
 
+def _summaries(groups: Sequence[Sequence[Record]], **given: Any) -> list[dict[str, Any]]:
+    """Return the summary of each cell; what is sought in their step times is sought in those of all at once."""
+    counted = [processes.counted(group) for group in groups]
+    good = [processes.good(by_repeat) for by_repeat in counted]
+    described = trust.described(good)
+    return [_summary(*of_cell, **given) for of_cell in zip(groups, counted, good, described, strict=True)]
+
+
 def _summary(
     group: Sequence[Record],
+    by_repeat: Mapping[int, Record],
+    good: Sequence[Record],
+    described: stats.Description | None,
     commands: Mapping[str, str],
     prior: stats.Prior | None,
     ceilings: Mapping[str, Mapping[str, Any]],
     known: dict[tuple[tuple[str, str], ...], dict[str, str]],
 ) -> dict[str, Any]:
     """Return the summary of a cell; `known`: reasons of earlier ones, which it shares if they are the same."""
-    by_repeat = processes.counted(group)
     first = by_repeat[min(by_repeat)]
     latest = max((r for r in group if r["repeat"] == min(by_repeat)), key=lambda r: r["attempt"])
-    good = processes.good(by_repeat)
     reasons: dict[str, str] = {}
     out: dict[str, Any] = {"cell_id": first["cell_id"], **{k: first["cell"].get(k) for k in _COPIED}}
     out |= {
@@ -124,7 +133,7 @@ def _summary(
     out |= inference.speeds(good, reasons, why)
     out |= capacity.largest_batch(by_repeat.get(0), reasons, why)
     out |= _verdict(good, reasons, why)
-    out |= trust.trust(good, reasons, why)
+    out |= trust.trust(good, described, reasons, why)
     out |= compiled.compilation(good, first["cell"], reasons, why)
     out |= _quality(by_repeat.get(0), reasons)
     training = (by_repeat.get(0) or {}).get("training") or None

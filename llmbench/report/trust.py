@@ -15,11 +15,18 @@ RESIDUAL_LIMIT_PCT = 5.0
 FIELDS = ("phase_residual_pct", "outlier_steps", "autocorrelation", "steps_wanted", "warmup_steps")
 
 
-def trust(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> dict[str, Any]:
+def described(cells: Sequence[Sequence[Record]]) -> list[stats.Description | None]:
+    """Return what the step times of each cell's good records look like; None of one that was not timed."""
+    samples = [[times for r in good if (times := r["samples"].get("step_s"))] for good in cells]
+    found = iter(stats.describe_all([some for some in samples if some]))
+    return [next(found) if some else None for some in samples]
+
+
+def trust(
+    good: Sequence[Record], described: stats.Description | None, reasons: dict[str, str], why: str | None
+) -> dict[str, Any]:
     """Return the fields named in FIELDS and `unreliable`, a list of reasons (empty: none was found)."""
     residual = residual_pct(good)
-    samples = [times for r in good if (times := r["samples"].get("step_s"))]
-    described = stats.describe(samples) if samples else None
     timing = [r["counts"].get("timing") or {} for r in good]
     out: dict[str, Any] = {
         "phase_residual_pct": residual,

@@ -29,7 +29,7 @@ CLOSER = 0.5  # of the seconds: a cause that alone gives more is the closer expl
 LEAST_GAIN = 0.05  # of the step
 PAIRS, LONG_PAIRS = 3, 2  # a stall in one of three does not make the operators all of the step
 PIECES, PIECE_ROWS = 4, 2  # of a batch, and the rows that each has at least
-WARM_S, LONG_S = 0.01, 0.06  # shorter steps get a warm-up each; of longer ones there are two pieces and pairs, which take less
+WARM_S, LONG_S = 0.01, 0.06  # shorter steps get a warm-up each; longer ones are split in two, for fewer pairs
 MATERIAL = 1.10
 
 

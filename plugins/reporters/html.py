@@ -111,8 +111,8 @@ def _heading(report: Any) -> str:
 def _machines(report: Any) -> str:
     """Return the devices that cells ran on, by their names; the cores of a CPU are said where there is only one."""
     names: dict[str, dict[str, None]] = {}
-    for run in report.runs:
-        kinds = {str(record["cell"].get("device", "")).partition(":")[0] for record in run.records}
+    for run, cells in zip(report.runs, report.summaries, strict=True):
+        kinds = {str(cell["device"] or "").partition(":")[0] for cell in cells}
         for environment in run.environments.values():
             for device in environment.get("devices") or []:
                 if str(device.get("device", "")).partition(":")[0] in kinds:
