@@ -34,13 +34,31 @@ def bottlenecks(records: Iterable[Record]) -> list[Row]:
     together (Bonferroni), `material` whether the cause exceeds the threshold by Holm's decision. `headroom_x` and
     `headroom_ci` are estimated on every second pair, and `rank_x` on the others: see `verdict`.
     """
+    return bottlenecks_of([list(records)])[0]
+
+
+def bottlenecks_of(cells: Sequence[Sequence[Record]]) -> list[list[Row]]:
+    """Return `bottlenecks` of each cell, for less than one by one."""
+    trials = [_by_cause(records) for records in cells]
+    pairs = iter(_pairs([found for of_cell in trials for found in of_cell.values()]))
+    known = [{cause: next(pairs) for cause in of_cell} for of_cell in trials]
+    return [_rows(*one) for one in zip(cells, trials, known, strict=True)]
+
+
+def _by_cause(records: Sequence[Record]) -> dict[str, list[Mapping[str, Any]]]:
     trials: dict[str, list[Mapping[str, Any]]] = {}
-    cell_id = None
     for record in records:
-        cell_id = record["cell_id"]
         for cause, trial in (record.get("interventions") or {}).items():
             trials.setdefault(cause, []).append(trial)
-    pairs = {cause: _pairs(found) for cause, found in trials.items()}
+    return trials
+
+
+def _rows(
+    records: Sequence[Record],
+    trials: Mapping[str, Sequence[Mapping[str, Any]]],
+    pairs: Mapping[str, stats.Paired | None],
+) -> list[Row]:
+    cell_id = records[-1]["cell_id"] if records else None
     rows = [_row(cell_id, cause, found, pairs[cause]) for cause, found in trials.items()]
     for axis in AXES:
         measured = [row for row in rows if row["axis"] == axis and row["measured_x"] is not None]
@@ -89,16 +107,19 @@ def _ends(estimate: stats.Estimate) -> list[float] | None:
     return None if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
 
 
-def _pairs(trials: Sequence[Mapping[str, Any]]) -> stats.Paired | None:
-    """Return the pairs of blocks with and without a cause; None where it was not measured.
+def _pairs(causes: Sequence[Sequence[Mapping[str, Any]]]) -> list[stats.Paired | None]:
+    """Return the pairs of blocks with and without each cause, from its trials; None where it was not measured.
 
     An intervention may remove only a share of its cause; the ratio is that of removing all of it.
     """
-    measured = [trial for trial in trials if trial["outcome"] == "measured" and trial["clean_s"]]
-    if not measured:
-        return None
-    clean, treated = [t["clean_s"] for t in measured], [t["treated_s"] for t in measured]
-    return stats.Paired.of(clean, treated, [t.get("share") or 1.0 for t in measured])
+    measured = [[trial for trial in trials if trial["outcome"] == "measured" and trial["clean_s"]] for trials in causes]
+    given = [
+        ([t["clean_s"] for t in some], [t["treated_s"] for t in some], [t.get("share") or 1.0 for t in some])
+        for some in measured
+        if some
+    ]
+    found = iter(stats.Paired.all(given))
+    return [next(found) if some else None for some in measured]
 
 
 def verdict(rows: Sequence[Row]) -> dict[str, Any]:
@@ -188,7 +209,7 @@ def interactions(records: Iterable[Record]) -> list[Row]:
 
 
 def _gain(trial: Mapping[str, Any]) -> float:
-    pairs = _pairs([trial])
+    (pairs,) = _pairs([[trial]])
     return 1.0 if pairs is None else pairs.value
 
 

@@ -22,6 +22,7 @@ from llmbench.intervals import (
     check_level,
     log_medians,
     log_processes,
+    log_samples,
     mean_variance,
     percentiles,
     pooled_interval,
@@ -35,6 +36,9 @@ EXACT, DRAWS = 10_000, 9_999
 #: Share trimmed at each end of the pairs of one process (Wilcox 2012 recommends 20 %), and the fewest with an interval.
 TRIMMED, FEWEST_PAIRS = 0.2, 5
 LEAST_REST = 1e-3  # of the step: what removing a cause leaves at least, so that a ratio stays finite
+
+
+Trimmed = tuple[float, float, int]  # mean, standard error, degrees of freedom
 
 
 class Bound(NamedTuple):
@@ -102,16 +106,38 @@ class Paired:
     and not pair by pair: the smaller what is left, the more a single pair's noise would be blown up, and upwards.
     """
 
-    def __init__(self, logs: Sequence[Sequence[float]], shares: Sequence[float] | None = None) -> None:
-        self.logs, self.shares = logs, shares
-        self._trimmed = _trimmed(logs[0]) if len(logs) == 1 else None
+    def __init__(
+        self,
+        logs: Sequence[Sequence[float]],
+        shares: Sequence[float] | None = None,
+        trimmed: Trimmed | None = None,
+        halves: Sequence[Trimmed] | None = None,
+    ) -> None:
+        self.logs, self.shares, self._halves = logs, shares, halves
+        self._trimmed = trimmed or (_trimmed(logs[0]) if len(logs) == 1 else None)
 
     @classmethod
     def of(cls, a: Processes, b: Processes, shares: Sequence[float] | None = None) -> Paired:
         """Return the pairs of `a` over `b`, `shares`: one per process. Raises ValueError as `ratio_interval` does."""
-        part = shares is not None and any(share != 1.0 for share in shares)
-        known = [share for share, p in zip(shares or (), a, strict=True) if len(p)] if part else None
-        return cls(_log_ratios(a, b), known)
+        return cls.all([(a, b, shares)])[0]
+
+    @classmethod
+    def all(cls, given: Sequence[tuple[Processes, Processes, Sequence[float] | None]]) -> list[Paired]:
+        """Return `of` each, for less than one by one: those of one process with as many pairs are rows of an array."""
+        found: list[Paired | None] = [None] * len(given)
+        alike: dict[int, list[int]] = {}
+        for i, (a, b, shares) in enumerate(given):
+            if len(a) == len(b) == 1 and len(a[0]) == len(b[0]) > 1:
+                alike.setdefault(len(a[0]), []).append(i)
+            else:
+                known = None if shares is None else [share for share, p in zip(shares, a, strict=True) if len(p)]
+                found[i] = cls(_log_ratios(a, b), _parts(known))
+        for rows in alike.values():
+            logs = log_samples([given[i][0][0] for i in rows]) - log_samples([given[i][1][0] for i in rows])
+            trimmed = [_trimmed_rows(some) for some in (logs, logs[:, ::2], logs[:, 1::2])]
+            for i, own, whole, *halves in zip(rows, logs.tolist(), *trimmed, strict=True):
+                found[i] = cls([own], _parts(given[i][2]), whole, tuple(halves))
+        return found  # type: ignore[return-value]  # all are found
 
     @property
     def pairs(self) -> int:
@@ -121,7 +147,7 @@ class Paired:
     def every_second(self, start: int) -> Paired | None:
         """Return every second pair of each process, from its first (0) or second (1); None if a process has none."""
         logs = [process[start::2] for process in self.logs]
-        return Paired(logs, self.shares) if all(logs) else None
+        return Paired(logs, self.shares, self._halves[start] if self._halves else None) if all(logs) else None
 
     @property
     def value(self) -> float:
@@ -170,21 +196,28 @@ def trimmed_interval(logs: Sequence[float], level: float) -> Estimate:
     return _trimmed_interval(*_trimmed(logs), level)
 
 
-def _trimmed(logs: Sequence[float]) -> tuple[float, float, int]:
-    """Return the trimmed mean of `logs`, its standard error, and the degrees of freedom (0: too few values)."""
-    ordered = sorted(logs)
-    n = len(ordered)
+def _parts(shares: Sequence[float] | None) -> Sequence[float] | None:
+    """Return `shares`, None where they are all of it."""
+    return shares if shares is not None and any(share != 1.0 for share in shares) else None
+
+
+def _trimmed(logs: Sequence[float]) -> Trimmed:
+    return _trimmed_rows(np.array([logs]))[0]
+
+
+def _trimmed_rows(logs: np.ndarray) -> list[Trimmed]:
+    """Return, of each row, the trimmed mean, its standard error, and the degrees of freedom (0: too few values)."""
+    n = logs.shape[1]
     cut = int(TRIMMED * n)
-    kept = ordered[cut : n - cut]
-    total = math.fsum(kept)
-    location = total / len(kept)
+    kept = np.sort(logs, axis=1)[:, cut : n - cut]
+    locations = kept.mean(axis=1)
     if n < FEWEST_PAIRS:
-        return location, 0.0, 0
-    least, most = kept[0], kept[-1]
-    mean = (total + cut * (least + most)) / n
-    squares = sum([(x - mean) ** 2 for x in kept]) + cut * ((least - mean) ** 2 + (most - mean) ** 2)
-    error = math.sqrt(squares / (n - 1)) / ((1 - 2 * TRIMMED) * math.sqrt(n))
-    return location, error, n - 2 * cut - 1
+        return [(location, 0.0, 0) for location in locations.tolist()]
+    least, most = kept[:, 0], kept[:, -1]
+    means = (kept.sum(axis=1) + cut * (least + most)) / n
+    squares = ((kept - means[:, None]) ** 2).sum(axis=1) + cut * ((least - means) ** 2 + (most - means) ** 2)
+    errors = np.sqrt(squares / (n - 1)) / ((1 - 2 * TRIMMED) * math.sqrt(n))
+    return [(*one, n - 2 * cut - 1) for one in zip(locations.tolist(), errors.tolist(), strict=True)]
 
 
 def _trimmed_interval(location: float, error: float, dof: int, level: float) -> Estimate:

@@ -268,6 +268,34 @@ def test_shares_are_those_of_their_processes():
     assert (half.value, half.pairs, half.interval().low) == pytest.approx((2.0, 4, None), nan_ok=True)
 
 
+blocks = st.lists(st.floats(0.5, 2.0), min_size=1, max_size=14)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(blocks, blocks, st.sampled_from([1.0, 0.5, -1.0])), max_size=6))
+def test_pairs_are_the_same_together_and_one_by_one(drawn):
+    cut = [(a[: len(b)], b[: len(a)], share) for a, b, share in drawn]
+    together = Paired.all([([a], [b], [share]) for a, b, share in cut])
+    for (a, b, share), found in zip(cut, together, strict=True):
+        logs = np.sort(np.log(a) - np.log(b))
+        trim = int(0.2 * len(logs))
+        mean = float(np.mean(logs[trim : len(logs) - trim]))
+        assert found.value == pytest.approx(without_share(math.exp(mean), share), rel=1e-9)
+        alone = Paired.of([a], [b], [share])
+        assert found.interval() == pytest.approx(alone.interval(), nan_ok=True)
+        for start in (0, 1):
+            half = found.every_second(start)
+            assert (half is None) == (not a[start::2])
+            if half is not None:
+                assert half.interval() == Paired.of([a[start::2]], [b[start::2]], [share]).interval()
+        if share == 1.0 and len(logs) >= 5:
+            low, high = logs[trim], logs[len(logs) - trim - 1]
+            winsorized = np.clip(logs, low, high)
+            error = winsorized.std(ddof=1) / (0.6 * math.sqrt(len(logs)))
+            half_width = t_quantile(0.975, len(logs) - 2 * trim - 1) * error
+            assert found.interval().high == pytest.approx(math.exp(mean + half_width), rel=1e-9)
+
+
 def test_simultaneous_bounds_are_bonferronis_and_decisions_holms():
     rng = np.random.default_rng(11)
     base = noisy(rng, 4, 0.01)

@@ -96,11 +96,11 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def _summaries(groups: Sequence[Sequence[Record]], **given: Any) -> list[dict[str, Any]]:
-    """Return the summary of each cell; what is sought in their step times is sought in those of all at once."""
+    """Return the summary of each cell; what is sought in their times is sought in those of all at once."""
     counted = [processes.counted(group) for group in groups]
     good = [processes.good(by_repeat) for by_repeat in counted]
-    described = trust.described(good)
-    return [_summary(*of_cell, **given) for of_cell in zip(groups, counted, good, described, strict=True)]
+    described, causes = trust.described(good), attribution.bottlenecks_of(good)
+    return [_summary(*of_cell, **given) for of_cell in zip(groups, counted, good, described, causes, strict=True)]
 
 
 def _summary(
@@ -108,6 +108,7 @@ def _summary(
     by_repeat: Mapping[int, Record],
     good: Sequence[Record],
     described: stats.Description | None,
+    causes: list[dict[str, Any]],
     commands: Mapping[str, str],
     prior: stats.Prior | None,
     ceilings: Mapping[str, Mapping[str, Any]],
@@ -132,7 +133,7 @@ def _summary(
     out |= speed.utilisation(good, ceilings, reasons, why)
     out |= inference.speeds(good, reasons, why)
     out |= capacity.largest_batch(by_repeat.get(0), reasons, why)
-    out |= _verdict(good, reasons, why)
+    out |= _verdict(good, causes, reasons, why)
     out |= trust.trust(good, described, reasons, why)
     out |= compiled.compilation(good, first["cell"], reasons, why)
     out |= _quality(by_repeat.get(0), reasons)
@@ -156,10 +157,12 @@ def _summary(
     return out
 
 
-def _verdict(good: Sequence[Record], reasons: dict[str, str], why: str | None) -> dict[str, Any]:
+def _verdict(
+    good: Sequence[Record], causes: list[dict[str, Any]], reasons: dict[str, str], why: str | None
+) -> dict[str, Any]:
     """Return the verdict and what it rests on: `bottlenecks` (a row per cause) and `interactions`."""
     out: dict[str, Any] = dict.fromkeys(_VERDICT_FIELDS)
-    out["bottlenecks"] = attribution.bottlenecks(good)
+    out["bottlenecks"] = causes
     out["interactions"] = attribution.interactions(good)
     out |= attribution.verdict(out["bottlenecks"])
     missing = NO_CAUSE if out["verdict"] is not None else why or NOT_VERIFIED

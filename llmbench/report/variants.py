@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Record = Mapping[str, Any]
@@ -36,10 +36,19 @@ def _varying(group: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     names = [name for name in dict.fromkeys(name for cell in group for name in cell) if name not in HIDDEN]
     for name in names:
-        values = {str(cell.get(name)) for cell in group}
+        values = values_of(group, name)
         if len(values) > 1:
             found[name] = Counter(value.partition("@")[0] for value in values) if name == "dataset" else {}
     return found
+
+
+def values_of(cells: Iterable[Mapping[str, Any]], name: str) -> set[str]:
+    """Return the values that `cells` have of a field, as texts."""
+    found = [cell.get(name) for cell in cells]
+    try:
+        return set(map(str, set(found)))
+    except TypeError:  # lists and mappings have no hash
+        return set(map(str, found))
 
 
 def _variant(cell: Mapping[str, Any], varying: Mapping[str, Mapping[str, int]]) -> str:

@@ -52,19 +52,23 @@ def _in_pieces(func: Any, args: Sequence[Any], found: tuple[list[Any], int]) -> 
 
 
 def saved_by_caches(trial: llmbench.Trial) -> list[float]:
-    """Return the seconds per step that large elementwise operators take longer than pieces in the cache would."""
+    """Return the seconds per step that large elementwise operators take longer than pieces in the cache would.
+
+    Where the first step has none, no other is looked at.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    seconds = 0.0
+    seconds, seen = 0.0, False
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal seconds
+            nonlocal seconds, seen
             found = _pieces(func, args, kwargs)
             begin = time.perf_counter()
             out = func(*args, **(kwargs or {}))
             middle = time.perf_counter()
             if found is not None:
+                seen = True
                 _in_pieces(func, args, found)
                 seconds += (middle - begin) - (time.perf_counter() - middle)
             return out
@@ -75,6 +79,8 @@ def saved_by_caches(trial: llmbench.Trial) -> list[float]:
             seconds = 0.0
             trial.step(trial.pool[i % len(trial.pool)])
             out.append(max(0.0, seconds))
+            if not seen:
+                return [0.0]
     return out[WARMUP:]
 
 

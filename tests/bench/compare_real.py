@@ -58,6 +58,7 @@ def measure(folder: Path, name: str, repeat: int) -> None:
 
 def measure_all(folder: Path, rounds: int, until: float) -> bool:
     """Measure what is missing of `rounds` rounds, in another order each; return whether all is there by `until`."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "delay.yaml").write_text(SUITE)
     for repeat in range(1, rounds + 1):
         names = list(RUNS)
