@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from typing import Any, TextIO
 
 #: Seconds between plain lines about one cell, where there is no terminal to redraw.
 PLAIN_INTERVAL_S = 10.0
+#: What a record's `spent` holds that only the first repeat of a cell does.
+FIRST_ONLY = ("train_s", "verify_s", "score_s")
 
 
 def style_for(stream: TextIO, *, quiet: bool) -> str:
@@ -23,14 +26,17 @@ class Progress:
     """Shows which repeat of which cell is running, its stage, step and loss, and the time left.
 
     Use as a context manager, and hand `start`, `event` and `record` to the runner. `total` is the number of
-    (cell, repeat) pairs to run. Time left is what is to be run times the mean time of what has been run.
+    (cell, repeat) pairs to run, `first` how many of them are a cell's first, which train, verify and are scored.
+    Time left is what is to be run times the mean time of its kind; until a later repeat has run, that of the first
+    ones without what only they do.
     """
 
-    def __init__(self, total: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, first: int = 0, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.style = style_for(self.stream, quiet=quiet)
-        self.total, self.done = total, 0
-        self._began_s = self._printed_s = time.monotonic()
+        self.total, self.first, self.done = total, first, 0
+        self._times: dict[str, list[float]] = {"first": [], "later": [], "as later": []}
+        self._printed_s = time.monotonic()
         self._label, self._detail = "", ""
         self._bar: Any = None
         self._task: Any = None
@@ -63,9 +69,9 @@ class Progress:
         self._label, self._detail = f"{job.cell.label} repeat {job.repeat + 1}/{job.processes or job.repeats}", ""
         self._show(now=True)
 
-    def left(self, count: int) -> None:
-        """Note that `count` jobs are left, whatever was expected before."""
-        self.total = self.done + count
+    def left(self, count: int, first: int = 0) -> None:
+        """Note that `count` jobs are left, `first` of them a cell's first, whatever was expected before."""
+        self.total, self.first = self.done + count, first
         if self._bar is not None:
             self._bar.update(self._task, total=self.total, left=self.time_left())
 
@@ -83,6 +89,12 @@ class Progress:
     def record(self, record: Mapping[str, Any]) -> None:
         """Note that a job ended with `record`."""
         self.done += 1
+        wall_s = record.get("wall_s") or 0.0
+        if record["repeat"] == 0:
+            self.first = max(0, self.first - 1)
+            once_s = sum((record.get("spent") or {}).get(name) or 0.0 for name in FIRST_ONLY)
+            self._times["as later"].append(max(0.0, wall_s - once_s))
+        self._times["later" if record["repeat"] else "first"].append(wall_s)
         if self.style == "plain":
             cell = record["cell"]
             name = "/".join(str(cell[k]) for k in ("stage", "model", "size", "task", "precision", "device"))
@@ -99,7 +111,9 @@ class Progress:
         """Return the time left, such as `~1:05 left`; empty while nothing has ended or nothing is left."""
         if not self.done or self.done >= self.total:
             return ""
-        left_s = (time.monotonic() - self._began_s) / self.done * (self.total - self.done)
+        first, later = self._times["first"], self._times["later"] or self._times["as later"]
+        left_s = self.first * statistics.fmean(first or later)
+        left_s += (self.total - self.done - self.first) * statistics.fmean(later or first)
         return f"~{int(left_s) // 60}:{int(left_s) % 60:02d} left"
 
     def _comma_left(self) -> str:

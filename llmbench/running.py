@@ -183,7 +183,7 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOption
     for name in options.only:
         registry.get("remedy", name)
     better: dict[str, Cell] = {}
-    with Progress(len(left), quiet=options.quiet) as progress:
+    with Progress(len(left), follow.first(left), quiet=options.quiet) as progress:
         executor = LocalExecutor(
             log_dir=run_dir.path / "logs",
             start_method=options.start_method,
@@ -202,8 +202,8 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOption
                 ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment, quiet=options.quiet)
 
             def then(rounds: Rounds) -> None:
-                more = follow.to_run(plan, run_dir.records(), registry)
-                progress.left(len(follow.left(more, plan, rounds.settled)))
+                more = follow.left(follow.to_run(plan, run_dir.records(), registry), plan, rounds.settled)
+                progress.left(len(more), follow.first(more))
                 follow.follow(rounds, plan, registry)
                 if not remedies:
                     return

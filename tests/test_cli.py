@@ -133,7 +133,7 @@ def test_progress_is_plain_lines_without_a_terminal():
         progress.start(job())
         progress.event({"event": "train", "step": 1, "steps": 9, "loss": None})
         progress.record(new_record(job(), "oom", wall_s=1.5, error={"type": "E", "message": "too\nbig"}))
-    assert out.getvalue().startswith("[1/2] eval/m/tiny/t/fp32/cpu repeat 1: oom in 1.5 s: too big, ~0:00 left\n")
+    assert out.getvalue().startswith("[1/2] eval/m/tiny/t/fp32/cpu repeat 1: oom in 1.5 s: too big, ~0:01 left\n")
 
 
 def test_progress_counts_what_was_decided_on_the_way():
@@ -145,6 +145,20 @@ def test_progress_counts_what_was_decided_on_the_way():
         progress.record(new_record(dataclasses.replace(job(), repeat=2), "ok"))
         assert progress._label.endswith("repeat 3/5")
     assert "[1/2]" in out.getvalue() and "[2/4]" in out.getvalue()
+
+
+def test_time_left_knows_that_only_first_repeats_train_and_verify():
+    spent = {"train_s": 10.0, "verify_s": 25.0, "measure_s": 5.0}
+    with Progress(6, 3, quiet=True) as progress:
+        progress.record(new_record(job(), "ok", wall_s=40.0, spent=spent))
+        assert progress.time_left() == "~1:35 left"  # two like it, and three without training and trials
+        progress.record(new_record(job(), "ok", wall_s=40.0, spent=spent))
+        progress.record(new_record(dataclasses.replace(job(), repeat=1), "ok", wall_s=10.0))
+        assert progress.time_left() == "~1:00 left"
+        progress.left(4)
+        assert progress.time_left() == "~0:40 left"
+        progress.left(0)
+        assert progress.time_left() == ""
 
 
 def test_progress_is_silent_when_quiet_and_plain_in_ci(monkeypatch):

@@ -38,6 +38,11 @@ def left(cells: Iterable[Cell], plan: Plan, settled: set[tuple[str, int]]) -> se
     return {(cell.cell_id, repeat) for cell in cells for repeat in range(plan.suite.repeats)} - settled
 
 
+def first(left: Iterable[tuple[str, int]]) -> int:
+    """Return how many of the (cell id, repeat) are the first of their cell."""
+    return sum(repeat == 0 for _, repeat in left)
+
+
 def follow(rounds: Rounds, plan: Plan, registry: Registry) -> None:
     """Run what follows from the records of the plan's cells."""
     cells = [PlannedCell(cell) for cell in to_run(plan, rounds.run_dir.records(), registry)]
