@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,18 +13,21 @@ from llmbench_plugins.causes._collectives import collectives
 from llmbench_plugins.causes._swap import Function, replaced
 
 STEPS, WARMUP = 4, 1
+LARGE_RESULT, GIVEN_BACK = 2**20, 2  # bytes of a result whose memory goes back to the system; times that is tried
 
 
 def seconds_of(trial: llmbench.Trial, wanted: Callable[[str, Sequence[Any]], bool]) -> list[float]:
     """Return the seconds per step of the operators that `wanted(name, tensors)` names; updates are left out.
 
     `tensors` are an operator's arguments and, where it gives one tensor, its result. Looking on adds some ten
-    microseconds to every operator, outside of what is timed: for large operators.
+    microseconds to every operator, outside of what is timed: for large operators. Giving the memory of large results
+    back takes time, too, behind the operator that needs it last: it is timed apart, for as many bytes (on the CPU).
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
     counting, seconds = True, 0.0
+    given_back: list[int] = []  # bytes of large results
 
     def wait() -> None:
         if trial.device == "cuda":
@@ -41,6 +45,8 @@ def seconds_of(trial: llmbench.Trial, wanted: Callable[[str, Sequence[Any]], boo
                 tensors = [t for t in (*args, out) if isinstance(t, torch.Tensor)]
                 if wanted(func.overloadpacket.__name__, tensors):
                     seconds += took
+                    if trial.device == "cpu":
+                        given_back.extend(_large_results(args, out))
             return out
 
     def paused(inner: Function) -> Function:
@@ -59,12 +65,37 @@ def seconds_of(trial: llmbench.Trial, wanted: Callable[[str, Sequence[Any]], boo
     def part(batch: Any) -> float:
         nonlocal seconds
         seconds = 0.0
+        given_back.clear()
         with replaced(update, paused), Watch():
             trial.step(batch)
-        return seconds
+        return seconds + sum(count * _giving_back_s(size) for size, count in Counter(given_back).items())
 
     part(trial.pool[0])  # warm up
     return [trial.paced(lambda batch=batch: part(batch), batch) for batch in trial.probes()]  # type: ignore[misc]
+
+
+def _large_results(args: Sequence[Any], out: Any) -> Iterator[int]:
+    """Yield the bytes of the large tensors that an operator gives in memory of their own."""
+    import torch
+
+    results = [t for t in (out if isinstance(out, tuple | list) else (out,)) if isinstance(t, torch.Tensor)]
+    large = [storage for t in results if (storage := t.untyped_storage()).nbytes() >= LARGE_RESULT]
+    if large:
+        known = {t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor)}
+        yield from (storage.nbytes() for storage in large if storage.data_ptr() not in known)
+
+
+def _giving_back_s(size: int) -> float:
+    """Return the seconds that it takes to give so many bytes back, once they were written to."""
+    import torch
+
+    times = []
+    for _ in range(GIVEN_BACK):
+        tensor = torch.zeros(size, dtype=torch.uint8).fill_(1)
+        begin = time.perf_counter()
+        del tensor
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 def operator_seconds(

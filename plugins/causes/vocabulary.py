@@ -68,11 +68,13 @@ def _find(trial: llmbench.Trial) -> tuple[int, Any]:
 def _timed(trial: llmbench.Trial, size: int, head: Any) -> list[float]:
     """Return the seconds per step of what is done over the vocabulary.
 
-    Where nothing but the head has V inputs or outputs: of the operators that read or write something of V columns, or
-    multiply for them. Else of the head's product and of the loss, without what lies between.
+    Where nothing but the head has V inputs or outputs: of the operators that read or write something of V columns,
+    multiply for them, or add the head's gradient to another. Else of the head's product and of the loss, without what
+    lies between.
     """
     if all(i != size and (o != size or p is head) for _, i, o, p in shapes_of_products(trial)):
-        return seconds_of(trial, lambda name, tensors: _over(size, name, tensors))
+        shape = tuple(head.shape)
+        return seconds_of(trial, lambda name, tensors: _over(size, name, tensors) or _summed(shape, name, tensors))
 
     @contextlib.contextmanager
     def parts(timer: Function) -> Iterator[None]:
@@ -87,6 +89,11 @@ def _over(size: int, name: str, tensors: Sequence[Any]) -> bool:
         return False
     wide = any(t.dim() > 1 and t.shape[-1] == size for t in tensors)
     return wide or (("mm" in name or "linear" in name) and any(size in t.shape for t in tensors))
+
+
+def _summed(shape: tuple[int, ...], name: str, tensors: Sequence[Any]) -> bool:
+    """Return whether the head's gradient is added to another: of an embedding that shares it, or of an earlier pass."""
+    return name in ("add", "add_") and all(tuple(t.shape) == shape for t in tensors)
 
 
 def _losses() -> list[Place]:

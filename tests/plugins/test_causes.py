@@ -17,7 +17,7 @@ import llmbench
 from llmbench.plugins import discover
 from llmbench.worker.diagnose import Kept, UserWork, user_trial, watched_step
 from llmbench.worker.user import UserEngine
-from llmbench_plugins.causes import _core, kernel, recurrence
+from llmbench_plugins.causes import _core, _watch, kernel, recurrence, vocabulary
 
 torch.set_num_threads(1)  # small tensors, and other tests beside them
 REGISTRY = discover()
@@ -520,3 +520,20 @@ def test_a_buffer_that_every_step_goes_through_is_done_on_a_piece():
         assert buffer[-1].item() == before  # a piece stood for it
     trial.step(trial.pool[0])
     assert torch.equal(buffer, torch.full_like(buffer, before + 1))
+
+
+def test_memory_is_given_back_for_results_of_their_own_and_not_for_views():
+    large, small = torch.zeros(2**19), torch.zeros(8)
+    assert list(_watch._large_results([large], large.neg())) == [2**21]
+    assert list(_watch._large_results([large], (large[: 2**18], small, large.neg()))) == [2**21]
+    assert (
+        list(_watch._large_results([large, small], large.add_(1))) == list(_watch._large_results([small], small)) == []
+    )
+    assert _watch._giving_back_s(2**26) >= 0
+
+
+def test_the_gradients_of_a_shared_head_are_summed_over_the_vocabulary():
+    head, other = torch.zeros(1024, 8), torch.zeros(8, 8)
+    assert vocabulary._summed((1024, 8), "add", [head, head]) and vocabulary._summed((1024, 8), "add_", [head, head])
+    assert not vocabulary._summed((1024, 8), "mul", [head, head])
+    assert not vocabulary._summed((1024, 8), "add", [head, other])
