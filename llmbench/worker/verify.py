@@ -31,6 +31,7 @@ CLOSE_ENOUGH = 0.025
 LONG_BLOCK = 12  # blocks of so many steps are steadier: LEFT_PAIRS will do
 TRIED_FROM = 1.04  # predictions below need no trial when only the verdict is asked for: the threshold is 1.10
 TRIED, TRIED_IN_HASTE, HASTE_S = 3, 2, 8.0  # so many of the leading suspects per axis; fewer in so little time
+FURTHER_FROM = 1.08  # in haste, all but the leading suspect of an axis must promise more: it would hardly be material
 TOGETHER_SHARE = 0.15  # of the time, for the two largest at once
 #: One whose fewest pairs take so many times its share (or LEAST_S) waits for what is left; the first of an axis may
 #: take more, that of the components most: theirs is the headline.
@@ -71,7 +72,8 @@ def verify(
         finally:
             trial.until = until
         by_name = {cause.name: cause for cause in causes}
-        tried = [by_name[name] for name in suspects(found, mode, TRIED if seconds >= HASTE_S else TRIED_IN_HASTE)]
+        few = (TRIED, TRIED_FROM) if seconds >= HASTE_S else (TRIED_IN_HASTE, FURTHER_FROM)
+        tried = [by_name[name] for name in suspects(found, mode, *few)]
         changes: dict[str, Intervention] = {}
         axes: set[str] = set()
         end = max(begin + seconds, time.perf_counter() + LEAST_TRIALS * seconds)
@@ -174,10 +176,13 @@ def _not_measured(reason: NotMeasured) -> dict[str, Any]:
     return {"outcome": outcome, "reason": str(reason)}
 
 
-def suspects(found: Mapping[str, Mapping[str, Any]], mode: str, most: int) -> list[str]:
+def suspects(
+    found: Mapping[str, Mapping[str, Any]], mode: str, most: int, further_from: float = TRIED_FROM
+) -> list[str]:
     """Return the causes to try, `most` per axis, the largest prediction first; one without it counts as large.
 
-    Of a verdict the leading component is the headline, so it comes before everything else.
+    Behind the first of an axis only those from `further_from` on. Of a verdict the leading component is the headline, so
+    it comes before everything else.
     """
     open_ = [name for name, row in found.items() if row["outcome"] == "not_selected"]
     sizes = {name: _or_inf(found[name]["predicted_x"]) for name in open_}
@@ -186,8 +191,9 @@ def suspects(found: Mapping[str, Mapping[str, Any]], mode: str, most: int) -> li
         return ranked
     by_axis: dict[str, list[str]] = {}
     for name in ranked:
-        if sizes[name] >= TRIED_FROM:
-            by_axis.setdefault(found[name]["axis"], []).append(name)
+        ahead = by_axis.setdefault(found[name]["axis"], [])
+        if sizes[name] >= (further_from if ahead else TRIED_FROM):
+            ahead.append(name)
     chosen = {name for names in by_axis.values() for name in names[:most]}
     leading = by_axis.get(AXES[0], [])[:1]
     return leading + [name for name in ranked if name in chosen and name not in leading]

@@ -30,6 +30,7 @@ LEAST_GAIN = 0.05  # of the step
 PAIRS, LONG_PAIRS = 3, 2  # a stall in one of three does not make the operators all of the step
 PIECES, PIECE_ROWS = 4, 2  # of a batch, and the rows that each has at least
 WARM_S, LONG_S = 0.01, 0.06  # shorter steps get a warm-up each; longer ones are split in two, for fewer pairs
+BLOCK_S = 0.03  # of ordinary steps in a block
 MATERIAL = 1.10
 
 
@@ -262,7 +263,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
         return some
 
     share = -more / part  # of the cause, how much the changed arm is without; halves have it twice
-    steps = arms.steps * max(1, round(0.04 / max(trial.step_s, 1e-6) / arms.steps))
+    steps = arms.steps * max(1, round(BLOCK_S / max(trial.step_s, 1e-6) / arms.steps))
     return llmbench.Intervention(
         arms.change,
         steps=min(steps, 16),

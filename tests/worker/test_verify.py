@@ -117,6 +117,8 @@ def test_the_leading_component_comes_first_and_the_others_by_size():
     rows = {"where1": ("where", 1.2), "why1": ("why", 3.0), "where2": ("where", 1.15), "why2": ("why", None)}
     found = {name: {"axis": axis, "predicted_x": x, "outcome": "not_selected"} for name, (axis, x) in rows.items()}
     assert verify_module.suspects(found, "verdict", 2) == ["where1", "why2", "why1", "where2"]
+    promising = found["where2"]["predicted_x"] + 0.01  # in haste what promises less is left out behind the first
+    assert verify_module.suspects(found, "verdict", 2, promising) == ["where1", "why2", "why1"]
 
 
 def test_what_starts_slowly_once_is_not_taken_for_long(clock):
