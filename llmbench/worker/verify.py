@@ -181,8 +181,8 @@ def suspects(
 ) -> list[str]:
     """Return the causes to try, `most` per axis, the largest prediction first; one without it counts as large.
 
-    Behind the first of an axis only those from `further_from` on. Of a verdict the leading component is the headline, so
-    it comes before everything else.
+    Behind the first of an axis only those from `further_from` on. Of a verdict the leading component is the headline,
+    so it comes before everything else.
     """
     open_ = [name for name, row in found.items() if row["outcome"] == "not_selected"]
     sizes = {name: _or_inf(found[name]["predicted_x"]) for name in open_}
