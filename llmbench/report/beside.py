@@ -8,7 +8,7 @@ from typing import Any
 from llmbench import processes, stats
 from llmbench.report.cells import Run, oracle_pct
 from llmbench.report.model import CELL, Column, Table, number
-from llmbench.report.variants import DERIVED, values_of
+from llmbench.report.variants import DERIVED, names_of, values_of
 
 Cell = Mapping[str, Any]
 Pair = tuple[Run, Sequence[Cell]]  # a run and the summaries of its cells
@@ -65,13 +65,13 @@ Member = tuple[str, Mapping[str, Any], Cell]  # value on the axis, records by ce
 
 def _groups(pairs: Sequence[Pair], axis: str) -> list[list[Member]]:
     """Return the groups of two cells or more that are alike but for `axis`, in order of appearance."""
-    groups: dict[Any, list[Member]] = {}
+    groups: dict[tuple[Any, ...], list[Member]] = {}
     if axis != "run" and len({cell[axis] for _, cells in pairs for cell in cells}) < 2:
         return []
     found = [(run, cells, processes.by_cell(run.records)) for run, cells in pairs if len(cells) > 1 or axis == "run"]
     fields = [group[0]["cell"] for _, _, records in found for group in records.values()]
-    names = dict.fromkeys(name for known in {tuple(one) for one in fields} for name in known)
-    differ = [name for name in names if name != axis and name not in DERIVED and len(values_of(fields, name)) > 1]
+    names = [name for name in names_of(fields) if name != axis and name not in DERIVED]
+    differ = [name for name in names if len(values_of(fields, name)) > 1]
     for run, cells, records in found:
         one_device = axis == "run" and len({cell["device"] for cell in cells}) == 1
         kept = [None if name == "device" and one_device else name for name in differ]

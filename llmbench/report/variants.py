@@ -20,11 +20,12 @@ def variants(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
     A data set is named without its fingerprint, unless that is all that differs. Empty where nothing differs.
     """
+    keys = [_alike(cell) for cell in cells]
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for cell in cells:
-        groups.setdefault(_alike(cell), []).append(cell)
+    for key, cell in zip(keys, cells, strict=True):
+        groups.setdefault(key, []).append(cell)
     varying = {key: _varying(group) for key, group in groups.items()}
-    return [_variant(cell, varying[_alike(cell)]) for cell in cells]
+    return [_variant(cell, varying[key]) for key, cell in zip(keys, cells, strict=True)]
 
 
 def _alike(cell: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -34,12 +35,16 @@ def _alike(cell: Mapping[str, Any]) -> tuple[Any, ...]:
 def _varying(group: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     """Return the fields whose values differ in a group; of the data set: short name -> how many data sets have it."""
     found: dict[str, dict[str, int]] = {}
-    names = [name for name in dict.fromkeys(name for cell in group for name in cell) if name not in HIDDEN]
-    for name in names:
-        values = values_of(group, name)
+    for name in names_of(group):
+        values = values_of(group, name) if name not in HIDDEN else ()
         if len(values) > 1:
             found[name] = Counter(value.partition("@")[0] for value in values) if name == "dataset" else {}
     return found
+
+
+def names_of(cells: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the fields that `cells` have, in their order; most have the same ones."""
+    return list(dict.fromkeys(name for names in dict.fromkeys(map(tuple, cells)) for name in names))
 
 
 def values_of(cells: Iterable[Mapping[str, Any]], name: str) -> set[str]:
@@ -53,12 +58,13 @@ def values_of(cells: Iterable[Mapping[str, Any]], name: str) -> set[str]:
 
 def _variant(cell: Mapping[str, Any], varying: Mapping[str, Mapping[str, int]]) -> str:
     parts = []
-    for name, value in cell.items():
-        if name not in varying:
+    for name, shorts in varying.items():
+        if name not in cell:
             continue
+        value = cell[name]
         if name == "dataset":
             short = str(value).partition("@")[0]
-            parts.append(short.rpartition(":")[2] if varying[name][short] == 1 else str(value))
+            parts.append(short.rpartition(":")[2] if shorts[short] == 1 else str(value))
         else:
             parts.append(f"{name}={str(value).lower() if isinstance(value, bool) else value}")
     return " ".join(parts)
