@@ -24,7 +24,7 @@ _SECRET_WORD = r"(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|PRIVATE_?K
 _ASSIGNED = re.compile(rf"(?i)\b(\w*{_SECRET_WORD}\s*[=:]\s*)(?!\[removed\])[^\s\"',;&]+")
 _SECRET_KEY = re.compile(rf"(?i)\w*{_SECRET_WORD}")
 _TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-[\w-]{16,}|"
+    r"hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|\b(?:sk-[\w-]{16,}|"
     r"xox[abprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
 )
 _BEARER = re.compile(r"(?i)\b(bearer\s+)(?!\[removed\])[\w.~+/=-]{8,}")

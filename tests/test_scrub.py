@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmbench.scrub import REMOVED, scrub
@@ -65,6 +65,7 @@ PARTS = (
 PIECES = st.lists(st.sampled_from(PARTS), max_size=14).map("".join)
 
 
+@example("alicehf_" + "a" * 18)  # a token right behind a word
 @given(PIECES | st.text(max_size=40))
 def test_twice_is_once_and_no_name_is_left(text):
     once = scrub(text, NAMES)
