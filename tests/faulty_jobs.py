@@ -116,6 +116,15 @@ def forks_then_sleeps(job, emit):
     time.sleep(60)
 
 
+def forks_slowly_then_sleeps(job, emit):
+    """Its child comes to its first lines only when the parent may be gone."""
+    from llmbench.executors import child
+
+    ask = child._set_death_signal
+    child._set_death_signal = lambda: (time.sleep(1.0), ask())
+    forks_then_sleeps(job, emit)
+
+
 def unwritable(job, emit):
     return new_record(job, "ok", samples={"step_s": [object()]})
 

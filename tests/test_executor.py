@@ -231,9 +231,12 @@ def test_a_fork_server_that_is_no_good_is_replaced(tmp_path, code, says):
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-@pytest.mark.parametrize("whole_group", [True, False])
-def test_kill_9_of_the_run_leaves_no_orphan(tmp_path, method, whole_group):
-    process = start_script(tmp_path, "forks_then_sleeps", method)
+@pytest.mark.parametrize(
+    ("fault", "whole_group"),
+    [("forks_then_sleeps", True), ("forks_then_sleeps", False), ("forks_slowly_then_sleeps", True)],
+)
+def test_kill_9_of_the_run_leaves_no_orphan(tmp_path, method, fault, whole_group):
+    process = start_script(tmp_path, fault, method)
     assert process.stdout.readline() == "imported\n"
     pids = json.loads(process.stdout.readline().replace("'", '"'))["pids"]
     assert all(alive(pid) for pid in pids)

@@ -145,17 +145,20 @@ def _release_server() -> bool:
     return True
 
 
-_forked_by_main = False
+_forking_pid: int | None = None  # of the process that forks, where its main thread does
 
 
 def _note_forking_thread() -> None:
-    global _forked_by_main  # noqa: PLW0603 - a fork hook has nowhere else to put it
-    _forked_by_main = threading.current_thread() is threading.main_thread()
+    global _forking_pid  # noqa: PLW0603 - a fork hook has nowhere else to put it
+    main = threading.current_thread() is threading.main_thread()
+    _forking_pid = os.getpid() if main else None
 
 
 def _death_signal_after_fork() -> None:
-    if _forked_by_main:  # the signal follows the thread that forked; a thread may end and its processes go on
+    if _forking_pid is not None:  # the signal follows the thread that forked; a thread may end and its processes go on
         _set_death_signal()
+        if os.getppid() != _forking_pid:  # it was gone before we asked
+            os._exit(1)
 
 
 def _limit_memory(memory_mib: float) -> None:

@@ -30,9 +30,11 @@ from pipe import Steps, tokens_per_s
 from run import HERE, PEERS, TOLD, Kept, Place, Setting, capture, settings_of, with_settings, write_suite
 
 TOOLS = ("llmbench", *PEERS)
-FIRST_STEPS = 150  # more than llmbench takes before its clean pass
+FIRST_STEPS = {"llmbench": 150}  # more than it takes before its clean pass
+PEER_FIRST_STEPS = 20
 PEER_STEPS = 4000  # more than are taken
 LOOK_STEPS = 12  # that say how many steps make a window
+SHORTEST_STEPS = 5  # of a window
 LONGEST_S, END_S = 1500.0, 10.0
 
 
@@ -133,7 +135,7 @@ def take_turns(runners: list[Runner], args: argparse.Namespace) -> dict[str, dic
         runner.move(args.core)
         speed = runner.turn(LOOK_STEPS)
         tokens = statistics.fmean(tokens for _, tokens in runner.steps.seen[-LOOK_STEPS:])
-        runner.window = max(10, round(args.window * speed / tokens))
+        runner.window = max(SHORTEST_STEPS, round(args.window * speed / tokens))
     found: dict[str, dict[str, list[float]]] = {}
     by_setting: dict[str, list[Runner]] = {}
     for runner in runners:
@@ -211,7 +213,7 @@ def main() -> None:
                 folder = Path(name) / f"{setting.label.replace('/', '-')}-{tool}"
                 folder.mkdir()
                 runners.append(stack.enter_context(Runner(tool, setting, place, folder)))
-                runners[-1].grant(FIRST_STEPS)
+                runners[-1].grant(FIRST_STEPS.get(tool, PEER_FIRST_STEPS))
         for runner in runners:
             runner.wait(time.monotonic() + LONGEST_S)
             print(f"ready: {runner.setting.label} {runner.tool}", file=sys.stderr, flush=True)
