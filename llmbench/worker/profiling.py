@@ -31,7 +31,7 @@ from llmbench.worker.events import Event, host_events
 STEPS = 3
 HOST = "host"
 PREFIX = "llmbench."  # of the profiler's ranges, before the phase
-TRIVIAL_CALLS, TRIVIAL_ROUNDS = 200, 5
+TRIVIAL_CALLS, TRIVIAL_ROUNDS = 100, 3
 
 Enter = Callable[[str], AbstractContextManager[None]]
 Run = Callable[[Enter], None]  # a step, which enters each of its phases

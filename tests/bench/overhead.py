@@ -43,6 +43,7 @@ from workload import (
     MAX_GRAD_NORM,
     MODELS,
     PRECISIONS,
+    STEADY_ALLOCATOR,
     Setting,
     Workload,
     load,
@@ -51,10 +52,6 @@ from workload import (
 )
 
 WARMUP_BLOCKS, PILOT_STEPS, LEAST_BLOCK_STEPS = 1, 8, 2
-
-#: glibc gives the top of its heap back to the system where enough of it is free, and the next step then faults it in
-#: again, page by page. Whether it does depends on what happens to lie there: on the process, not on the loop.
-STEADY_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
 APART = 1e-3  # how far parameters may be apart after the pilot steps, over their size: sums in another order
 
 Block = Callable[[Sequence[list[int]]], dict[str, float]]

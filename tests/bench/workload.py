@@ -16,6 +16,10 @@ MODELS, PRECISIONS = ("lstm", "bert", "gpt"), ("fp32", "bf16")
 #: What every arm trains with; `TorchEngine.prepare_training` and `update` do the same.
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM, WARMUP_SHARE, LEAST_FACTOR = 1e-3, 0.01, 1.0, 0.1, 0.02
 
+#: glibc gives the top of its heap back to the system where enough of it is free, and the next step then faults it in
+#: again, page by page. Whether it does depends on what happens to lie there: on the process, not on the loop.
+STEADY_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 sys.path.insert(0, str(HERE.parent))
 
-from workload import MODELS, PRECISIONS, Setting, write_suite  # noqa: E402
+from workload import MODELS, PRECISIONS, STEADY_ALLOCATOR, Setting, write_suite  # noqa: E402
 
 TOLD = str(HERE / "told.py")
 PEERS = ("trainer", "lightning")
@@ -47,16 +47,24 @@ WAYS = ("api", "multirun", "commands")
 SWEEP_STEPS, SWEEP_WARMUP, SWEEP_EXAMPLES = 20, 10, 400
 
 
+#: Variables that users do not set: without bytecode each start compiles what is installed as sources, as ours is here.
+UNUSUAL = ("PYTHONDONTWRITEBYTECODE",)
+
+#: glibc's allocator as it is, or one that keeps what it has.
+ALLOCATORS = {"default": {}, "steady": STEADY_ALLOCATOR}
+
+
 class NotHereError(Exception):
     """This machine cannot run a setting."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where things are: environments, a folder for data, and the pipe."""
+    """Where things are: environments and a folder for data; and what every process gets: the C library's allocator."""
 
     envs: Path
     folder: Path
+    allocator: str = "default"  # one of ALLOCATORS
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the variables of every process that is started."""
@@ -67,7 +75,8 @@ class Place:
             "LLMBENCH_CACHE": str(self.folder / "cache-of-ceilings"),
             "NO_COLOR": "1",
         }
-        return {**os.environ, **own, **more}
+        usual = {name: value for name, value in os.environ.items() if name not in UNUSUAL}
+        return {**usual, **own, **ALLOCATORS[self.allocator], **more}
 
     def start(self, command: Sequence[str], **more: str) -> str:
         """Run `command` to its end and return its standard output."""
@@ -284,8 +293,8 @@ def sweep_suite(seconds: float) -> dict[str, Any]:
 def sweep_llmbench(seconds: float, place: Place) -> dict[str, Any]:
     """Run the sweep with the command line; return its seconds.
 
-    `work_s` are steps: warm-up, pilot, timed pass, phase pass, training and scoring. Building, tracing, the memory
-    parts and everything else is overhead. `spent_s` is all that a cell does behind its preparation.
+    `work_s` are steps: the first one, warm-up, pilot, timed pass, phase pass, training and scoring. Building, tracing,
+    the memory parts and everything else is overhead. `spent_s` is all that a cell does behind its preparation.
     """
     with tempfile.TemporaryDirectory(dir=place.folder) as folder:
         suite = write_suite(sweep_suite(seconds), Path(folder) / "sweep.yaml")
@@ -304,7 +313,8 @@ def sweep_llmbench(seconds: float, place: Place) -> dict[str, Any]:
 def work_s(record: dict[str, Any]) -> float:
     """Return the seconds that a cell of llmbench spends in training and inference."""
     samples, timing = record["samples"], record["counts"]["timing"]
-    before = timing["warmup_steps"] + timing["pilot_steps"]
+    first = FIRST_STEPS if record["cell"]["stage"] != "eval" else 0
+    before = first + timing["warmup_steps"] + timing["pilot_steps"]
     phases = sum(sum(times) for times in record["phases"].values())
     steps = before * statistics.median(samples["step_s"]) + sum(samples["step_s"])
     trained = (record["training"] or {}).get("seconds", 0.0)
@@ -448,6 +458,9 @@ def with_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seq-len", type=int, default=64)
+    parser.add_argument(
+        "--allocator", choices=ALLOCATORS, default="steady", help="of all tools: glibc as it is, or keeping what it has"
+    )
     parser.add_argument("--envs", type=Path, default=ROOT / ".venv-peers", help="where install.py made environments")
     parser.add_argument("--folder", type=Path, help="for data and ceilings, to be kept between calls")
     parser.add_argument("-o", "--output", type=Path, help="the JSON document; what it holds is not measured again")
@@ -497,6 +510,7 @@ def main() -> None:
         if "sweep" in args.parts:
             measure_sweep(args.ways, args.sweeps, args.sweep_seconds, args.seed, place, kept)
         if "speed" in args.parts:
+            place = dataclasses.replace(place, allocator=args.allocator)
             measure_speed(settings_of(args), args.rounds, args.seconds, args.seed, place, kept)
     show(kept)
 

@@ -4,7 +4,9 @@ All processes are started first and take some steps, wherever there is room; the
 may take steps, on the core `--core` and for about `--window` seconds, in random order within a block, so that all tools
 see the same machine. What is counted is the time between the starts of steps, on the clock of this process (`pipe.py`),
 which is on that core, too, and sleeps between two steps. llmbench is in its clean pass then (2,000 steps, with all that
-watches it). Each call is one process per tool and setting; a later call with the same FILE adds its own.
+watches it). The C library's allocator is the same for all tools (`--allocator`), and by default one that keeps memory:
+whether glibc's own gives it back after each step, which costs up to a quarter of the next one, is luck of the process.
+Each call is one process per tool and setting; a later call with the same FILE adds its own.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,8 @@ class Runner:
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has failed, and says why
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         trains = self.folder / "gate.pid"
         until_s = time.monotonic() + END_S
@@ -203,7 +206,7 @@ def main() -> None:
     args = arguments()
     kept = Kept(args.output, float("inf"))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, ExitStack() as stack:
-        place = Place(args.envs.resolve(), (args.folder or Path(name)).resolve())
+        place = Place(args.envs.resolve(), (args.folder or Path(name)).resolve(), args.allocator)
         place.folder.mkdir(parents=True, exist_ok=True)
         kept.document.setdefault("environment", None)
         kept.document["environment"] = kept.document["environment"] or capture(place)
@@ -219,10 +222,11 @@ def main() -> None:
             print(f"ready: {runner.setting.label} {runner.tool}", file=sys.stderr, flush=True)
         with locked(args.lock):
             found = take_turns(runners, args)
-    kept.document.setdefault("turns_raw", []).append(found)
-    kept.document["turns"] = rows(kept.document["turns_raw"])
+    name = "turns" if args.allocator == "steady" else f"turns_{args.allocator}"
+    kept.document.setdefault(f"{name}_raw", []).append(found)
+    kept.document[name] = rows(kept.document[f"{name}_raw"])
     kept.save()
-    print(table(kept.document["turns"]))
+    print(table(kept.document[name]))
 
 
 if __name__ == "__main__":
