@@ -50,6 +50,7 @@ MEANINGS: Mapping[str, str] = {
     "checkpointing": "activations computed again in the backward pass",
     "kv_cache": "generation keeps keys, values and states from token to token",
     "cuda_graphs": "compiled, and replayed as CUDA graphs",
+    "keep_memory": "freed host memory stays with the process (glibc) instead of going back to the system",
     "lora": "rank of low-rank adapters that alone are fine-tuned; null: all weights",
     "tokenizer": "identity of the tokenizer",
     "parent": "id of the cell whose checkpoint it starts from",

@@ -69,6 +69,7 @@ class Cell:
     checkpointing: bool = False  # activations computed again in the backward pass
     kv_cache: bool = True  # generation keeps keys, values and states from token to token
     cuda_graphs: bool = False  # compiled, and replayed as CUDA graphs
+    keep_memory: bool = False  # what is freed on the host stays with the process (glibc), not given back to the system
     lora: int | None = None  # rank of the low-rank adapters that alone are fine-tuned; None: all weights are
     remedy_of: str | None = None  # id of the cell that this one is a trial of a remedy for
     role: str | None = None  # in that trial: see `llmbench.remedies`
@@ -106,7 +107,7 @@ LATER_FIELDS: dict[str, Any] = {
     if f.name
     in (
         *("threads", "accumulation", "labelled_logits", "pretokenized", "pin_memory", "checkpointing", "kv_cache"),
-        *("cuda_graphs", "lora", "remedy_of", "role"),
+        *("cuda_graphs", "keep_memory", "lora", "remedy_of", "role"),
     )
 }
 #: Fields a suite may set on a cell (the rest is derived by the planner).

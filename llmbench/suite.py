@@ -34,7 +34,7 @@ INTEGERS = {
 FLOATS = ("learning_rate", "seconds", "ci_pct", "memory_mib", "price_per_hour", "verify_seconds", "remedy_seconds")
 BOOLEANS = (
     *("bucketing", "compile", "largest_batch", "labelled_logits", "pretokenized", "pin_memory", "checkpointing"),
-    *("kv_cache", "cuda_graphs"),
+    *("kv_cache", "cuda_graphs", "keep_memory"),
 )
 NULLABLE = frozenset(
     {

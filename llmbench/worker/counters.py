@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmbench.worker import cgroups
 
@@ -28,7 +29,9 @@ class Counters:
     own_cpu_s: float | None = None  # this process and its descendants
     run_wait_ns: Mapping[int, int] | None = None  # thread -> time it could have run but had no core
     involuntary_switches: int | None = None
+    minor_faults: int | None = None  # of this process: the kernel gave it a page, and cleared it
     major_faults: int | None = None
+    own_system_s: float | None = None  # of this process, in the kernel
     swap_in_pages: int | None = None
     swap_out_pages: int | None = None
     throttled_periods: int | None = None  # by the CPU quota of a control group
@@ -44,7 +47,7 @@ def read(root: Path = Path("/")) -> Counters:
     busy_s, steal_s, cores = parse_stat(text_of(proc / "stat"), tick_s())
     own_cpu_s = tree_cpu_s(proc)
     run_wait = run_wait_ns(proc)
-    switches, faults = own_usage()
+    usage = own_usage()
     vmstat = parse_pairs(text_of(proc / "vmstat"))
     throttled = cgroups.throttling(root)
     return Counters(
@@ -53,8 +56,10 @@ def read(root: Path = Path("/")) -> Counters:
         cores=cores,
         own_cpu_s=own_cpu_s,
         run_wait_ns=run_wait,
-        involuntary_switches=switches,
-        major_faults=faults,
+        involuntary_switches=usage and usage.ru_nivcsw,
+        minor_faults=usage and usage.ru_minflt,
+        major_faults=usage and usage.ru_majflt,
+        own_system_s=usage and usage.ru_stime,
         swap_in_pages=vmstat.get("pswpin"),
         swap_out_pages=vmstat.get("pswpout"),
         throttled_periods=throttled[0] if throttled else None,
@@ -149,14 +154,13 @@ def run_wait_ns(proc: Path) -> dict[int, int] | None:
     return waits or None
 
 
-def own_usage() -> tuple[int | None, int | None]:
-    """Return this process's involuntary context switches and major page faults."""
+def own_usage() -> Any:
+    """Return what this process has used, as getrusage(2) tells it; None where that is unknown."""
     try:
         import resource
     except ImportError:  # not a Unix
-        return None, None
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_nivcsw, usage.ru_majflt
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF)
 
 
 def thermal_events(cpus: Path) -> int | None:

@@ -21,7 +21,7 @@ from llmbench.plugins import Registry, discover
 from llmbench.schema import Cell, Job, new_record
 from llmbench.sizes import configuration, scaled
 from llmbench.specs import Batch, BuildRequest, CollateContext, ModelSpec
-from llmbench.worker import monitor, stages
+from llmbench.worker import allocator, monitor, stages
 from llmbench.worker.data import CellData, load_cell_data, scoring_order, training_order
 from llmbench.worker.energy import EnergyMeter
 from llmbench.worker.largest import (
@@ -55,6 +55,8 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
     model: ModelSpec = registry.model(job.cell.model, job.weights)
     emit({"event": "setup"})
     data = load_cell_data(job, registry)
+    if job.cell.keep_memory:
+        allocator.keep_freed()
     if data.task.head not in model.layouts:
         raise Unsupported(f"model {model.name!r} has no {data.task.head!r} head")
     if job.cell.remedy_of is not None:

@@ -28,7 +28,9 @@ COUNTED = (
     "steal_s",
     "own_cpu_s",
     "involuntary_switches",
+    "minor_faults",
     "major_faults",
+    "own_system_s",
     "throttled_periods",
     "throttled_s",
     "thermal_events",
@@ -57,9 +59,10 @@ class Monitor:
 
         Of the machine: `busy_s`, `steal_s` (core seconds, all cores together), `other_cpu_s` (busy without this
         process and its descendants), `swap_in_mib`, `swap_out_mib`, `pressure_s`, `thermal_events`, `cpu_mhz_*` (of
-        the fastest core). Of this process: `own_cpu_s` (with its descendants), `run_wait_s` (its threads together
-        were runnable without a core), `run_wait_longest_s` (the one that waited longest), `involuntary_switches`,
-        `major_faults`. Of its control groups: `throttled_periods`, `throttled_s`. Of the device: `gpu`.
+        the fastest core). Of this process: `own_cpu_s` (with its descendants), `own_system_s` (in the kernel),
+        `run_wait_s` (its threads together were runnable without a core), `run_wait_longest_s` (the one that waited
+        longest), `involuntary_switches`, `minor_faults` and `major_faults` (of pages). Of its control groups:
+        `throttled_periods`, `throttled_s`. Of the device: `gpu`.
         """
         wall_s = time.perf_counter() - self._began
         end = read(self.root)

@@ -46,6 +46,7 @@ CHANGES = {
     "kv-cache": {"kv_cache": True},
     "no-checkpointing": {"checkpointing": False},
     "one-thread": {"threads": 1},
+    "keep-memory": {"keep_memory": True},
 }
 
 
@@ -76,6 +77,16 @@ def test_one_thread_is_not_tried_where_there_is_no_other():
     assert REMEDIES["one-thread"].predict(made, {"threads": 2}).gain_x is None
     two = {"cell": dataclasses.replace(PLAIN, threads=2).to_json()}
     assert REMEDIES["one-thread"].predict(two, {"threads": 1}).gain_x is None
+
+
+def test_memory_is_kept_only_where_it_is_given_back():
+    health = {"minor_faults": 20 * 1000, "own_system_s": 20 * 0.02}
+    made = record(step_s=[0.1] * 20, health=health)
+    found = REMEDIES["keep-memory"].predict(made, {})
+    assert found.gain_x == pytest.approx(0.1 / 0.08) and "1,000 pages, 3.9 MiB" in found.reason
+    with pytest.raises(llmbench.DoesNotApply, match="10 page faults a step"):
+        REMEDIES["keep-memory"].predict(made | {"health": {**health, "minor_faults": 200}}, {})
+    assert REMEDIES["keep-memory"].predict(made | {"health": {}}, {}).gain_x is None
 
 
 def forecast(name, made, ceilings=None):

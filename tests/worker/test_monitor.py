@@ -96,7 +96,7 @@ def test_a_system_that_tells_nothing_gives_nulls_with_reasons(tmp_path):
     monitor = Monitor(root=tmp_path)
     monitor.start()
     raw = monitor.stop()
-    told = {"wall_s", "tick_s", "involuntary_switches", "major_faults", "reasons"}
+    told = {"wall_s", "tick_s", "involuntary_switches", "minor_faults", "major_faults", "own_system_s", "reasons"}
     assert [name for name in raw if raw[name] is not None and name not in told] == []
     assert set(raw["reasons"]) == {name for name, value in raw.items() if value is None}
     assert warnings(raw) == [] and json.dumps(raw)
