@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from records import record
 
 from llmbench.report import speed, trust
@@ -115,6 +117,34 @@ def test_the_residual_is_what_phases_leave_of_the_clean_step_on_the_same_batch(p
     (cell,) = summarise([made])
     assert cell["phase_residual_pct"] == pytest.approx(residual, abs=1e-9)
     assert any("unexplained" in w for w in cell["warnings"]) == (abs(residual) > trust.RESIDUAL_LIMIT_PCT)
+
+
+def test_the_residual_says_how_sure_it_is():
+    def summary(parts):
+        made = record(phases={"forward_s": parts})
+        made["samples"]["paired_step_s"] = [0.1] * len(parts)
+        return summarise([made])[0]
+
+    some = summary([0.09, 0.05, 0.13, 0.088, 0.092, 0.2, 0.085])  # 7 pairs: from the first to the last
+    assert some["phase_residual_ci"] == [pytest.approx(-100.0), pytest.approx(50.0)]
+    assert any("10.0 % of the step" in w and "may be chance" in w for w in some["warnings"])
+    sure = summary([0.09] * 30)
+    assert sure["phase_residual_ci"] == [pytest.approx(10.0)] * 2
+    assert any("unexplained" in w and "chance" not in w for w in sure["warnings"])
+    few = summary([0.09] * 5)
+    assert few["phase_residual_ci"] is None and "fewer than 6" in few["reasons"]["phase_residual_ci"]
+    assert any("too few pairs" in w for w in few["warnings"])
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 400))
+def test_the_interval_of_a_median_holds_it_in_95_of_100(n):
+    from scipy.stats import binom
+
+    rank = trust._median_rank(n)
+    assert (rank is None) == (n < trust.LEAST_PAIRS)
+    if rank is not None:
+        assert 2 * binom.cdf(rank, n, 0.5) <= 0.05 < 2 * binom.cdf(rank + 1, n, 0.5)
 
 
 def test_the_first_token_and_the_others():

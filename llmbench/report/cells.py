@@ -146,7 +146,7 @@ def _summary(
     out["seconds"] = sum(walls) if walls else None
     if not walls:
         reasons["seconds"] = "no attempt has a wall time"
-    out["warnings"] = _warnings(by_repeat) + trust.residual_warning(out["phase_residual_pct"])
+    out["warnings"] = _warnings(by_repeat) + trust.residual_warning(out["phase_residual_pct"], out["phase_residual_ci"])
     out["error"] = latest.get("error")
     out["environment_ids"] = sorted({r["environment_id"] for r in by_repeat.values() if r.get("environment_id")})
     out["reproduce"] = None if command is None else reproduce(command, first["cell_id"])

@@ -85,6 +85,7 @@ _CELLS = {
     "leading": "the cause with the largest measured headroom, also where the verdict names none",
     "advice": "what to change where this is the verdict",
     "phase_residual_pct": "what the phases leave of the clean step, percent of it",
+    "phase_residual_ci": "the 95 % interval of that, from pairs of steps",
     "outlier_steps": "steps far from their neighbours",
     "autocorrelation": "of the step times, lag 1, largest of the repeats",
     "steps_wanted": "steps that the pilot asked for",
