@@ -40,7 +40,7 @@ def test_a_new_plugin_is_found_and_its_suite_uses_it(kind, tmp_path, capsys):
     assert project["entry-points"]["llmbench"] == {"my-own": "llmbench_my_own"}
     assert yaml.safe_load((folder / ".github/workflows/test.yml").read_text())["jobs"]
     compile((folder / "tests" / "test_llmbench_my_own.py").read_text(), "test", "exec")
-    texts = [p.read_text() for p in folder.rglob("*") if p.is_file()]
+    texts = [p.read_text() for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"]
     assert not any("{{" in text.replace("${{", "") or "{%" in text for text in texts)
 
 
