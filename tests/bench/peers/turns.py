@@ -193,8 +193,8 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     with_settings(parser)
-    parser.add_argument("--blocks", type=int, default=8, help="turns of each process")
-    parser.add_argument("--window", type=float, default=1.2, help="seconds of a turn")
+    parser.add_argument("--blocks", type=int, default=24, help="turns of each process")
+    parser.add_argument("--window", type=float, default=0.4, help="seconds of a turn")
     parser.add_argument("--core", type=int, default=0, help="where turns are taken")
     parser.add_argument("--lock", type=Path, help="a file that is locked meanwhile")
     parser.add_argument("--longest", type=float, default=float("inf"), metavar="S", help="take no turn after S s")
