@@ -32,7 +32,7 @@ from llmbench.worker.largest import (
     longest,
     unending,
 )
-from llmbench.worker.measure import Watch, paired_order, pairs_for, phase_pass, timed_pass
+from llmbench.worker.measure import MORE_TIMES, Watch, paired_order, pairs_for, phase_pass, timed_pass
 from llmbench.worker.monitor import Monitor
 from llmbench.worker.quality import Scorer
 from llmbench.worker.work import Prediction, Training, Work
@@ -157,8 +157,9 @@ def measure(job: Job, engine: Engine, feed: stages.Feed, work: Work) -> dict[str
     )
     memory: dict[str, Any] = {"peak_mib": engine.peak_memory_mib(), "capacity_mib": engine.capacity_mib()}
     memory |= work.kept()
-    pairs = pairs_for(statistics.median(clean.samples["step_s"]), seconds)
-    parts = phase_pass(engine, feed(paired_order(order[::-1], pairs)), work, pairs)
+    step_s = statistics.median(clean.samples["step_s"])
+    pairs, most = pairs_for(step_s, seconds), pairs_for(step_s, MORE_TIMES * seconds)
+    parts = phase_pass(engine, feed(paired_order(order[::-1], most)), work, pairs, most)
     fields: dict[str, Any] = {
         "samples": {**clean.samples, **parts.samples, **work.samples()},
         "phases": parts.phases,

@@ -27,6 +27,9 @@ MIN_SAMPLES, MAX_SAMPLES = 10, 2000
 FEWEST_STEPS = MIN_WARMUP_STEPS + MIN_PILOT_STEPS + MIN_SAMPLES
 #: The phase pass: pairs of steps, fewer where a step is slow.
 MIN_PAIRS, MAX_PAIRS, PHASE_WARMUP_STEPS = 6, 50, 2
+#: Half the width of the interval of what the phases leave over, in percent of the step, which further pairs are taken
+#: for; they take at most so many times what the first ones may.
+RESIDUAL_WIDTH_PCT, MORE_TIMES = 5.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -131,24 +134,32 @@ def paired_order(order: Sequence[list[int]], pairs: int) -> list[list[int]]:
     return [*used[:PHASE_WARMUP_STEPS], *(batch for batch in used[PHASE_WARMUP_STEPS:] for _ in range(2))]
 
 
-def phase_pass(engine: Engine, batches: Iterator[Batch], work: Work, pairs: int) -> PhasePass:
+def phase_pass(engine: Engine, batches: Iterator[Batch], work: Work, pairs: int, most: int = 0) -> PhasePass:
     """Take every batch of `paired_order` once clean and once with a mark at each phase boundary, in changing order.
 
-    The clean times are `paired_step_s`; a phase pass that disturbs nothing adds up to them. Nothing waits for the
-    device until all is over.
+    The clean times are `paired_step_s`; a phase pass that disturbs nothing adds up to them. Where `pairs` of them
+    scatter so much that what is left over would not be known to RESIDUAL_WIDTH_PCT, their spread says how many more
+    are taken, up to `most` in all. Nothing waits for the device until all of these, or of those, are over.
     """
     for batch in itertools.islice(batches, PHASE_WARMUP_STEPS):
         work.step(engine, batch)
-    clean: list[list[Any]] = []
-    parts: list[list[Any]] = []
-    for pair in range(pairs):
-        for half in (0, 1):
-            if half == pair % 2:
-                begin = engine.mark()
-                work.step(engine, next(batches))
-                clean.append([begin, engine.mark()])
-            else:
-                parts.append(work.marks(engine, batches))
-    split = [work.split(engine.seconds_between(marks)) for marks in parts]
+    clean: list[float] = []
+    split: list[Sequence[float]] = []
+    while len(clean) < pairs:
+        wholes: list[list[Any]] = []
+        parts: list[list[Any]] = []
+        for pair in range(len(clean), pairs):
+            for half in (0, 1):
+                if half == pair % 2:
+                    begin = engine.mark()
+                    work.step(engine, next(batches))
+                    wholes.append([begin, engine.mark()])
+                else:
+                    parts.append(work.marks(engine, batches))
+        clean += [engine.seconds_between(marks)[0] for marks in wholes]
+        split += [work.split(engine.seconds_between(marks)) for marks in parts]
+        if pairs < most:
+            ratios = [sum(seconds) / whole for seconds, whole in zip(split, clean, strict=True)]
+            pairs, most = min(most, max(pairs, stats.samples_for(ratios, RESIDUAL_WIDTH_PCT))), 0
     phases = {name: [seconds[i] for seconds in split] for i, name in enumerate(work.phases)}
-    return PhasePass(phases, {"paired_step_s": [engine.seconds_between(marks)[0] for marks in clean]})
+    return PhasePass(phases, {"paired_step_s": clean})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import statistics
 import weakref
 
@@ -191,6 +192,23 @@ def test_drift_cancels_between_the_halves_of_the_phase_pass():
     ratios = [a / b for a, b in zip(sums, found.samples["paired_step_s"], strict=True)]
     assert max(ratios) > 1 > min(ratios)  # each half comes first as often
     assert statistics.fmean(map(math.log, ratios)) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(("noise", "taken"), [(0.0, 8), (0.05, 8), (0.12, (12, 40)), (0.6, 40)])
+def test_pairs_that_scatter_are_followed_by_more(noise, taken):
+    draw = random.Random(1)
+
+    class Noisy(Clock):
+        def seconds_between(self, marks):
+            scale = math.exp(draw.gauss(0, noise / math.sqrt(2)))
+            return [scale * seconds for seconds in super().seconds_between(marks)]
+
+    engine = Noisy()
+    order = measure.paired_order([1] * 50, 40)
+    found = measure.phase_pass(engine, engine.batches(order), Training(Model(), request()), 8, 40)
+    number = len(found.samples["paired_step_s"])
+    assert number == taken if isinstance(taken, int) else taken[0] <= number < taken[1]
+    assert {len(times) for times in found.phases.values()} == {number}
 
 
 def test_of_a_generation_the_first_token_is_told_from_the_others():
