@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import shlex
@@ -20,6 +21,7 @@ from llmbench.executors.remedies import Settings, plain_of, settings_for, try_re
 from llmbench.executors.runner import run_plan
 from llmbench.plan import Plan, PlannedCell, plan_cells
 from llmbench.plugins import KINDS, Owner, Provided, Registry, discover
+from llmbench.progress import Progress
 from llmbench.remedies import CONFIRM, SCREEN, Trials, quality_change, round_and_names, trials_of
 from llmbench.report import json as report_json
 from llmbench.report.cells import Run
@@ -240,18 +242,32 @@ SPECS = (
 )
 
 
-def searched(folder, machine, specs=SPECS):
+def searched(folder, machine, specs=SPECS, progress=None):
     suite = load_suite("quick", ["repeats=1", "remedy_pairs=4", "remedy_seeds=3"])
     plan = Plan(suite, (PlannedCell(CELL),), {}, ())
     registry, found = registry_of(*specs), {}
+    settings = Settings({}, on_left=progress.left) if progress else Settings({})
     with RunDir.open(folder, write=True) as run_dir:
         run_plan(
             plan,
             run_dir,
             machine,
-            then=lambda rounds: found.update(try_remedies(rounds, plan, registry, Settings({}))),
+            on_record=progress.record if progress else None,
+            then=lambda rounds: found.update(try_remedies(rounds, plan, registry, settings)),
         )
         return found.get(CELL.cell_id), run_dir.records()
+
+
+def test_turns_that_are_made_up_for_are_in_the_count_of_what_is_left(tmp_path):
+    class Busy(Machine):
+        def run(self, job):
+            waited = 0.5 if job.cell.remedy_of is not None and job.repeat == 0 else 0.0
+            return super().run(job) | {"health": {"wall_s": 1.0, "cores": 1, "steal_s": waited}}
+
+    said = io.StringIO()
+    searched(tmp_path / "r", Busy(), [remedy("quick", 1.8)], Progress(1, stream=said))
+    counts = [tuple(map(int, line[1:].partition("]")[0].split("/"))) for line in said.getvalue().splitlines()]
+    assert all(done <= total for done, total in counts) and counts[-1][0] == counts[-1][1] > 1 + 2 * 3 + 2 * 3 + 2 * 4
 
 
 def test_a_search_combines_what_gains_and_tells_what_became_of_the_rest(tmp_path):

@@ -186,8 +186,10 @@ class _Search:
         keys = {(cell.cell_id, repeat) for cell in cells for repeat in range(pairs)}
         self.settings.on_left(len(keys - self.rounds.settled))
         for repeat in range(2 * pairs):
-            if repeat >= pairs and self.complete(round_, configurations, pairs):
-                break
+            if repeat >= pairs:
+                if self.complete(round_, configurations, pairs):
+                    break
+                self.settings.on_left(len({(cell.cell_id, repeat) for cell in cells} - self.rounds.settled))
             self.rounds.trial(cells[:: -1 if repeat % 2 else 1], repeat, about)
 
     def complete(self, round_: str, configurations: Sequence[Names], pairs: int) -> bool:
