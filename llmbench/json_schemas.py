@@ -226,6 +226,10 @@ def suite_schema() -> dict[str, Any]:
             **_scalar("verify"),
             "description": "which causes are removed and measured: none, the leading suspects, all",
         },
+        "measure": {
+            **_scalar("measure"),
+            "description": "all, or speed: steps, phases and the peak of memory; nothing is traced, verified or scored",
+        },
         "learning": _maybe(_learning_schema(fields)),
         "scaling": _maybe(_scaling_schema()),
     }

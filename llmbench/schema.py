@@ -176,11 +176,16 @@ class Job:
     environment_id: str | None = None
     ceilings_id: str | None = None
     processes: int | None = None
-    score: bool = False  # a training is scored at its end, as a pretraining always is
+    score: bool | None = None  # at the end of repeat 0; None: where the stage is pretrain or eval
     trace: str = "first"  # which repeats are traced: first, all or none
     verify: str = "none"  # which causes repeat 0 removes and measures: none, verdict (the leading suspects) or all
     remedy: dict[str, Any] | None = None  # of a trial of a remedy: what was predicted, for the record
     weights: dict[str, str] = field(default_factory=dict)  # identity of a pretrained model -> its folder
+
+    @property
+    def scored(self) -> bool:
+        """Whether its repeat 0 is scored on the test split."""
+        return self.cell.stage != "finetune" if self.score is None else self.score
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as a JSON-able dict."""

@@ -18,9 +18,13 @@ from llmbench.errors import SuiteError, did_you_mean
 from llmbench.schema import SETTABLE_FIELDS, STAGES, Budget
 
 STUDIES = ("learning", "scaling")
-TOP_KEYS = ("name", "extends", "matrix", "include", "exclude", "defaults", "repeats", "budget", "verify", *STUDIES)
+#: Keys of one value, which a child and `--set` replace.
+SCALARS = ("repeats", "verify", "measure")
+TOP_KEYS = ("name", "extends", "matrix", "include", "exclude", "defaults", "budget", *SCALARS, *STUDIES)
 BUDGET_KEYS = ("steps", *(f.name for f in fields(Budget)))
 VERIFY = ("none", "verdict", "all")
+SPEED = "speed"  # steps, their phases and the peak of memory: nothing is traced, verified or scored
+MEASURE = ("all", SPEED)
 LEARNING_KEYS = ("double", "seeds", "follow", "ample")
 FOLLOW_FROM = 3  # times as much: more than doubled
 DOUBLED = ("data", "steps", "parameters")
@@ -42,7 +46,7 @@ NULLABLE = frozenset(
         *("memory_mib", "max_repeats", "price_per_hour", "threads", "lora"),
     }
 )
-CHOICES = {"stage": STAGES, "verify": VERIFY}
+CHOICES = {"stage": STAGES, "verify": VERIFY, "measure": MEASURE}
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 MAX_DEPTH, MAX_NODES = 12, 100_000  # of a suite file: an alias may contain itself, or multiply
@@ -66,12 +70,18 @@ class Suite:
     exclude: tuple[Mapping[str, Any], ...]
     repeats: int
     budget: Budget
-    verify: str
+    verify: str  # none where only speed is measured
     source: str
     document: Mapping[str, Any]
+    measure: str = "all"
     learning: Mapping[str, Any] | None = None
     scaling: Mapping[str, Any] | None = None
     positions: Mapping[Key, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def speed_only(self) -> bool:
+        """Whether nothing is traced, verified or scored."""
+        return self.measure == SPEED
 
     def to_yaml(self) -> str:
         """Return the resolved suite as YAML; loading it (with the same variables) gives the same suite."""
@@ -97,6 +107,8 @@ def load_suite(name_or_path: str, settings: Sequence[str] = ()) -> Suite:
     data = {key: doc.data.get(key, default) for key, default in _empty().items()}
     data["budget"] = {**asdict(Budget()), **data["budget"]}
     _check_repeats(doc, data["repeats"], data["budget"]["max_repeats"])
+    if data["measure"] == SPEED and data["learning"]:
+        raise doc.fail(("measure",), f"measure: {SPEED} scores nothing, which a study of learning needs; leave it out")
     positions = {tuple(_fill(p, variables) for p in path): where for path, where in doc.where.items()}
     filled = {key: _substitute(doc, data[key], (key,), variables) for key in ("matrix", "defaults")}
     entries = {key: _substitute(doc, data[key], (key,), variables) for key in ("include", "exclude")}
@@ -109,7 +121,8 @@ def load_suite(name_or_path: str, settings: Sequence[str] = ()) -> Suite:
         exclude=tuple(entries["exclude"]),
         repeats=data["repeats"],
         budget=Budget(**data["budget"]),
-        verify=data["verify"],
+        verify="none" if data["measure"] == SPEED else data["verify"],
+        measure=data["measure"],
         source=doc.source,
         document=copy.deepcopy({key: value for key, value in data.items() if value is not None}),
         **studied,
@@ -142,7 +155,8 @@ class _Doc:
 def _empty() -> dict[str, Any]:
     return {
         **{"name": "", "matrix": {}, "include": [], "exclude": [], "defaults": {}},
-        **{"repeats": 3, "budget": {}, "verify": "verdict", "learning": None, "scaling": None},
+        **{"repeats": 3, "budget": {}, "verify": "verdict", "measure": "all"},
+        **dict.fromkeys(STUDIES),
     }
 
 
@@ -269,7 +283,7 @@ def _check(doc: _Doc) -> None:
             raise doc.fail((section,), f"{section} must be a list of mappings, such as [{{model: NAME}}]")
         if section in data:
             data[section] = [_fields(doc, e, (section, i), section) for i, e in enumerate(entries)]
-    for key in ("repeats", "verify"):
+    for key in SCALARS:
         if key in data:
             data[key] = _scalar(doc, key, data[key], (key,))
     _check_budget(doc)
@@ -373,7 +387,7 @@ def _expression(doc: _Doc, name: str, value: Any, path: Key) -> Any:
 
 
 def _scalar(doc: _Doc, name: str, value: Any, path: Key) -> Any:
-    """Return one checked value of a field, of the budget, or of `repeats` and `verify`."""
+    """Return one checked value of a field, of the budget, or of one of SCALARS."""
     if value is None and name in NULLABLE:
         return None
     if name in INTEGERS:
@@ -437,7 +451,7 @@ def _merge(base: _Doc, child: _Doc) -> _Doc:
     for section in ("defaults", "matrix", "budget"):
         for key, value in child.data.get(section, {}).items():
             _put(base, section, (key,), value, _take(child.where, (section, key)))
-    for key in ("name", "include", "exclude", "repeats", "verify", *STUDIES):
+    for key in ("name", "include", "exclude", *SCALARS, *STUDIES):
         if key in child.data:
             _take(base.where, (key,))
             base.data[key] = child.data[key]
@@ -473,12 +487,12 @@ def _apply(doc: _Doc, setting: str, used: set[str], variables: dict[str, str]) -
         value = _value(here, text)
         doc.data["learning"][path[1]] = _scalar(message, "seeds", value, ()) if path[1] == "seeds" else value
         doc.where[("learning", path[1])] = here
-    elif key in ("repeats", "verify"):
+    elif key in SCALARS:
         doc.data[key], doc.where[(key,)] = _scalar(message, key, _value(here, text), ()), here
     elif key in used:
         variables[key] = str(Path(text).expanduser()) if text.startswith("~") else text
     else:
-        known = [*SETTABLE_FIELDS, *BUDGET_KEYS, "repeats", "verify", *used]
+        known = [*SETTABLE_FIELDS, *BUDGET_KEYS, *SCALARS, *used]
         raise SuiteError(f"{here}: unknown key {key!r}{did_you_mean(name, known)}")
 
 

@@ -1,5 +1,6 @@
 """Fault injection: whatever a cell's process does, the run gets a true record and goes on."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ from llmbench.errors import DataError
 from llmbench.executors.local import LocalExecutor
 from llmbench.executors.runner import pairs_left, run_plan
 from llmbench.plan import Plan, PlannedCell
-from llmbench.schema import Budget, Cell, Job
+from llmbench.schema import Budget, Cell, Job, new_record
 from llmbench.store import RunDir
 from llmbench.suite import Suite
 
@@ -261,6 +262,32 @@ def execute(tmp_path, plan, on_event=None, target="by_model", **options):
     with RunDir.open(tmp_path, write=True) as run_dir, executor:
         outcome = run_plan(plan, run_dir, executor, on_record=records.append, **options)
     return outcome, [(r["cell"]["model"], r["repeat"], r["attempt"], r["status"]) for r in records]
+
+
+@pytest.mark.parametrize(
+    ("fields", "looks"),
+    [
+        ({}, (None, "first", "verdict")),
+        ({"measure": "speed"}, (False, "none", "none")),
+        ({"learning": {"seeds": 2}}, (True, "none", "verdict")),
+        ({"scaling": {"seq_len": [8, 16, 32]}}, (None, "all", "verdict")),
+    ],
+)
+def test_jobs_look_at_what_the_suite_asks_for(tmp_path, fields, looks):
+    jobs = []
+
+    class Notes:
+        def run(self, job):
+            jobs.append(job)
+            return new_record(job, "ok")
+
+    plan = plan_of(make_cell("a"))
+    verify = "none" if fields.get("measure") == "speed" else "verdict"
+    plan = dataclasses.replace(plan, suite=dataclasses.replace(plan.suite, verify=verify, **fields))
+    with RunDir.open(tmp_path, write=True) as run_dir:
+        run_plan(plan, run_dir, Notes())
+    assert [(job.score, job.trace, job.verify) for job in jobs] == [looks]
+    assert jobs[0].scored == (looks[0] is not False)
 
 
 def test_repeats_are_interleaved_and_a_resumed_run_has_nothing_to_do(tmp_path):

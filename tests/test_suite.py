@@ -45,6 +45,8 @@ BAD = [
     ("matrix: {device: cdua}\n", "unknown device 'cdua' (did you mean 'cuda'?)"),
     ("repeats: 0\n", ":1: repeats must be an integer of at least 1, not 0"),
     ("verify: verdcit\n", "unknown verify 'verdcit' (did you mean 'verdict'?)"),
+    ("measure: sped\n", "unknown measure 'sped' (did you mean 'speed'?)"),
+    ("measure: speed\nlearning: {double: [data], seeds: 2}\n", "which a study of learning needs; leave it out"),
     ("budget:\n  seconds: 0\n", ":2: seconds must be a number above 0, not 0"),
     ("budget:\n  ci_pct: -2\n", ":2: ci_pct must be a number above 0, not -2"),
     ("budget:\n  second: 1\n", ":2: unknown key 'second' in budget (did you mean 'seconds'?)"),
@@ -230,3 +232,10 @@ def test_to_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, doc: dict)
     tmp_path = tmp_path_factory.mktemp("suite")
     suite = load(tmp_path, yaml.safe_dump(doc))
     assert load(tmp_path, suite.to_yaml()) == suite
+
+
+def test_speed_alone_verifies_nothing_and_says_so_in_the_file(tmp_path):
+    suite = load_suite("quick", ["measure=speed", "verify=all"])
+    assert suite.speed_only and suite.verify == "none" and not load_suite("quick").speed_only
+    (tmp_path / "again.yaml").write_text(suite.to_yaml())
+    assert load_suite(str(tmp_path / "again.yaml")).speed_only

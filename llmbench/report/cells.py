@@ -32,7 +32,7 @@ SUSPECT_CLASS = {
     "idle": "hardware",
 }
 MEMORY_PARTS = ("weights_mib", "gradients_mib", "optimizer_mib", "activations_mib")
-NOT_VERIFIED = "not verified (verify: none): suspect is a share, not a proof"
+NOT_VERIFIED = "not verified (verify: none, or measure: speed): suspect is a share, not a proof"
 NO_CAUSE = "the verdict names no cause"
 _VERDICT_FIELDS = (
     "verdict",

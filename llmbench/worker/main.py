@@ -47,7 +47,7 @@ TIMED_ORDER_STEPS = 4096  # more than any clean and phase pass take together
 def run_job(job: Job, emit: Emit) -> dict[str, Any]:
     """Run one repeat of one cell and return its record.
 
-    Every repeat times the cell from the same state; repeat 0 also trains (and saves a checkpoint) or scores.
+    Every repeat times the cell from the same state; repeat 0 also trains (and saves a checkpoint) or is scored.
     Raises Unsupported where the cell cannot run here; any other exception is the cell's error.
     """
     cwd = Path(job.cwd_plugins) if job.cwd_plugins else None
@@ -104,7 +104,7 @@ def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: 
         fields["training"]["examples"] = data.train_examples
         fields["checkpoint"] = {**loaded, "id": cell.cell_id}
         save_checkpoint(job, engine, fields["training"])
-        if cell.stage == "pretrain" or job.score:
+        if job.scored:
             with spent("score_s"):
                 fields.update(score(job, registry, model, data, engine, emit))
     return new_record(job, "ok", **fields)
@@ -127,7 +127,7 @@ def evaluate(job: Job, registry: Registry, model: ModelSpec, data: CellData, emi
     if job.repeat == 0 and job.verify != "none":
         with spent("verify_s"):
             try_causes(job, registry, model, engine, feed, work, fields, emit)
-    if job.repeat == 0:
+    if job.repeat == 0 and job.scored:
         with spent("score_s"):
             fields.update(score(job, registry, model, data, engine, emit))
     return new_record(job, "ok", **fields)

@@ -75,7 +75,7 @@ def test_the_overhead_of_a_sweep_is_compared_with_each_way_that_has_run(script):
         "api": [{"overhead_s": 100.0}, {"overhead_s": 120.0}],
         "commands": [{"overhead_s": 200.0}],
     }
-    summary = script("run").sweep_summary(found)
+    summary = script("run").sweep_summary(found, "llmbench")
     assert set(summary) == {"api", "commands"}
     assert summary["api"]["overhead_ratio"] == pytest.approx(0.1)
     assert summary["commands"]["overhead_ratio"] == pytest.approx(0.05)

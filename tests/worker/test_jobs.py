@@ -194,6 +194,8 @@ def test_a_study_scores_its_training_and_traces_every_repeat(tmp_path):
     right = scored["quality"]["each"]["accuracy"]
     assert len(right) == 12 and sum(right) / 12 == pytest.approx(scored["quality"]["values"]["accuracy"])
     assert len(scored["oracle"]["each"]["accuracy"]) == 12
+    quick = run_job(Job(cell, 0, 0, *common, score=False, trace="none"), lambda event: None)
+    assert quick["training"] and not quick["quality"] and quick["operators"] is None and quick["phases"]["forward_s"]
     again = run_job(Job(cell, 1, 0, *common, trace="all"), lambda event: None)
     assert again["operators"]["times"] and not again["quality"]
     assert run_job(Job(cell, 1, 0, *common), lambda event: None)["operators"] is None

@@ -44,6 +44,8 @@ PRINTED_LIMIT, SPEED_LIMIT, OVERHEAD_LIMIT = 0.02, 1.0, 0.1
 SWEEP_BATCHES = {"bert": (4, 8, 16), "gpt": (4, 8)}
 #: How optimum-benchmark runs the sweep: by its Python API, by its command for all cells (Hydra), by one for each.
 WAYS = ("api", "multirun", "commands")
+#: What llmbench looks at in the sweep: all that it looks at, or speed alone, as optimum-benchmark does.
+OURS = {"llmbench": "all", "llmbench-speed": "speed"}
 SWEEP_STEPS, SWEEP_WARMUP, SWEEP_EXAMPLES = 20, 10, 400
 
 
@@ -266,7 +268,7 @@ def sweep_cells() -> list[dict[str, Any]]:
     ]
 
 
-def sweep_suite(seconds: float) -> dict[str, Any]:
+def sweep_suite(seconds: float, measure: str) -> dict[str, Any]:
     """Return llmbench's suite of the same cells: classification of sequences of 64 tokens."""
     return {
         "name": "sweep",
@@ -287,17 +289,18 @@ def sweep_suite(seconds: float) -> dict[str, Any]:
         "repeats": 1,
         "budget": {"seconds": seconds},
         "verify": "none",
+        "measure": measure,
     }
 
 
-def sweep_llmbench(seconds: float, place: Place) -> dict[str, Any]:
+def sweep_llmbench(seconds: float, place: Place, measure: str) -> dict[str, Any]:
     """Run the sweep with the command line; return its seconds.
 
     `work_s` are steps: the first one, warm-up, pilot, timed pass, phase pass, training and scoring. Building, tracing,
     the memory parts and everything else is overhead. `spent_s` is all that a cell does behind its preparation.
     """
     with tempfile.TemporaryDirectory(dir=place.folder) as folder:
-        suite = write_suite(sweep_suite(seconds), Path(folder) / "sweep.yaml")
+        suite = write_suite(sweep_suite(seconds, measure), Path(folder) / "sweep.yaml")
         run = Path(folder) / "run"
         begin = time.perf_counter()
         place.start([sys.executable, "-m", "llmbench", "run", str(suite), "-o", str(run), "--quiet"])
@@ -394,42 +397,44 @@ def measure_sweep(ways: Sequence[str], rounds: int, seconds: float, seed: int, p
         found["calibration_s"] = time.perf_counter() - begin
     for number in range(rounds):
         rng = random.Random(f"{seed} {number}")
-        for name in rng.sample(("llmbench", *ways), 1 + len(ways)):
+        for name in rng.sample((*OURS, *ways), len(OURS) + len(ways)):
             some = found.setdefault(name, [])
             if len(some) > number:
                 continue
             if kept.over():
                 return
-            one = sweep_llmbench(seconds, place) if name == "llmbench" else sweep_optimum(name, place, folder)
-            some.append(one)
+            ours = OURS.get(name)
+            some.append(sweep_llmbench(seconds, place, ours) if ours else sweep_optimum(name, place, folder))
             kept.save()
-            print(f"sweep {number + 1} of {rounds}: {name} {one['wall_s']:.1f} s", file=sys.stderr, flush=True)
+            print(f"sweep {number + 1} of {rounds}: {name} {some[-1]['wall_s']:.1f} s", file=sys.stderr, flush=True)
 
 
-def sweep_summary(found: dict[str, Any]) -> dict[str, Any]:
-    """Return ours over theirs per way, of what is not training or inference, rounds as pairs."""
+def sweep_summary(found: dict[str, Any], ours: str) -> dict[str, Any]:
+    """Return ours (one of OURS) over theirs per way, of what is not training or inference, rounds as pairs."""
     from llmbench import stats
 
     out = {}
     for way in WAYS:
-        pairs = list(zip(found.get("llmbench", ()), found.get(way, ()), strict=False))
+        pairs = list(zip(found.get(ours, ()), found.get(way, ()), strict=False))
         if pairs:
-            ours, theirs = ([[pair[i]["overhead_s"]] for pair in pairs] for i in (0, 1))
-            ratio = stats.ratio_interval(ours, theirs, paired=True)
+            mine, theirs = ([[pair[i]["overhead_s"]] for pair in pairs] for i in (0, 1))
+            ratio = stats.ratio_interval(mine, theirs, paired=True)
             out[way] = {"overhead_ratio": ratio.value, "overhead_ratio_ci": [ratio.low, ratio.high]}
     return out
 
 
-def sweep_table(found: dict[str, Any], summary: dict[str, Any]) -> str:
+def sweep_table(found: dict[str, Any], summaries: dict[str, dict[str, Any]]) -> str:
     """Return all sweeps and optimum-benchmark's claims as Markdown."""
-    lines = ["| sweep | wall s | training and inference s | overhead s | ours / it (95 % interval) | sweeps |"]
-    lines += ["|---|---|---|---|---|---|"]
-    for name in ("llmbench", *WAYS):
+    over = [f"{name} / it (95 % interval)" for name in summaries]
+    lines = [f"| sweep | wall s | training and inference s | overhead s | {' | '.join(over)} | sweeps |"]
+    lines += ["|---|---|---|---|" + "---|" * len(over) + "---|"]
+    for name in (*OURS, *WAYS):
         if not found.get(name):
             continue
         means = [statistics.fmean(one[key] for one in found[name]) for key in ("wall_s", "work_s", "overhead_s")]
         cells = [f"optimum-benchmark, {name}" if name in WAYS else name, *(f"{mean:.1f}" for mean in means)]
-        lines.append(f"| {' | '.join([*cells, ratio_text(summary.get(name))])} | {len(found[name])} |")
+        ratios = [ratio_text(summary.get(name)) for summary in summaries.values()]
+        lines.append(f"| {' | '.join([*cells, *ratios])} | {len(found[name])} |")
     lines += ["", f"Measuring this machine's ceilings, once: {found['calibration_s']:.1f} s, not in the table.", ""]
     claims = next((found[way][0]["training"] for way in WAYS if found.get(way)), [])
     lines += ["| optimum-benchmark, training | steps | reported samples/s | true samples/s | factor |"]
@@ -522,7 +527,7 @@ def show(kept: Kept) -> None:
         document["speed"] = speed_rows(document["speed_raw"])
         print(speed_table(document["speed"]) + "\n", flush=True)
     if document.get("sweep_raw", {}).get("llmbench"):
-        document["sweep"] = sweep_summary(document["sweep_raw"])
+        document["sweep"] = {ours: sweep_summary(document["sweep_raw"], ours) for ours in OURS}
         print(sweep_table(document["sweep_raw"], document["sweep"]))
     kept.save()
 
