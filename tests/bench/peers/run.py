@@ -38,6 +38,7 @@ from workload import MODELS, PRECISIONS, STEADY_ALLOCATOR, Setting, write_suite 
 TOLD = str(HERE / "told.py")
 PEERS = ("trainer", "lightning")
 FIRST_STEPS = 1  # that llmbench takes before it warms up
+PHASE_WARMUP_STEPS = 2  # that it takes before it tells phases apart
 WARMUP_STEPS = 20  # of a peer that are not counted
 #: What must hold: a tool's own number within 2 % of the outside one; at least as fast; a tenth of the overhead.
 PRINTED_LIMIT, SPEED_LIMIT, OVERHEAD_LIMIT = 0.02, 1.0, 0.1
@@ -296,7 +297,7 @@ def sweep_suite(seconds: float, measure: str) -> dict[str, Any]:
 def sweep_llmbench(seconds: float, place: Place, measure: str) -> dict[str, Any]:
     """Run the sweep with the command line; return its seconds.
 
-    `work_s` are steps: the first one, warm-up, pilot, timed pass, phase pass, training and scoring. Building, tracing,
+    `work_s` are steps: the first one, warm-ups, pilot, timed pass, phase pass, training and scoring. Building, tracing,
     the memory parts and everything else is overhead. `spent_s` is all that a cell does behind its preparation.
     """
     with tempfile.TemporaryDirectory(dir=place.folder) as folder:
@@ -317,7 +318,7 @@ def work_s(record: dict[str, Any]) -> float:
     """Return the seconds that a cell of llmbench spends in training and inference."""
     samples, timing = record["samples"], record["counts"]["timing"]
     first = FIRST_STEPS if record["cell"]["stage"] != "eval" else 0
-    before = first + timing["warmup_steps"] + timing["pilot_steps"]
+    before = first + timing["warmup_steps"] + timing["pilot_steps"] + PHASE_WARMUP_STEPS
     phases = sum(sum(times) for times in record["phases"].values())
     steps = before * statistics.median(samples["step_s"]) + sum(samples["step_s"])
     trained = (record["training"] or {}).get("seconds", 0.0)
