@@ -176,7 +176,7 @@ def test_variables_are_filled_and_not_published(tmp_path: Path) -> None:
 def test_shipped_suites_load() -> None:
     assert {"quick", "matrix", "precision", "real"} <= set(shipped_suites())
     quick = load_suite("quick")
-    assert quick.budget.seconds == 1.0 and quick.repeats == 2 and quick.verify == "verdict"
+    assert quick.budget.seconds == 0.8 and quick.repeats == 2 and quick.verify == "verdict"
     with pytest.raises(SuiteError, match=r"real.yaml:\d+: \$\{data\} is not set; add --set data=DIR"):
         load_suite("real")
     assert load_suite("real", ["data=/d"]).axes["pretrain_dataset"] == "file:/d/wikitext2"
