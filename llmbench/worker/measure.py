@@ -159,7 +159,9 @@ def phase_pass(engine: Engine, batches: Iterator[Batch], work: Work, pairs: int,
         clean += [engine.seconds_between(marks)[0] for marks in wholes]
         split += [work.split(engine.seconds_between(marks)) for marks in parts]
         if pairs < most:
-            ratios = [sum(seconds) / whole for seconds, whole in zip(split, clean, strict=True)]
-            pairs, most = min(most, max(pairs, stats.samples_for(ratios, RESIDUAL_WIDTH_PCT))), 0
+            sums = map(sum, split)
+            ratios = [seconds / whole for seconds, whole in zip(sums, clean, strict=True) if seconds > 0 and whole > 0]
+            wanted = stats.samples_for(ratios, RESIDUAL_WIDTH_PCT) if ratios else 0
+            pairs, most = min(most, max(pairs, wanted)), 0
     phases = {name: [seconds[i] for seconds in split] for i, name in enumerate(work.phases)}
     return PhasePass(phases, {"paired_step_s": clean})
