@@ -283,9 +283,10 @@ def _ceilings(
 
 def _preload(plan: Plan, registry: Registry) -> tuple[str, ...]:
     """Return the library modules that the models, their engines and the metrics of the plan's cells need."""
+    from llmbench.schema import is_scored
+
     cells = [planned.cell for planned in plan.cells if planned.blocked is None]
-    scored = {cell.task for cell in cells if cell.stage != "finetune" or plan.suite.learning}
-    scored = set() if plan.suite.speed_only else scored
+    scored = {cell.task for cell in cells if is_scored(cell.stage, plan.suite.score)}
     specs: list[Any] = [registry.model(name, plan.weights) for name in {cell.model for cell in cells}]
     specs += [registry.get("engine", name) for name in {spec.engine for spec in specs}]
     specs += [metric for task in scored for metric in registry.metrics(registry.get("task", task))]

@@ -155,6 +155,11 @@ class DataSource:
     task: str  # name of the task it is read for
 
 
+def is_scored(stage: str, score: bool | None) -> bool:
+    """Return whether a cell of a stage is scored; `score` None: a fine-tuning is not, the stage eval behind it is."""
+    return stage != "finetune" if score is None else score
+
+
 @dataclass(frozen=True)
 class Job:
     """What a worker process is asked to do: one repeat of one cell.
@@ -176,7 +181,7 @@ class Job:
     environment_id: str | None = None
     ceilings_id: str | None = None
     processes: int | None = None
-    score: bool | None = None  # at the end of repeat 0; None: where the stage is pretrain or eval
+    score: bool | None = None  # at the end of repeat 0: see `is_scored`
     trace: str = "first"  # which repeats are traced: first, all or none
     verify: str = "none"  # which causes repeat 0 removes and measures: none, verdict (the leading suspects) or all
     remedy: dict[str, Any] | None = None  # of a trial of a remedy: what was predicted, for the record
@@ -185,7 +190,7 @@ class Job:
     @property
     def scored(self) -> bool:
         """Whether its repeat 0 is scored on the test split."""
-        return self.cell.stage != "finetune" if self.score is None else self.score
+        return is_scored(self.cell.stage, self.score)
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as a JSON-able dict."""

@@ -83,6 +83,18 @@ class Suite:
         """Whether nothing is traced, verified or scored."""
         return self.measure == SPEED
 
+    @property
+    def score(self) -> bool | None:
+        """Whether all cells are scored, or none; None: those of the stages that end in a result (`is_scored`)."""
+        return False if self.speed_only else True if self.learning else None
+
+    @property
+    def trace(self) -> str:
+        """Which repeats of a cell are traced: first, all or none."""
+        if self.speed_only:
+            return "none"
+        return "all" if self.scaling else "none" if self.learning else "first"
+
     def to_yaml(self) -> str:
         """Return the resolved suite as YAML; loading it (with the same variables) gives the same suite."""
         import yaml

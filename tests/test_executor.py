@@ -271,6 +271,8 @@ def execute(tmp_path, plan, on_event=None, target="by_model", **options):
         ({"measure": "speed"}, (False, "none", "none")),
         ({"learning": {"seeds": 2}}, (True, "none", "verdict")),
         ({"scaling": {"seq_len": [8, 16, 32]}}, (None, "all", "verdict")),
+        ({"scaling": {"seq_len": [8, 16, 32]}, "learning": {"seeds": 2}}, (True, "all", "verdict")),
+        ({"scaling": {"seq_len": [8, 16, 32]}, "measure": "speed"}, (False, "none", "none")),
     ],
 )
 def test_jobs_look_at_what_the_suite_asks_for(tmp_path, fields, looks):

@@ -21,7 +21,6 @@ from llmbench.store import RunDir
 
 if TYPE_CHECKING:
     from llmbench.plan import Plan
-    from llmbench.suite import Suite
 
 
 class Executor(Protocol):
@@ -74,7 +73,8 @@ def run_plan(
         "repeats": plan.suite.repeats,
         "budget": plan.suite.budget,
         "verify": plan.suite.verify,
-        **_looks(plan.suite),
+        "score": plan.suite.score,
+        "trace": plan.suite.trace,
         "run_dir": str(run_dir.path.resolve()),
         "sources": dict(plan.sources),
         "weights": dict(plan.weights),
@@ -99,15 +99,6 @@ def run_plan(
         if then is not None:
             then(run)
     return run.outcome()
-
-
-def _looks(suite: Suite) -> dict[str, Any]:
-    """Return what a job is to look at beside speed."""
-    if suite.speed_only:
-        return {"score": False, "trace": "none"}
-    if suite.learning:
-        return {"score": True, "trace": "none"}
-    return {"trace": "all" if suite.scaling else "first"}
 
 
 def pairs_left(plan: Plan, run_dir: RunDir, retry_failed: bool = False) -> set[tuple[str, int]]:

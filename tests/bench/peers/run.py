@@ -38,7 +38,6 @@ from workload import MODELS, PRECISIONS, STEADY_ALLOCATOR, Setting, write_suite 
 TOLD = str(HERE / "told.py")
 PEERS = ("trainer", "lightning")
 FIRST_STEPS = 1  # that llmbench takes before it warms up
-PHASE_WARMUP_STEPS = 2  # that it takes before it tells phases apart
 WARMUP_STEPS = 20  # of a peer that are not counted
 #: What must hold: a tool's own number within 2 % of the outside one; at least as fast; a tenth of the overhead.
 PRINTED_LIMIT, SPEED_LIMIT, OVERHEAD_LIMIT = 0.02, 1.0, 0.1
@@ -48,11 +47,8 @@ WAYS = ("api", "multirun", "commands")
 #: What llmbench looks at in the sweep: all that it looks at, or speed alone, as optimum-benchmark does.
 OURS = {"llmbench": "all", "llmbench-speed": "speed"}
 SWEEP_STEPS, SWEEP_WARMUP, SWEEP_EXAMPLES = 20, 10, 400
-
-
 #: Variables that users do not set: without bytecode each start compiles what is installed as sources, as ours is here.
 UNUSUAL = ("PYTHONDONTWRITEBYTECODE",)
-
 #: glibc's allocator as it is, or one that keeps what it has.
 ALLOCATORS = {"default": {}, "steady": STEADY_ALLOCATOR}
 
@@ -316,6 +312,8 @@ def sweep_llmbench(seconds: float, place: Place, measure: str) -> dict[str, Any]
 
 def work_s(record: dict[str, Any]) -> float:
     """Return the seconds that a cell of llmbench spends in training and inference."""
+    from llmbench.worker.measure import PHASE_WARMUP_STEPS
+
     samples, timing = record["samples"], record["counts"]["timing"]
     first = FIRST_STEPS if record["cell"]["stage"] != "eval" else 0
     before = first + timing["warmup_steps"] + timing["pilot_steps"] + PHASE_WARMUP_STEPS

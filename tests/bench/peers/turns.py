@@ -32,8 +32,7 @@ from pipe import Steps, tokens_per_s
 from run import HERE, PEERS, TOLD, Kept, Place, Setting, capture, settings_of, with_settings, write_suite
 
 TOOLS = ("llmbench", *PEERS)
-FIRST_STEPS = {"llmbench": 150}  # more than it takes before its clean pass
-PEER_FIRST_STEPS = 20
+FIRST_STEPS = {"llmbench": 150, **dict.fromkeys(PEERS, 20)}  # of llmbench more than it takes before its clean pass
 PEER_STEPS = 4000  # more than are taken
 LOOK_STEPS = 12  # that say how many steps make a window
 SHORTEST_STEPS = 5  # of a window
@@ -216,7 +215,7 @@ def main() -> None:
                 folder = Path(name) / f"{setting.label.replace('/', '-')}-{tool}"
                 folder.mkdir()
                 runners.append(stack.enter_context(Runner(tool, setting, place, folder)))
-                runners[-1].grant(FIRST_STEPS.get(tool, PEER_FIRST_STEPS))
+                runners[-1].grant(FIRST_STEPS[tool])
         for runner in runners:
             runner.wait(time.monotonic() + LONGEST_S)
             print(f"ready: {runner.setting.label} {runner.tool}", file=sys.stderr, flush=True)
