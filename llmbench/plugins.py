@@ -272,16 +272,34 @@ def _one_line(error: BaseException) -> str:
 
 @functools.cache
 def _entry_points() -> list[tuple[Owner, Loader, Source]]:
-    found: list[tuple[Owner, Loader, Source]] = []
+    """Return owner, loader and source of every plugin that a distribution brings, the built-in ones first."""
+    built_in: list[tuple[Owner, Loader, Source]] = []
+    others: list[tuple[Owner, Loader, Source]] = []
     called: dict[importlib.metadata.Distribution, tuple[str, str]] = {}  # to read its metadata once
     for point in importlib.metadata.entry_points(group=PROJECT):
         dist = point.dist
         if dist is not None and dist not in called:
             called[dist] = (dist.name, dist.version)
         name, version = ("unknown", "") if dist is None else called[dist]
-        owner = Owner(name, version, f"entry point {point.name}")
-        found.append((owner, point.load, functools.partial(_module_file, point.module)))
-    return sorted(found, key=lambda one: (one[0].name != PROJECT, one[0].name, one[0].origin))
+        if name == PROJECT:
+            built_in += _built_in(point.module, version)
+        else:
+            owner = Owner(name, version, f"entry point {point.name}")
+            others.append((owner, point.load, functools.partial(_module_file, point.module)))
+    return [*built_in, *sorted(others, key=lambda one: (one[0].name, one[0].origin))]
+
+
+def _built_in(package: str, version: str) -> list[tuple[Owner, Loader, Source]]:
+    """Return an entry for each module that `package.MODULES` names, so that a broken one stops no other."""
+    names = [f"{package}.{module}" for module in sorted(importlib.import_module(package).MODULES)]
+    return [
+        (
+            Owner(PROJECT, version, f"module {name}"),
+            functools.partial(importlib.import_module, name),
+            functools.partial(_module_file, name),
+        )
+        for name in names
+    ]
 
 
 def _module_file(name: str) -> tuple[str, Path | None]:

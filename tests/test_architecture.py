@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,11 @@ PLUGIN_FILES = sorted(p for p in (ROOT / "plugins").rglob("*.py") if not {"tests
 
 
 def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    """The import name of a file; built-in plugins and other distributions have source roots of their own."""
+    root = next(
+        (r for r in (ROOT / "plugins" / "llmbench-mlflow" / "src", ROOT / "plugins") if path.is_relative_to(r)), ROOT
+    )
+    parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -149,7 +154,7 @@ def test_the_layer_check_sees(part, line):
 @pytest.mark.parametrize("path", PLUGIN_FILES, ids=module_of)
 def test_plugins_import_only_public_names(path):
     public = {f"llmbench.{name}" for name in importlib.import_module("llmbench").__all__}
-    module = "llmbench_" + module_of(path).rpartition("src.llmbench_")[2]
+    module = module_of(path)
     names = imported(ast.parse(path.read_text()), module, package=path.name == "__init__.py")
     inner = {n for n in names if n.split(".")[0] == "llmbench" and n != "llmbench"}
     public |= PRIVATE_USE.get(module, set())
@@ -187,6 +192,21 @@ def built_in_names():
 @pytest.mark.parametrize("path", CORE_FILES, ids=module_of)
 def test_the_core_names_no_plugin(path, built_in_names):
     assert string_literals(ast.parse(path.read_text())) & built_in_names == set()
+
+
+def test_every_package_on_disk_is_installed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {
+        "llmbench": CORE,
+        "llmbench_plugins": ROOT / "plugins" / "llmbench_plugins",
+        "llmbench_suites": ROOT / "suites",
+    }
+    on_disk = [
+        ".".join((name, *path.parent.relative_to(folder).parts))
+        for name, folder in folders.items()
+        for path in folder.rglob("__init__.py")
+    ]
+    assert project["packages"] == sorted(on_disk)
 
 
 def test_docstrings_are_not_literals():

@@ -1,10 +1,14 @@
 """Discovery: who owns what, broken plugins, clashes."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 import llmbench
+import llmbench_plugins
 from llmbench.errors import PluginError
-from llmbench.plugins import discover
+from llmbench.plugins import _entry_points, discover
 
 PRECISION = """
 import llmbench
@@ -82,3 +86,22 @@ def test_public_names_resolve():
         assert getattr(llmbench, name) is not None
     with pytest.raises(AttributeError):
         llmbench.nothing
+
+
+def test_the_built_in_modules_are_the_files_on_disk():
+    folder = Path(llmbench_plugins.__file__).parent
+    files = [f for f in folder.rglob("*.py") if re.search(r"^def llmbench_\w+\(", f.read_text(), re.MULTILINE)]
+    on_disk = [".".join(f.relative_to(folder).with_suffix("").parts) for f in files]
+    assert sorted(llmbench_plugins.MODULES) == sorted(on_disk)
+
+
+def test_a_broken_built_in_is_named_and_stops_nobody(monkeypatch):
+    monkeypatch.setattr(llmbench_plugins, "MODULES", (*llmbench_plugins.MODULES, "metrics.not_there"))
+    _entry_points.cache_clear()
+    try:
+        registry = discover()
+    finally:
+        _entry_points.cache_clear()
+    (broken,) = registry.broken
+    assert broken.owner.origin == "module llmbench_plugins.metrics.not_there" and "not_there" in broken.error
+    assert {"bert", "gpt"} <= set(registry.names("model"))

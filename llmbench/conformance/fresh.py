@@ -42,6 +42,9 @@ def imported(origin: str, owner: str) -> dict[str, Any]:
 
 
 def _loader(origin: str, owner: str, load_file: Callable[[Path], Any]) -> tuple[Callable[[], Any], str]:
+    if origin.startswith("module "):
+        name = origin.removeprefix("module ")
+        return lambda: importlib.import_module(name), name.partition(".")[0]
     if not origin.startswith("entry point "):
         return lambda: load_file(Path(origin)), "llmbench_file_plugin_"
     name = origin.removeprefix("entry point ")

@@ -98,7 +98,7 @@ def check(
 
 def _left_out(registry: Registry, target: str) -> list[Verdict]:
     """Return why what `target` names is not there at all, or not under its name."""
-    places = (target, f"entry point {target}", str(Path(target).resolve()))
+    places = (target, f"entry point {target}", f"module {target}", str(Path(target).resolve()))
     broken = [b for b in registry.broken if b.owner.name == target or b.owner.origin in places]
     found = [Verdict("plugin", target, "loads", FAILED, b.error) for b in broken]
     for (kind, name), owners in registry.clashes.items():

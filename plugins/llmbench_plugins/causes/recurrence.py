@@ -27,7 +27,7 @@ def _find(trial: llmbench.Trial) -> tuple[list[Any], list[Any]]:
         raise llmbench.Unisolated("compiled: its operators cannot be replaced")
     called: dict[int, Any] = {}
 
-    def seen(inner: Function) -> Function:
+    def seen(inner: Any) -> Function:  # a bound method
         def call(*args: Any, **kwargs: Any) -> Any:
             called[id(inner.__self__)] = inner.__self__
             return inner(*args, **kwargs)

@@ -1,1 +1,0 @@
-"""The built-in plugins of llmbench. They use only its public names."""
