@@ -35,7 +35,7 @@ def _commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple
 
 def hooks_page() -> str:
     """Return every hook with its complete plugin to copy."""
-    from llmbench import hookspecs, specs
+    from llmbench.contract import hookspecs, specs
     from llmbench.plugins import KINDS
 
     parts = ["# Hooks", "", "Made from the code by `python docs/generate.py`.", ""]
@@ -89,15 +89,17 @@ def _marked(text: str) -> str:
 
 
 def spec_types() -> list[type]:
-    """Return every type of `llmbench.specs` and `engines`: what hooks return, and what their functions are given."""
-    from llmbench import engines, specs, trials
+    """Return every type of `llmbench.contract.specs` and `engines`: what hooks return, and what their functions are given."""
+    from llmbench.contract import engines, specs, step_trial
 
-    found = [(home, one) for home in (specs, engines, trials) for one in vars(home).values() if inspect.isclass(one)]
+    found = [
+        (home, one) for home in (specs, engines, step_trial) for one in vars(home).values() if inspect.isclass(one)
+    ]
     return [one for home, one in found if one.__module__ == home.__name__]
 
 
 def field_meanings(one: type) -> dict[str, tuple[str, str]]:
-    """Return field -> declaration and what stands beside it, of a type of `llmbench.specs`."""
+    """Return field -> declaration and what stands beside it, of a type of `llmbench.contract.specs`."""
     lines = inspect.getsource(one).splitlines()
     (tree,) = ast.parse(inspect.getsource(one)).body
     found = {}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmbench.api import Diagnosis, calibrate, diagnose, doctor, found_plugins, load, planned, plant, run
-    from llmbench.engines import Engine, EngineRequest, EngineSpec
-    from llmbench.errors import (
+    from llmbench.contract.engines import Engine, EngineRequest, EngineSpec
+    from llmbench.contract.errors import (
         DataError,
         DoesNotApply,
         LlmbenchError,
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
         Unsupported,
         UserError,
     )
-    from llmbench.headroom import headroom_of, part_of, without
-    from llmbench.hookspecs import API_VERSION, hookimpl
-    from llmbench.results import Compared, Results
-    from llmbench.specs import (
+    from llmbench.contract.headroom import headroom_of, part_of, without
+    from llmbench.contract.hookspecs import API_VERSION, hookimpl
+    from llmbench.contract.specs import (
         BaselineContext,
         Batch,
         BuildRequest,
@@ -47,12 +46,13 @@ if TYPE_CHECKING:
         TaskSpec,
         Trial,
     )
-    from llmbench.trials import StepTrial
+    from llmbench.contract.step_trial import StepTrial
+    from llmbench.results import Compared, Results
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "llmbench.errors": (
+    "llmbench.contract.errors": (
         "DataError",
         "DoesNotApply",
         "LlmbenchError",
@@ -62,8 +62,8 @@ _HOMES = {
         "Unsupported",
         "UserError",
     ),
-    "llmbench.engines": ("Engine", "EngineRequest", "EngineSpec"),
-    "llmbench.trials": ("StepTrial",),
+    "llmbench.contract.engines": ("Engine", "EngineRequest", "EngineSpec"),
+    "llmbench.contract.step_trial": ("StepTrial",),
     "llmbench.api": (
         "Diagnosis",
         "calibrate",
@@ -76,9 +76,9 @@ _HOMES = {
         "run",
     ),
     "llmbench.results": ("Compared", "Results"),
-    "llmbench.headroom": ("headroom_of", "part_of", "without"),
-    "llmbench.hookspecs": ("API_VERSION", "hookimpl"),
-    "llmbench.specs": (
+    "llmbench.contract.headroom": ("headroom_of", "part_of", "without"),
+    "llmbench.contract.hookspecs": ("API_VERSION", "hookimpl"),
+    "llmbench.contract.specs": (
         "BaselineContext",
         "Batch",
         "BuildRequest",

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -126,7 +126,7 @@ def load(*paths: str | Path, baseline: str | None = None, plugins: Sequence[str 
 
     Raises RunDirError for a path that holds no run, UserError for a `baseline` that is none of them.
     """
-    from llmbench.errors import did_you_mean
+    from llmbench.contract.errors import did_you_mean
     from llmbench.results import Results
     from llmbench.running import discover_noting
     from llmbench.sources import read_all

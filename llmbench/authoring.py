@@ -41,7 +41,7 @@ def plugins_list(plugin_files: tuple[str, ...], as_json: bool) -> int:
 @_plugin
 def plugins_info(name: str, plugin_files: tuple[str, ...]) -> int:
     """Print everything the plugin NAME says about itself."""
-    from llmbench.errors import PluginError, did_you_mean
+    from llmbench.contract.errors import PluginError, did_you_mean
     from llmbench.plugins import discover
     from llmbench.report import inventory, terminal
 
@@ -59,7 +59,7 @@ def plugins_hooks() -> int:
     """Print the hooks, each with a complete plugin to copy."""
     import inspect
 
-    from llmbench import hookspecs
+    from llmbench.contract import hookspecs
     from llmbench.plugins import KINDS
 
     for kind, (hook, spec_type) in KINDS.items():

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.checks import name_problem, record_problem
-from llmbench.errors import RunDirError
-from llmbench.schema import SCHEMA_VERSION
+from llmbench.contract.errors import RunDirError
+from llmbench.contract.job import SCHEMA_VERSION
 from llmbench.scrub import scrub
 from llmbench.store import dump_json, parse_records
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmbench.ceilings import (
+from llmbench.contract.ceilings import (
     CEILINGS_SCHEMA,
     DEFAULT_SECONDS,
     ceilings_id,
@@ -23,7 +23,8 @@ from llmbench.ceilings import (
     is_stale,
     precision_modes,
 )
-from llmbench.store import dump_json, write_atomic
+from llmbench.contract.files import write_atomic
+from llmbench.store import dump_json
 
 CALIBRATE = "llmbench.worker.calibrate:calibrate"
 RECHECK = "llmbench.worker.calibrate:recheck"

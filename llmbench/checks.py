@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmbench.schema import STAGES, STATUSES, id_of_cell
+from llmbench.contract.cell import STAGES, id_of_cell
+from llmbench.contract.job import STATUSES
 
 _ID = re.compile(r"[0-9a-f]{12}")
 #: What no name has: markup, and what moves the cursor.

@@ -15,8 +15,8 @@ import click
 from llmbench import running
 from llmbench.authoring import plugins
 from llmbench.comparing import compare
+from llmbench.contract.errors import UserError
 from llmbench.diagnosing import diagnose
-from llmbench.errors import UserError
 from llmbench.exporting import export
 from llmbench.planted.command import planted
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 
 if TYPE_CHECKING:
     from llmbench.compare import Comparison

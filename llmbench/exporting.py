@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmbench.errors import UserError, did_you_mean
+from llmbench.contract.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from llmbench.sources import Run

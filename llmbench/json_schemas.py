@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmbench import suite
-from llmbench.schema import LATER_FIELDS, PHASES, SCHEMA_VERSION, STAGES, STATUSES, Budget, Cell
+from llmbench.contract.cell import LATER_FIELDS, PHASES, STAGES, Budget, Cell
+from llmbench.contract.job import SCHEMA_VERSION, STATUSES
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 #: What each field of a cell, and key of a budget, means.

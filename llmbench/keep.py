@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from llmbench.errors import UserError
-from llmbench.schema import Cell
+from llmbench.contract.cell import Cell
+from llmbench.contract.errors import UserError
 
 Test = Callable[[Cell], bool]
 

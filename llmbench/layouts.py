@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmbench.specs import Batch, CollateContext, Feature
+from llmbench.contract.specs import Batch, CollateContext, Feature
 
 IGNORE = -100
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from llmbench import processes, stats
-from llmbench.schema import DEFAULTS, Cell
-from llmbench.sizes import times
+from llmbench.contract.cell import DEFAULTS, Cell
+from llmbench.contract.sizes import times
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]

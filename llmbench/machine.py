@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 from llmbench.running import asking, discover_noting
 
 
@@ -35,8 +35,8 @@ def ceilings_of(device: str, *, fresh: bool, say: Callable[[str], None]) -> dict
     Raises UserError for a device that is not there.
     """
     from llmbench.calibration import ensure
-    from llmbench.ceilings import best_device
-    from llmbench.errors import Unsupported
+    from llmbench.contract.ceilings import best_device
+    from llmbench.contract.errors import Unsupported
 
     precisions = [provided.spec for provided in discover_noting(()).by_kind["precision"].values()]
     with asking() as executor:

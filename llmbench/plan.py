@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbench import sizes
-from llmbench.errors import DataError, PluginError, SuiteError
+from llmbench.contract import sizes
+from llmbench.contract.cell import CELL_FIELDS, STAGES, Cell, DataSource, content_id
+from llmbench.contract.errors import DataError, PluginError, SuiteError
+from llmbench.contract.pretrained import Pretrained, locate
+from llmbench.contract.specs import DataRequest
 from llmbench.keep import parse_keep
 from llmbench.plugins import Registry
 from llmbench.points import DEFAULT_DATASET, DEVICE_ORDER, Matrix, Point, leaves, value_at
-from llmbench.pretrained import Pretrained, locate
-from llmbench.schema import CELL_FIELDS, STAGES, Cell, DataSource, content_id
-from llmbench.specs import DataRequest
 from llmbench.suite import Key, Suite
 
 

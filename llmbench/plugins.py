@@ -21,12 +21,11 @@ from typing import Any
 
 import pluggy
 
-from llmbench import hookspecs
-from llmbench.engines import EngineSpec
-from llmbench.errors import PluginError, did_you_mean
-from llmbench.guard import watching
-from llmbench.hookspecs import API_VERSION, OLDEST_API, PROJECT
-from llmbench.specs import (
+from llmbench.contract import hookspecs
+from llmbench.contract.engines import EngineSpec
+from llmbench.contract.errors import PluginError, did_you_mean
+from llmbench.contract.hookspecs import API_VERSION, OLDEST_API, PROJECT
+from llmbench.contract.specs import (
     CauseSpec,
     DatasetSpec,
     MetricSpec,
@@ -36,6 +35,7 @@ from llmbench.specs import (
     ReporterSpec,
     TaskSpec,
 )
+from llmbench.guard import watching
 
 #: kind -> (hook that returns it, type of what it returns)
 KINDS: Mapping[str, tuple[str, type]] = MappingProxyType(

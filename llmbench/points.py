@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmbench import studies
-from llmbench.errors import PluginError, SuiteError, did_you_mean
-from llmbench.hookspecs import PROJECT
+from llmbench.contract.cell import SETTABLE_FIELDS, STAGES, Cell
+from llmbench.contract.errors import PluginError, SuiteError, did_you_mean
+from llmbench.contract.hookspecs import PROJECT
+from llmbench.contract.sizes import parse_size
+from llmbench.contract.specs import TaskSpec
 from llmbench.keep import word_of
 from llmbench.plugins import Registry
-from llmbench.schema import SETTABLE_FIELDS, STAGES, Cell
-from llmbench.sizes import parse_size
-from llmbench.specs import TaskSpec
 from llmbench.suite import Key, Suite
 
 #: Names a suite may use although no plugin of this version brings them; their cells are blocked.

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmbench import ceilings, roofline
-from llmbench.schema import Budget, Cell
-from llmbench.sizes import configuration
-from llmbench.specs import BuildRequest, CollateContext, ModelSpec, PrecisionSpec, SpecialTokens
+from llmbench import roofline
+from llmbench.contract import ceilings
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.sizes import configuration
+from llmbench.contract.specs import BuildRequest, CollateContext, ModelSpec, PrecisionSpec, SpecialTokens
 
 if TYPE_CHECKING:
     from llmbench.plan import Plan
@@ -152,7 +153,7 @@ def full_shapes(cell: Cell, head: str, model: ModelSpec) -> Shapes:
 
 
 def longest_feature(head: str, seq_len: int, target_len: int) -> dict[str, Any]:
-    """Return a feature of `head` (see `llmbench.specs`) that fills its limits."""
+    """Return a feature of `head` (see `llmbench.contract.specs`) that fills its limits."""
     ids = [SpecialTokens().mask + 1] * max(seq_len, 3)
     features: dict[str, dict[str, Any]] = {
         "classify": {"ids": ids, "label": 0},

@@ -65,7 +65,7 @@ class Progress:
             self._bar.stop()
 
     def start(self, job: Any) -> None:
-        """Note that `job` (`llmbench.schema.Job`) begins."""
+        """Note that `job` (`llmbench.contract.job.Job`) begins."""
         self._label, self._detail = f"{job.cell.label} repeat {job.repeat + 1}/{job.processes or job.repeats}", ""
         self._show(now=True)
 

@@ -121,7 +121,7 @@ class SuiteFile(pytest.File):
 
     def _measure(self) -> dict[str, list[Mapping[str, Any]]]:
         from llmbench import processes
-        from llmbench.errors import UserError
+        from llmbench.contract.errors import UserError
         from llmbench.sources import read_runs
 
         recorded = self.config.getoption("llmbench_run")

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmbench import attribution, processes, stats
-from llmbench.errors import DoesNotApply, LlmbenchError
+from llmbench.contract.cell import Cell
+from llmbench.contract.errors import DoesNotApply, LlmbenchError
+from llmbench.contract.job import LEARN
+from llmbench.contract.specs import Forecast, RemedySpec
 from llmbench.processes import disturbed
-from llmbench.schema import LEARN, Cell
-from llmbench.specs import Forecast, RemedySpec
 
 Record = Mapping[str, Any]
 Names = tuple[str, ...]

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbench.errors import UserError, did_you_mean
+from llmbench.contract.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench.ceilings import MODE_OF_DTYPE
+from llmbench.contract.ceilings import MODE_OF_DTYPE
 
 ALL = "all"  # the operator class of a whole phase, and the phase of a whole step
 

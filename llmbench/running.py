@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 
 if TYPE_CHECKING:
+    from llmbench.contract.cell import Cell
     from llmbench.executors.local import LocalExecutor
     from llmbench.executors.runner import Rounds
     from llmbench.plan import Plan
     from llmbench.plugins import Registry
     from llmbench.predict import Prediction
     from llmbench.report.document import Report
-    from llmbench.schema import Cell
     from llmbench.sources import Run
     from llmbench.store import RunDir
 
@@ -101,7 +101,7 @@ def asking() -> Any:
 def predicted(plans: Sequence[Plan], registry: Registry) -> dict[str, Prediction]:
     """Return cell id -> the least time and state, from the ceilings that are kept."""
     from llmbench.calibration import latest
-    from llmbench.ceilings import precision_modes
+    from llmbench.contract.ceilings import precision_modes
     from llmbench.predict import predictions
 
     modes = precision_modes(vars(provided.spec) for provided in registry.by_kind["precision"].values())
@@ -260,7 +260,7 @@ def _ceilings(
 ) -> dict[str, str]:
     """Return device -> id of its ceilings, measured where this machine is new; the run directory keeps a copy."""
     from llmbench.calibration import ensure
-    from llmbench.errors import Unsupported
+    from llmbench.contract.errors import Unsupported
     from llmbench.sources import read_json
 
     say = (lambda text: None) if quiet else note
@@ -283,7 +283,7 @@ def _ceilings(
 
 def _preload(plan: Plan, registry: Registry) -> tuple[str, ...]:
     """Return the library modules that the models, their engines and the metrics of the plan's cells need."""
-    from llmbench.schema import is_scored
+    from llmbench.contract.cell import is_scored
 
     cells = [planned.cell for planned in plan.cells if planned.blocked is None]
     scored = {cell.task for cell in cells if is_scored(cell.stage, plan.suite.score)}
@@ -314,7 +314,7 @@ def _portable(name: str) -> str:
 
 def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> bytes | bytearray:
     """Return the report of `runs` as bytes; a text ends with its line."""
-    from llmbench.errors import did_you_mean
+    from llmbench.contract.errors import did_you_mean
 
     names = [run.name for run in runs]
     if baseline is not None and baseline not in names:
@@ -326,8 +326,8 @@ def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str |
 def render(report: Report, form: str, registry: Registry) -> bytes | bytearray:
     """Return `report` in the format `form`, as bytes. Raises PluginError for an unknown format."""
     reporter = registry.get("reporter", form)
+    from llmbench.contract.hookspecs import PROJECT
     from llmbench.guard import standard_output_kept
-    from llmbench.hookspecs import PROJECT
 
     own = registry.by_kind["reporter"][form].owner.name == PROJECT
     with contextlib.nullcontext() if own else standard_output_kept():

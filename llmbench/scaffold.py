@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import llmbench
-from llmbench import hookspecs
-from llmbench.errors import PluginError
+from llmbench.contract import hookspecs
+from llmbench.contract.errors import PluginError
 from llmbench.plugins import KINDS, Registry
 
 PREFIX = "llmbench-"

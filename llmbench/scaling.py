@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from llmbench import attribution, processes, stats
+from llmbench.contract.cell import DEFAULTS, Cell
+from llmbench.contract.sizes import parse_size
 from llmbench.laws import laws, work_of
 from llmbench.powers import LINEAR, ONE, SQUARE, Growth, power, power_misfit, slope, total
-from llmbench.schema import DEFAULTS, Cell
-from llmbench.sizes import parse_size
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench import bundle
-from llmbench.errors import RunDirError, UserError
+from llmbench.contract.errors import RunDirError, UserError
 from llmbench.store import RECORDS, RunDir
 from llmbench.stored import RecordFile
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from llmbench.errors import RunDirError
-from llmbench.schema import FAILED, SCHEMA_VERSION, SETTLED
+from llmbench.contract.errors import RunDirError
+from llmbench.contract.files import _sync_folder, write_atomic
+from llmbench.contract.job import FAILED, SCHEMA_VERSION, SETTLED
 
 try:
     import orjson
@@ -51,29 +52,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash, sees either the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class RunDir:

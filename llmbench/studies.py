@@ -12,9 +12,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmbench import sizes
-from llmbench.schema import SETTABLE_FIELDS, STAGES, Cell
-from llmbench.specs import ModelSpec
+from llmbench.contract import sizes
+from llmbench.contract.cell import SETTABLE_FIELDS, STAGES, Cell
+from llmbench.contract.specs import ModelSpec
 
 Choice = Mapping[str, Any]
 Point = dict[str, Choice]

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from llmbench.errors import SuiteError, did_you_mean
-from llmbench.schema import SETTABLE_FIELDS, STAGES, Budget
+from llmbench.contract.cell import SETTABLE_FIELDS, STAGES, Budget
+from llmbench.contract.errors import SuiteError, did_you_mean
 
 STUDIES = ("learning", "scaling")
 #: Keys of one value, which a child and `--set` replace.

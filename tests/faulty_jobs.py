@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from llmbench.errors import Unsupported
-from llmbench.schema import KEEP, new_record
+from llmbench.contract.errors import Unsupported
+from llmbench.contract.job import KEEP, new_record
 
 
 def ok(job, emit):
@@ -142,7 +142,7 @@ def echo(*args):
 
 
 def user_mistake():
-    from llmbench.errors import DataError
+    from llmbench.contract.errors import DataError
 
     raise DataError("data.csv:3: no label")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llmbench.schema import Budget, Cell, Job, new_record
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.job import Job, new_record
 
 
 def record(status="ok", repeat=0, attempt=0, stage="finetune", step_s=(0.1, 0.1, 0.1, 0.1), **fields):

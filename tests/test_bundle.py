@@ -21,7 +21,7 @@ from records import record, scored
 
 from llmbench import bundle
 from llmbench.cli import cli
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 from llmbench.sources import read_runs
 
 ENVIRONMENT = {"e1": {"environment_id": "e1", "cpu": "x"}}

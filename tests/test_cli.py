@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.job import Job, new_record
 from llmbench.progress import Progress, style_for
-from llmbench.schema import Budget, Cell, Job, new_record
 
 SMALL = """name: small
 matrix: {model: lstm, size: tiny, task: classification, stage: [finetune, eval], dataset: synthetic}

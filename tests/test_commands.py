@@ -97,7 +97,7 @@ def cases():
 
 def hook_example():
     """The model that the hook's own text shows."""
-    from llmbench import hookspecs
+    from llmbench.contract import hookspecs
 
     text = hookspecs.llmbench_models.__doc__.partition("::\n")[2]
     return "\n".join(line[8:] for line in text.splitlines())

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from llmbench import stats
 from llmbench.cli import cli
 from llmbench.compare import compare
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.job import Job, new_record
 from llmbench.report import comparison
-from llmbench.schema import Budget, Cell, Job, new_record
 from llmbench.sources import Run
 from llmbench.store import RunDir
 

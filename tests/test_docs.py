@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from llmbench import hookspecs
+from llmbench.contract import hookspecs
 from llmbench.plugins import KINDS
 from llmbench.suite import shipped_suites
 

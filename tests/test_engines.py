@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import llmbench
-from llmbench.errors import PluginError
+from llmbench.contract.errors import PluginError
 from llmbench.plugins import discover
 from llmbench.report.cells import summarise
 

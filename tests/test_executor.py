@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from llmbench.errors import DataError
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.errors import DataError
+from llmbench.contract.job import Job, new_record
 from llmbench.executors.local import LocalExecutor
 from llmbench.executors.runner import pairs_left, run_plan
 from llmbench.plan import Plan, PlannedCell
-from llmbench.schema import Budget, Cell, Job, new_record
 from llmbench.store import RunDir
 from llmbench.suite import Suite
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from records import record, scored
 
 from llmbench.cli import cli
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 from llmbench.report import benchmarks
 from llmbench.sources import read_runs
 from llmbench.store import RunDir

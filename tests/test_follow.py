@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
+from llmbench.contract.job import new_record
 from llmbench.executors import follow
 from llmbench.executors.runner import pairs_left, run_plan
 from llmbench.learning import learning
 from llmbench.plan import plan_cells
 from llmbench.plugins import discover
-from llmbench.schema import new_record
 from llmbench.store import RunDir
 from llmbench.suite import load_suite
 
@@ -92,7 +92,7 @@ def test_a_study_that_is_stopped_goes_on_where_it_stopped(tmp_path, stop):
 
 
 def test_a_factor_that_is_no_more_than_a_doubling_is_refused(tmp_path):
-    from llmbench.errors import SuiteError
+    from llmbench.contract.errors import SuiteError
 
     path = tmp_path / "suite.yaml"
     path.write_text(SUITE.replace("STEPS", "60").replace("FOLLOW", "follow: 2"))

@@ -67,7 +67,7 @@ def folder(tmp_path):
         if name in ("hangs_on", "hangs_later"):
             continue  # one that hangs is enough to wait for
         (tmp_path / "plugins" / f"{name}.py").write_text(text)
-    own = "import llmbench.errors\nllmbench.errors.did_you_mean = lambda *_: 0\n" + MINE.format(name="patched")
+    own = "import llmbench.contract.errors\nllmbench.errors.did_you_mean = lambda *_: 0\n" + MINE.format(name="patched")
     (tmp_path / "plugins" / "patches.py").write_text(own)  # importing torch takes longer than these may
     (tmp_path / "plugins" / "good.py").write_text(MINE.format(name="good"))
     return tmp_path
@@ -83,7 +83,7 @@ def test_each_is_named_in_one_line_and_the_result_is_json(folder):
     done = command("plan", "quick", "--json", "--set", "precision=good", "-k", "eval and gpt", cwd=folder)
     assert done.returncode == 0 and json.loads(done.stdout)["plans"][0]["cells"], done.stderr
     told = {name: says for name, (_, says) in HARMFUL.items() if (folder / "plugins" / f"{name}.py").exists()}
-    told["patches"] = "left out: PluginError: it replaces llmbench.errors.did_you_mean"
+    told["patches"] = "left out: PluginError: it replaces llmbench.contract.errors.did_you_mean"
     for name, says in told.items():
         (line,) = [line for line in done.stderr.splitlines() if f"{name}.py " in line]
         assert says.replace("than 1 s", "than 6 s") in line

@@ -15,9 +15,9 @@ from test_attribution import trial
 from test_cli import SMALL
 
 from llmbench import suite
-from llmbench.errors import SuiteError
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.errors import SuiteError
 from llmbench.json_schemas import MEANINGS
-from llmbench.schema import Budget, Cell
 from llmbench.suite import load_suite, shipped_suites
 
 jsonschema = pytest.importorskip("jsonschema", reason="llmbench[test] is not installed")

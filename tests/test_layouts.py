@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench import layouts
-from llmbench.specs import CollateContext, SpecialTokens
+from llmbench.contract.specs import CollateContext, SpecialTokens
 
 SPECIAL = SpecialTokens()
 

@@ -10,13 +10,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench.errors import DataError, PluginError, SuiteError, UserError
+from llmbench.contract.cell import Cell, content_id
+from llmbench.contract.errors import DataError, PluginError, SuiteError, UserError
+from llmbench.contract.specs import Dataset, DatasetSpec, MetricSpec, ModelSpec, PrecisionSpec, TaskSpec
 from llmbench.keep import parse_keep
 from llmbench.layouts import CausalBlocks, EncoderDecoder, Single
 from llmbench.plan import Plan, plan_cells
 from llmbench.plugins import KINDS, Owner, Provided, Registry
-from llmbench.schema import Cell, content_id
-from llmbench.specs import Dataset, DatasetSpec, MetricSpec, ModelSpec, PrecisionSpec, TaskSpec
 from llmbench.suite import load_suite
 
 LAYOUTS = {"classify": Single(), "generate": EncoderDecoder(), "pretrain": CausalBlocks()}

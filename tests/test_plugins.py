@@ -7,7 +7,7 @@ import pytest
 
 import llmbench
 import llmbench_plugins
-from llmbench.errors import PluginError
+from llmbench.contract.errors import PluginError
 from llmbench.plugins import _entry_points, discover
 
 PRECISION = """

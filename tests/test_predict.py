@@ -7,14 +7,15 @@ import datetime
 
 import pytest
 
-from llmbench import ceilings
 from llmbench.calibration import latest
+from llmbench.contract import ceilings
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.files import write_atomic
+from llmbench.contract.specs import HEADS, ModelSpec
 from llmbench.plan import plan_cells
 from llmbench.plugins import discover
 from llmbench.predict import full_shapes, longest_feature, predict, predictions, total_s
-from llmbench.schema import Budget, Cell
-from llmbench.specs import HEADS, ModelSpec
-from llmbench.store import dump_json, write_atomic
+from llmbench.store import dump_json
 from llmbench.suite import load_suite
 
 PEAK, BANDWIDTH = 1e9, 1e8

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmbench.schema import Budget, Cell, Job, new_record
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.job import Job, new_record
 from llmbench.store import RunDir
 
 SUITE = """

@@ -16,7 +16,10 @@ from records import record
 
 from llmbench import remedies
 from llmbench.cli import main
-from llmbench.errors import DoesNotApply
+from llmbench.contract.cell import Cell
+from llmbench.contract.errors import DoesNotApply
+from llmbench.contract.job import new_record
+from llmbench.contract.specs import Forecast, ModelSpec, RemedySpec
 from llmbench.executors.remedies import Settings, plain_of, settings_for, try_remedies
 from llmbench.executors.runner import run_plan
 from llmbench.plan import Plan, PlannedCell, plan_cells
@@ -27,8 +30,6 @@ from llmbench.report import json as report_json
 from llmbench.report.cells import Run
 from llmbench.report.remedies import recommendation_rows, remedy_rows
 from llmbench.report.tables import run_tables
-from llmbench.schema import Cell, new_record
-from llmbench.specs import Forecast, ModelSpec, RemedySpec
 from llmbench.store import RunDir
 from llmbench.suite import load_suite
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from records import record
 
 from llmbench.cli import cli
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 from llmbench.sources import read_all, read_runs
 from llmbench.store import RunDir
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench.errors import RunDirError
-from llmbench.schema import SCHEMA_VERSION
+from llmbench.contract.errors import RunDirError
+from llmbench.contract.job import SCHEMA_VERSION
 from llmbench.store import RECORDS, TORN, RunDir
 
 

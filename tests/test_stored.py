@@ -10,7 +10,7 @@ import pytest
 from bench.many_records import records
 
 from llmbench import learning, remedies, scaling, stored
-from llmbench.errors import RunDirError
+from llmbench.contract.errors import RunDirError
 from llmbench.plugins import discover
 from llmbench.report import Report
 from llmbench.sources import Run, read_all, read_runs

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench.errors import SuiteError
-from llmbench.schema import Budget
+from llmbench.contract.cell import Budget
+from llmbench.contract.errors import SuiteError
 from llmbench.suite import Suite, load_suite, shipped_suites
 
 GOOD = "matrix: {model: [a, b], size: tiny, task: t, stage: [finetune]}\n"

@@ -6,9 +6,9 @@ import dataclasses
 
 from records import record
 
+from llmbench.contract.cell import Cell
 from llmbench.report.cells import failures, summarise
 from llmbench.report.variants import variants
-from llmbench.schema import Cell
 
 
 def cell(**fields):

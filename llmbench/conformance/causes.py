@@ -12,10 +12,11 @@ from typing import Any
 
 from llmbench.conformance import models
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
-from llmbench.errors import LlmbenchError, NotMeasured
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.errors import LlmbenchError, NotMeasured
+from llmbench.contract.job import Job
+from llmbench.contract.specs import AXES, CAUSE_CLASSES, CollateContext
 from llmbench.executors.child import resolve
-from llmbench.schema import Budget, Cell, Job
-from llmbench.specs import AXES, CAUSE_CLASSES, CollateContext
 from llmbench.tampering import Snapshot
 
 ROWS, BATCH = 32, 4

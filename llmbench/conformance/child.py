@@ -12,7 +12,7 @@ from typing import Any
 
 from llmbench import conformance
 from llmbench.conformance.subject import CHECKS, Failed, NotHere, Subject, one_line
-from llmbench.errors import NotMeasured, UserError
+from llmbench.contract.errors import NotMeasured, UserError
 from llmbench.plugins import Provided, Registry, discover
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from llmbench.conformance.common import fresh
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
+from llmbench.contract.specs import DataRequest, Dataset, EncodeContext
 from llmbench.executors.child import resolve
-from llmbench.specs import DataRequest, Dataset, EncodeContext
 
 _IDENTITY = re.compile(r"[\w.+-]+(?::[^@\s]+)?@[\w.+-]+")
 SPLITS = ("train", "validation", "test")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 
 #: Libraries that take long to import, or start threads: what needs them imports them where it does.
 HEAVY = ("torch", "transformers", "tensorflow", "keras", "jax", "evaluate", "datasets", "pandas", "sklearn", "scipy")
@@ -81,8 +81,8 @@ def described(kind: str, name: str, files: list[str], cwd: str) -> dict[str, Any
 def loaded(name: str, task: str, argument: str, files: list[str], cwd: str) -> dict[str, Any]:
     """Load a data set; return what tells its content."""
     from llmbench.conformance.datasets import digest
+    from llmbench.contract.specs import DataRequest
     from llmbench.plugins import discover
-    from llmbench.specs import DataRequest
 
     registry = discover(files, Path(cwd))
     request = DataRequest(registry.get("task", task), argument)

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
-from llmbench.engines import EngineRequest
-from llmbench.errors import LlmbenchError, Unsupported
+from llmbench.contract.engines import EngineRequest
+from llmbench.contract.errors import LlmbenchError, Unsupported
+from llmbench.contract.specs import HEADS, Batch, BuildRequest, CollateContext, ModelSpec, PrecisionSpec, SpecialTokens
 from llmbench.layouts import IGNORE
-from llmbench.specs import HEADS, Batch, BuildRequest, CollateContext, ModelSpec, PrecisionSpec, SpecialTokens
 
 V, SEQ, TARGET, LABELS = 61, 20, 8, 3
 SPECIAL = SpecialTokens()
@@ -28,7 +28,7 @@ OPTIONS = ("labelled_logits", "kv_cache", "lora")
 
 
 def features_of(head: str, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[dict[str, Any]]:
-    """Return features of a head (see `llmbench.specs`) of random ids."""
+    """Return features of a head (see `llmbench.contract.specs`) of random ids."""
     import numpy as np
 
     made = np.random.default_rng(seed)

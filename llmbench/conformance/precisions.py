@@ -8,7 +8,7 @@ from typing import Any
 
 from llmbench.conformance import models
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
-from llmbench.errors import Unsupported
+from llmbench.contract.errors import Unsupported
 
 DEVICES = ("cpu", "cuda", "mps")
 HEAD = "classify"

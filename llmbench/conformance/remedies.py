@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
-from llmbench.errors import DoesNotApply
-from llmbench.schema import STAGES, Budget, Cell, Job, new_record
-from llmbench.specs import Forecast
+from llmbench.contract.cell import STAGES, Budget, Cell
+from llmbench.contract.errors import DoesNotApply
+from llmbench.contract.job import Job, new_record
+from llmbench.contract.specs import Forecast
 
 #: What a cell is about: a remedy that changes it compares two different things.
 SAME = (

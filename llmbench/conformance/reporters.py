@@ -12,7 +12,8 @@ from typing import Any
 
 from llmbench.conformance.common import fresh
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
-from llmbench.schema import Budget, Cell, Job, new_record
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.job import Job, new_record
 
 MARK = "llmbenchmark"
 HOSTILE = (

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmbench.errors import PluginError, did_you_mean
+from llmbench.contract.errors import PluginError, did_you_mean
 from llmbench.plugins import Registry, discover
 
 PASSED, FAILED, NOT_HERE = STATUSES = ("passed", "failed", "does not apply")

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
-from llmbench.errors import UserError
+from llmbench.contract.cell import STAGES
+from llmbench.contract.errors import UserError
+from llmbench.contract.specs import HEADS, BaselineContext, DataRequest, Dataset, EncodeContext, MetricSpec
 from llmbench.executors.child import resolve
-from llmbench.schema import STAGES
-from llmbench.specs import HEADS, BaselineContext, DataRequest, Dataset, EncodeContext, MetricSpec
 
 SEQ, TARGET, MOST, VOCABULARY = 64, 24, 40, 400
 KEYS = {

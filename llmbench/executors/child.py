@@ -21,9 +21,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from llmbench.errors import Unsupported, is_out_of_memory
-from llmbench.schema import KEEP, Job, new_record
-from llmbench.store import dump_json, write_atomic
+from llmbench.contract.errors import Unsupported, is_out_of_memory
+from llmbench.contract.files import write_atomic
+from llmbench.contract.job import KEEP, Job, new_record
+from llmbench.store import dump_json
 
 MIB = 2**20
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmbench.errors import OUT_OF_MEMORY
+from llmbench.contract.errors import OUT_OF_MEMORY
 
 TAIL_LINES, TAIL_BYTES = 40, 8192
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmbench import learning, sizes
-from llmbench.errors import PluginError
+from llmbench import learning
+from llmbench.contract import sizes
+from llmbench.contract.cell import Cell
+from llmbench.contract.errors import PluginError
 from llmbench.executors.runner import Rounds
 from llmbench.plan import Plan, PlannedCell
 from llmbench.plugins import Registry
-from llmbench.schema import Cell
 
 
 def to_run(plan: Plan, records: Iterable[Mapping[str, Any]], registry: Registry) -> list[Cell]:

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from llmbench import errors
+from llmbench.contract import errors
+from llmbench.contract.job import Job, new_record
 from llmbench.executors.child import UNSAFE_SERVER, Task, child_main
 from llmbench.executors.diagnosis import Ending, count_oom_kills, diagnose, log_size, log_tail
-from llmbench.schema import Job, new_record
 from llmbench.store import WORK
 
 RUN_JOB = "llmbench.worker.main:run_job"

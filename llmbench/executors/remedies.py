@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmbench import processes, remedies
-from llmbench.errors import DoesNotApply, UserError
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.errors import DoesNotApply, UserError
+from llmbench.contract.job import LEARN
 from llmbench.executors.runner import Rounds
 from llmbench.plan import Plan
 from llmbench.plugins import Registry
 from llmbench.remedies import ADD, CONFIRM, SCREEN, Names, Suggestion, Trials
-from llmbench.schema import LEARN, Budget, Cell
 
 SCREEN_PAIRS = 3
 DEFAULT_LEARNING_RATE = 1e-3  # what the worker takes where a model has none of its own

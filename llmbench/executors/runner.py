@@ -15,8 +15,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmbench import processes
+from llmbench.contract.cell import Cell
+from llmbench.contract.job import FAILED, Job, new_record
 from llmbench.plan import PlannedCell
-from llmbench.schema import FAILED, Cell, Job, new_record
 from llmbench.store import RunDir
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ def planted(
 
 def chosen_cases(expression: str) -> list[Any]:
     """Return the cases whose name or cause holds one of the words. Raises UserError where there is none."""
-    from llmbench.errors import UserError
+    from llmbench.contract.errors import UserError
     from llmbench.planted import cases
 
     words = [word for word in expression.split(",") if word]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench import attribution
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 from llmbench.executors.local import LocalExecutor
 from llmbench.planted.cases import PLANTS, Case
 

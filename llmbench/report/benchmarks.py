@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmbench import processes
+from llmbench.contract.cell import Cell
 from llmbench.report.variants import variants
-from llmbench.schema import Cell
 from llmbench.sources import Run
 
 #: Version of pytest-benchmark whose format this is.

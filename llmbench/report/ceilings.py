@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmbench.ceilings import MODES, OPERATIONS
+from llmbench.contract.ceilings import MODES, OPERATIONS
 from llmbench.report.model import Column, Table
 
 MIB = 2**20

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmbench import attribution, costs, processes, stats
+from llmbench.contract.cell import PHASES
+from llmbench.contract.job import FAILED
 from llmbench.report import capacity, compiled, inference, speed, trust, variants
-from llmbench.schema import FAILED, PHASES
 from llmbench.sources import Run  # noqa: F401  (its readers know it from here)
 from llmbench.stored import mapped
 

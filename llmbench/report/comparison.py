@@ -8,10 +8,10 @@ from typing import Any
 
 from llmbench import stats
 from llmbench.compare import CellChange, Comparison, label
+from llmbench.contract.job import SCHEMA_VERSION
 from llmbench.report import csv, markdown
 from llmbench.report.model import CELL, Column, Table, cell_values, number
 from llmbench.report.variants import variants
-from llmbench.schema import SCHEMA_VERSION
 
 #: Rows that a pull-request comment shows before it folds the rest, and characters that it may have (GitHub: 65,536).
 SHOWN, COMMENT_CHARACTERS = 20, 60_000

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmbench import learning, reach, scaling
+from llmbench.contract.job import SCHEMA_VERSION
 from llmbench.report.cells import Run, failures, summarise
 from llmbench.report.remedies import recommendation_rows, remedy_rows
-from llmbench.schema import SCHEMA_VERSION
 
 try:
     import orjson

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench import remedies
+from llmbench.contract.cell import Cell
 from llmbench.remedies import ADD, CONFIRM, SCREEN, Names, Trials
 from llmbench.report.cells import Run, reproduce
 from llmbench.report.model import CELL, Column, Table, cell_values, number
 from llmbench.report.verdicts import interval
-from llmbench.schema import Cell
 
 Row = dict[str, Any]
 

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench import ceilings as machine
 from llmbench import roofline
+from llmbench.contract import ceilings as machine
 from llmbench.roofline import Estimate, Position
 
 Record = Mapping[str, Any]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 
-from llmbench.errors import Unsupported
+from llmbench.contract.errors import Unsupported
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3), <malloc.h>
 

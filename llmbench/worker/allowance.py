@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbench.errors import OutOfTime
+from llmbench.contract.errors import OutOfTime
 from llmbench.worker.trial import TorchTrial
 
 LEAST_END_S = 0.5  # kept for putting things back, writing the record and printing it

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmbench.errors import Unisolated
-from llmbench.specs import Batch
+from llmbench.contract.errors import Unisolated
+from llmbench.contract.specs import Batch
 
 
 def tensors(value: Any) -> dict[str, Tensor]:

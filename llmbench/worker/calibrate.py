@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from llmbench.ceilings import DEFAULT_SECONDS, precision_modes
+from llmbench.contract.ceilings import DEFAULT_SECONDS, precision_modes
 from llmbench.worker import bandwidth, matmul, transfers
 from llmbench.worker.monitor import NOT_HERE, Monitor, others_pct
 from llmbench.worker.sampling import ESTIMATOR, Metered, best_estimate, rounds, sweep

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from llmbench.engines import Engine
-from llmbench.errors import UserError
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.engines import Engine
+from llmbench.contract.errors import UserError
+from llmbench.contract.job import Job, new_record
+from llmbench.contract.specs import Batch
 from llmbench.plugins import Registry, discover
-from llmbench.schema import Budget, Cell, Job, new_record
-from llmbench.specs import Batch
 from llmbench.worker import padding as paddings
 from llmbench.worker.allowance import LEAST_END_S, Allowance, BoundedTrial
 from llmbench.worker.environment import capture

@@ -11,7 +11,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from llmbench.schema import content_id
+from llmbench.contract.cell import content_id
 from llmbench.worker import hardware, nvml, software
 from llmbench.worker.hardware import cpu_model, memory_mib
 from llmbench.worker.software import version

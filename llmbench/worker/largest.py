@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmbench.engines import Engine
-from llmbench.errors import is_out_of_memory
-from llmbench.schema import KEEP
-from llmbench.specs import BuildRequest, CollateContext, Feature, Layout
+from llmbench.contract.engines import Engine
+from llmbench.contract.errors import is_out_of_memory
+from llmbench.contract.job import KEEP
+from llmbench.contract.specs import BuildRequest, CollateContext, Feature, Layout
 from llmbench.worker.stages import Step
 
 TOLERANCE = 0.05

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmbench.engines import Engine, EngineRequest
-from llmbench.errors import PluginError, Unsupported, UserError, is_out_of_memory
+from llmbench.contract.cell import Cell
+from llmbench.contract.engines import Engine, EngineRequest
+from llmbench.contract.errors import PluginError, Unsupported, UserError, is_out_of_memory
+from llmbench.contract.job import Job, new_record
+from llmbench.contract.sizes import configuration, scaled
+from llmbench.contract.specs import Batch, BuildRequest, CollateContext, ModelSpec
 from llmbench.layouts import IGNORE
 from llmbench.plugins import Registry, discover
-from llmbench.schema import Cell, Job, new_record
-from llmbench.sizes import configuration, scaled
-from llmbench.specs import Batch, BuildRequest, CollateContext, ModelSpec
 from llmbench.worker import allocator, monitor, stages
 from llmbench.worker.data import CellData, load_cell_data, scoring_order, training_order
 from llmbench.worker.energy import EnergyMeter

@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from llmbench import stats
-from llmbench.engines import Engine
-from llmbench.specs import Batch
+from llmbench.contract.engines import Engine
+from llmbench.contract.specs import Batch
 from llmbench.worker.stages import Note, Step, run_steps
 from llmbench.worker.work import Work
 

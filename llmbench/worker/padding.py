@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmbench.errors import Unisolated
+from llmbench.contract.errors import Unisolated
 from llmbench.worker import batches as trees
 
 LABEL_IGNORED = -100

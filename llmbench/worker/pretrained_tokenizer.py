@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbench.errors import DataError
-from llmbench.pretrained import FILES, TOKENIZER
-from llmbench.specs import SpecialTokens
+from llmbench.contract.errors import DataError
+from llmbench.contract.pretrained import FILES, TOKENIZER
+from llmbench.contract.specs import SpecialTokens
 from llmbench.worker.tokenizer import BpeTokenizer
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmbench.contract.cell import content_id
+from llmbench.contract.job import Job
+from llmbench.contract.specs import BaselineContext
 from llmbench.plugins import Registry
-from llmbench.schema import Job, content_id
-from llmbench.specs import BaselineContext
 from llmbench.worker.data import CellData, as_python, features_key
 
 REFERENCES_VERSION = 1  # raise when what oracles or baselines score changes

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from llmbench.contract.job import Job, learns, new_record
+from llmbench.contract.specs import ModelSpec
 from llmbench.plugins import Registry
-from llmbench.schema import Job, learns, new_record
-from llmbench.specs import ModelSpec
 from llmbench.worker import monitor, stages
 from llmbench.worker.data import CellData, training_order
 from llmbench.worker.main import (

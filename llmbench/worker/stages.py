@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench.engines import Engine
-from llmbench.specs import Batch, CollateContext, Feature, Layout
+from llmbench.contract.engines import Engine
+from llmbench.contract.specs import Batch, CollateContext, Feature, Layout
 
 Emit = Callable[[dict[str, Any]], None]
 Step = Callable[[Engine, Batch], Any]

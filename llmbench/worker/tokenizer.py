@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbench.errors import DataError, SuiteError
-from llmbench.specs import SpecialTokens
+from llmbench.contract.errors import DataError, SuiteError
+from llmbench.contract.specs import SpecialTokens
 
 if TYPE_CHECKING:
     import tokenizers
@@ -27,7 +27,7 @@ MIN_VOCAB_SIZE = len(SPECIAL_NAMES) + 256
 
 
 class BpeTokenizer:
-    """A byte-level BPE tokenizer; implements `llmbench.specs.Tokenizer`. Can be pickled and used after a fork."""
+    """A byte-level BPE tokenizer; implements `llmbench.contract.specs.Tokenizer`. Can be pickled and used after a fork."""
 
     special: SpecialTokens = SPECIAL
 

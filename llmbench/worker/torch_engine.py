@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmbench.errors import SuiteError, Unsupported
+from llmbench.contract.errors import SuiteError, Unsupported
+from llmbench.contract.specs import Batch, BuildRequest, CollateContext, Feature, Layout, ModelSpec, PrecisionSpec
+from llmbench.contract.step_trial import StepTrial
 from llmbench.layouts import IGNORE
-from llmbench.specs import Batch, BuildRequest, CollateContext, Feature, Layout, ModelSpec, PrecisionSpec
-from llmbench.trials import StepTrial
 from llmbench.worker.compilation import CompileWatch
 from llmbench.worker.environment import memory_mib
 
@@ -176,7 +176,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def predict(self, arrays: dict[str, Tensor], *, max_new_tokens: int) -> list[Any]:
-        """Return one prediction per row, as the table in `llmbench.specs` says."""
+        """Return one prediction per row, as the table in `llmbench.contract.specs` says."""
         self.module.eval()
         with self._autocast():
             if self.head == "generate":

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from llmbench.specs import Batch
+from llmbench.contract.specs import Batch
 from llmbench.worker import profiling
 from llmbench.worker.counting import OperatorCounter, OperatorRow, difference, totals
 from llmbench.worker.profiling import Enter

@@ -1,4 +1,4 @@
-"""A torch step under test: what causes see of it (see `llmbench.specs.Trial`), for built-in cells and users' modules.
+"""A torch step under test: what causes see of it (see `llmbench.contract.specs.Trial`), for built-in cells and users' modules.
 
 Shapes: `B` rows of a batch, `L` tokens of a row.
 """
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmbench.errors import DoesNotApply
-from llmbench.trials import StepTrial
+from llmbench.contract.errors import DoesNotApply
+from llmbench.contract.step_trial import StepTrial
 from llmbench.worker import batches as trees
 from llmbench.worker import padding
 
@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 
 
 class TorchTrial(StepTrial):
-    """See `llmbench.specs.Trial`; without `regroup` and `tokens`, padding is what tensors and module show."""
+    """See `llmbench.contract.specs.Trial`; without `regroup` and `tokens`, padding is what tensors and module show."""
 
     def tensors(self, batch: Any) -> dict[str, Tensor]:
         """Return the tensors of `batch` by a name each."""

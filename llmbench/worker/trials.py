@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmbench.engines import Engine
-from llmbench.errors import Unisolated
+from llmbench.contract.cell import Cell
+from llmbench.contract.engines import Engine
+from llmbench.contract.errors import Unisolated
+from llmbench.contract.specs import Batch, CauseSpec, CollateContext
+from llmbench.contract.step_trial import StepTrial
 from llmbench.plugins import Registry
-from llmbench.schema import Cell
-from llmbench.specs import Batch, CauseSpec, CollateContext
-from llmbench.trials import StepTrial
 from llmbench.worker.stages import Feed
 from llmbench.worker.work import Work
 

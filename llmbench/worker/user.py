@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmbench.errors import DataError, UserError, did_you_mean
-from llmbench.specs import Batch, PrecisionSpec
+from llmbench.contract.errors import DataError, UserError, did_you_mean
+from llmbench.contract.specs import Batch, PrecisionSpec
 from llmbench.worker import batches as trees
 from llmbench.worker.padding import Padding
 from llmbench.worker.torch_engine import TorchEngine

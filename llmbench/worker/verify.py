@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmbench import stats
-from llmbench.errors import DoesNotApply, NotMeasured, OutOfTime
-from llmbench.specs import AXES, CauseSpec, Intervention
-from llmbench.trials import StepTrial
+from llmbench.contract.errors import DoesNotApply, NotMeasured, OutOfTime
+from llmbench.contract.specs import AXES, CauseSpec, Intervention
+from llmbench.contract.step_trial import StepTrial
 
 Emit = Callable[[dict[str, Any]], None]
 

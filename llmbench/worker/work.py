@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from llmbench.engines import Engine
-from llmbench.specs import Batch, BuildRequest, ModelSpec
+from llmbench.contract.engines import Engine
+from llmbench.contract.specs import Batch, BuildRequest, ModelSpec
 from llmbench.worker import stages
 
 Shapes = Mapping[str, tuple[int, ...]]

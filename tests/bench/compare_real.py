@@ -19,8 +19,8 @@ from pathlib import Path
 
 from llmbench import processes
 from llmbench.compare import Comparison, compare
+from llmbench.contract.cell import Budget
 from llmbench.report.comparison import document, summary
-from llmbench.schema import Budget
 from llmbench.sources import Run, read_runs
 
 SUITE = """

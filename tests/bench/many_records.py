@@ -6,7 +6,8 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from llmbench.schema import Budget, Cell, Job, new_record
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.job import Job, new_record
 
 REPEATS, STEPS = 3, 20
 CAUSES = (("optimizer", "where", "algorithm"), ("attention", "where", "algorithm"), ("kernel", "why", "hardware"))

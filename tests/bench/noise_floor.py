@@ -17,8 +17,9 @@ import tempfile
 from pathlib import Path
 
 from llmbench import stats
+from llmbench.contract.files import write_atomic
 from llmbench.processes import counted
-from llmbench.store import RunDir, write_atomic
+from llmbench.store import RunDir
 
 KEEP = "finetune and classification"
 LEVEL = 0.05

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 from llmbench.planted import cases, running, score
 
 

@@ -13,8 +13,9 @@ import safetensors.torch
 import torch
 
 import llmbench
-from llmbench import plan, plugins, pretrained, suite
-from llmbench.schema import Job
+from llmbench import plan, plugins, suite
+from llmbench.contract import pretrained
+from llmbench.contract.job import Job
 from llmbench.worker.main import run_job
 from llmbench.worker.pretrained_tokenizer import load as load_tokenizer
 from llmbench_plugins.models import hf

@@ -11,8 +11,9 @@ import torch
 from records import record
 
 import llmbench
+from llmbench.contract.cell import Budget, Cell, id_of_cell
+from llmbench.contract.job import Job
 from llmbench.plugins import discover
-from llmbench.schema import Budget, Cell, Job, id_of_cell
 from llmbench.worker.data import OnTheFly
 from llmbench.worker.stages import train_step
 from llmbench.worker.torch_engine import OPTIMIZERS, TorchEngine, split_rows

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from llmbench.errors import Unsupported
+from llmbench.contract.errors import Unsupported
 from llmbench.worker import allocator
 
 STEPS = """

@@ -8,9 +8,9 @@ import plain_models as plain
 import pytest
 import torch
 
-from llmbench.errors import OutOfTime
+from llmbench.contract.errors import OutOfTime
+from llmbench.contract.specs import CauseSpec, Intervention
 from llmbench.plugins import discover
-from llmbench.specs import CauseSpec, Intervention
 from llmbench.worker import diagnose, measure
 from llmbench.worker.allowance import Allowance, BoundedTrial
 from llmbench.worker.user import UserEngine, pool_of
@@ -128,7 +128,7 @@ def test_causes_end_with_the_budget_whatever_they_take(monkeypatch, step_s, step
     trial = trial_of(clock, step_s=step_s)
     monkeypatch.setattr(diagnose, "causes", lambda registry, device: [cause(f"c{i}", steps) for i in range(8)])
     monkeypatch.setattr("llmbench.worker.verify.time.perf_counter", clock)
-    monkeypatch.setattr("llmbench.trials.time.perf_counter", clock)
+    monkeypatch.setattr("llmbench.contract.step_trial.time.perf_counter", clock)
     fields = {"memory": {"peak_mib": 1.0, "capacity_mib": 100.0}}
     found, _ = diagnose.tried(trial, None, fields, "verdict", allowance, 0, lambda event: None)
     assert clock.now <= allowance.until + step_s  # a step that has begun ends

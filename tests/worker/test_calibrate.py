@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench.ceilings import MODES as NAMED_MODES
-from llmbench.ceilings import OPERATIONS, matmul_peak
-from llmbench.errors import SuiteError, Unsupported
+from llmbench.contract.ceilings import MODES as NAMED_MODES
+from llmbench.contract.ceilings import OPERATIONS, matmul_peak
+from llmbench.contract.errors import SuiteError, Unsupported
 from llmbench.roofline import bandwidth_at
 from llmbench.store import dump_json
 from llmbench.worker import bandwidth, calibrate, matmul, teams, timing, transfers

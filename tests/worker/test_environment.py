@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from llmbench.contract.cell import content_id
 from llmbench.environments import differences
 from llmbench.report.cells import Run
 from llmbench.report.tables import HEADER_FACTS, header_table
-from llmbench.schema import content_id
 from llmbench.worker import environment, hardware, nvml, software
 
 CAPTURE = "import json; from llmbench.worker.environment import capture; print(json.dumps(capture()))"

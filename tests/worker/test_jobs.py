@@ -10,10 +10,10 @@ import statistics
 import pytest
 import torch
 
+from llmbench.contract.job import Job
 from llmbench.plan import plan_cells
 from llmbench.plugins import discover
 from llmbench.report.trust import residual_pct
-from llmbench.schema import Job
 from llmbench.store import dump_json
 from llmbench.suite import load_suite
 from llmbench.worker.data import load_cell_data

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import llmbench
+from llmbench.contract.job import KEEP
+from llmbench.contract.specs import CollateContext, SpecialTokens
 from llmbench.layouts import CausalBlocks, EncoderDecoder, TwoSequences
-from llmbench.schema import KEEP
-from llmbench.specs import CollateContext, SpecialTokens
 from llmbench.worker import largest
 from llmbench.worker.largest import Rehearsal, add_largest_batch, longest, search, unending
 from llmbench.worker.stages import train_step

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench.specs import Batch, BuildRequest, SpecialTokens
+from llmbench.contract.specs import Batch, BuildRequest, SpecialTokens
 from llmbench.worker import measure, stages
 from llmbench.worker.work import Prediction, Training
 

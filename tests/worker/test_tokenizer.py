@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench.errors import DataError, SuiteError
-from llmbench.specs import SpecialTokens
+from llmbench.contract.errors import DataError, SuiteError
+from llmbench.contract.specs import SpecialTokens
 from llmbench.worker import tokenizer as tok
 
 TEXTS = ["the cat sat on the mat", "ein Hund läuft", "你好 世界", "a <unk> and a <mask>", "it 's 1999 , naïve"] * 20

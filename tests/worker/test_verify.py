@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from llmbench import errors, specs, stats, trials
+from llmbench import stats
+from llmbench.contract import errors, specs, step_trial
 from llmbench.worker import verify as verify_module
 from llmbench.worker.verify import CLOSE_ENOUGH, MOST_PAIRS, enough, verify
 
@@ -59,13 +60,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (verify_module, trials):
+    for module in (verify_module, step_trial):
         monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
     return clock
 
 
 def trial_on(clock, step_s=0.05, batches=16):
-    return trials.StepTrial(
+    return step_trial.StepTrial(
         module=None,
         optimizer=None,
         device="cpu",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmbench.specs import Batch, BuildRequest, CollateContext, Feature, Layout, ModelSpec, PrecisionSpec
-from llmbench.trials import StepTrial
+from llmbench.contract.specs import Batch, BuildRequest, CollateContext, Feature, Layout, ModelSpec, PrecisionSpec
+from llmbench.contract.step_trial import StepTrial
 
 Graph = Callable[[Any], Any]
 
@@ -79,7 +79,7 @@ class Engine(Protocol):
         """Apply gradients and clear them."""
 
     def predict(self, arrays: Any, *, max_new_tokens: int) -> list[Any]:
-        """Return the head's predictions (see `llmbench.specs`), one per example."""
+        """Return the head's predictions (see `llmbench.contract.specs`), one per example."""
 
     def loss_value(self, loss: Any) -> float:
         """Return the loss as a number; this waits for the device."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmbench.schema import content_id
+from llmbench.contract.cell import content_id
 
 #: Version of the document and of how it is measured; another one makes a kept document stale.
 CEILINGS_SCHEMA = 1
@@ -90,7 +90,7 @@ def datasheet() -> list[dict[str, Any]]:
 
     import yaml
 
-    text = (files("llmbench") / "datasheet.yaml").read_text(encoding="utf-8")
+    text = (files("llmbench") / "contract" / "datasheet.yaml").read_text(encoding="utf-8")
     return list(yaml.safe_load(text)["devices"])
 
 

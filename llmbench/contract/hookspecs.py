@@ -1,4 +1,4 @@
-"""The hooks a plugin may implement. Each returns specs (see `llmbench.specs`) and changes nothing.
+"""The hooks a plugin may implement. Each returns specs (see `llmbench.contract.specs`) and changes nothing.
 
 A plugin is one module; registering it is one line of its distribution's pyproject.toml::
 
@@ -19,8 +19,8 @@ from collections.abc import Iterable
 
 import pluggy
 
-from llmbench.engines import EngineSpec
-from llmbench.specs import (
+from llmbench.contract.engines import EngineSpec
+from llmbench.contract.specs import (
     CauseSpec,
     DatasetSpec,
     MetricSpec,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmbench.errors import UserError
+from llmbench.contract.errors import UserError
 
 CONFIGURATION, TOKENIZER = "config.json", "tokenizer.json"
 #: Files that decide what a model is and reads; the first kind of weights that is there counts.

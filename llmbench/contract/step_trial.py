@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbench.errors import Unisolated
+from llmbench.contract.errors import Unisolated
 
 Function = Callable[..., Any]
 FEWEST_PROBES, MOST_PROBES, PROBE_S = 3, 24, 0.1  # steps in which a part is looked at
@@ -20,7 +20,7 @@ FEWEST_PROBES, MOST_PROBES, PROBE_S = 3, 24, 0.1  # steps in which a part is loo
 
 @dataclass
 class StepTrial:
-    """See `llmbench.specs.Trial`. `mark` and `between` are the clock; `regroup` and `tokens` know of padding.
+    """See `llmbench.contract.specs.Trial`. `mark` and `between` are the clock; `regroup` and `tokens` know of padding.
 
     An engine that shows more of its step derives from this (`Engine.trial`).
     """

@@ -9,20 +9,12 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-SCHEMA_VERSION = 1
-
 STAGES = ("pretrain", "finetune", "eval")
-STATUSES = ("ok", "oom", "timeout", "crashed", "error", "unsupported", "skipped", "interrupted")
-#: Statuses that a resumed run does not try again (`--retry-failed` tries those in FAILED).
-SETTLED = frozenset({"ok", "unsupported", "oom", "timeout", "crashed", "error"})
-FAILED = frozenset({"oom", "timeout", "crashed", "error"})
 #: Phases of a step; for a stage without a backward pass the last ones are simply absent.
 PHASES = ("input", "copy", "forward", "backward", "optimizer", "comm", "idle")
-#: Event of a worker whose `record` counts should the process die from here on; the executor keeps it.
-KEEP = "keep"
 
 
 @dataclass(frozen=True)
@@ -160,67 +152,6 @@ def is_scored(stage: str, score: bool | None) -> bool:
     return stage != "finetune" if score is None else score
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker process is asked to do: one repeat of one cell.
-
-    `repeats` are the first ones, which share the budget; `processes` is how many there will be, None: `repeats`.
-    """
-
-    cell: Cell
-    repeat: int
-    attempt: int
-    repeats: int
-    budget: Budget
-    run_dir: str  # checkpoints/ and cache/ live here
-    sources: dict[str, DataSource]  # data set identity -> where it is
-    corpora: tuple[str, ...] = ()  # identities whose training text the tokenizer is trained on
-    plugin_files: tuple[str, ...] = ()
-    cwd_plugins: str | None = None
-    left_out: tuple[str, ...] = ()  # keys of the owners of plugins that do not load
-    environment_id: str | None = None
-    ceilings_id: str | None = None
-    processes: int | None = None
-    score: bool | None = None  # at the end of repeat 0: see `is_scored`
-    trace: str = "first"  # which repeats are traced: first, all or none
-    verify: str = "none"  # which causes repeat 0 removes and measures: none, verdict (the leading suspects) or all
-    remedy: dict[str, Any] | None = None  # of a trial of a remedy: what was predicted, for the record
-    weights: dict[str, str] = field(default_factory=dict)  # identity of a pretrained model -> its folder
-
-    @property
-    def scored(self) -> bool:
-        """Whether its repeat 0 is scored on the test split."""
-        return is_scored(self.cell.stage, self.score)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as a JSON-able dict."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Job:
-        """Rebuild a job from `to_json`."""
-        return cls(
-            **{
-                **fields,
-                "cell": Cell.from_json(fields["cell"]),
-                "budget": Budget(**fields["budget"]),
-                "sources": {k: DataSource(**v) for k, v in fields["sources"].items()},
-                "corpora": tuple(fields["corpora"]),
-                "plugin_files": tuple(fields["plugin_files"]),
-                "left_out": tuple(fields.get("left_out", ())),
-            }
-        )
-
-
-#: First word of the role of a trial that trains and is scored; all others are timed.
-LEARN = "learn"
-
-
-def learns(role: str | None) -> bool:
-    """Return whether a trial of this role (see `llmbench.remedies`) trains and is scored."""
-    return (role or "").partition(":")[0] == LEARN
-
-
 def id_of_cell(fields: Mapping[str, Any]) -> str:
     """Return the id of a cell from its fields, whether or not they name the later ones at their defaults."""
     return content_id({k: v for k, v in fields.items() if k not in LATER_FIELDS or v != LATER_FIELDS[k]})
@@ -230,47 +161,3 @@ def content_id(value: Any) -> str:
     """Return 12 hex digits of the SHA-256 of the canonical JSON of `value`."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def new_record(job: Job, status: str, **fields: Any) -> dict[str, Any]:
-    """Return a record of `job` with every contract field present (null or empty where nothing is known)."""
-    if status not in STATUSES:
-        raise ValueError(f"unknown status {status!r}")
-    record: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "cell_id": job.cell.cell_id,
-        "cell": job.cell.to_json(),
-        "repeat": job.repeat,
-        "repeats": job.repeats,
-        "budget": dataclasses.asdict(job.budget),
-        "attempt": job.attempt,
-        "status": status,
-        "started_at": None,
-        "wall_s": None,
-        "spent": {},
-        "environment_id": job.environment_id,
-        "ceilings_id": job.ceilings_id,
-        "samples": {},
-        "phases": {},
-        "counts": {},
-        "memory": {},
-        "energy": None,
-        "interventions": {},
-        "together": None,
-        "remedy": job.remedy,
-        "quality": {},
-        "oracle": None,
-        "baselines": {},
-        "training": None,
-        "operators": None,
-        "compilation": None,
-        "health": None,
-        "checkpoint": None,
-        "warnings": [],
-        "error": None,
-    }
-    unknown = fields.keys() - record.keys()
-    if unknown:
-        raise ValueError(f"unknown record fields {sorted(unknown)}")
-    record.update(fields)
-    return record

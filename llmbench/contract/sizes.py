@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench.errors import PluginError, did_you_mean
-from llmbench.specs import BuildRequest, ModelSpec, SpecialTokens
+from llmbench.contract.errors import PluginError, did_you_mean
+from llmbench.contract.specs import BuildRequest, ModelSpec, SpecialTokens
 
 #: Widths that are tried for a factor, in units of the width that it is taken from.
 LEAST_WIDTH_X, MOST_WIDTH_X = 1e-4, 1e3

@@ -1,0 +1,1 @@
+"""What processes, files and plugins agree on: cells, jobs, specs, engines, errors."""
