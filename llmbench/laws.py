@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench import stats
-from llmbench.powers import LINEAR, ONE, SQUARE, Growth, fit
+from llmbench.stats.growth import LINEAR, ONE, SQUARE, Growth, fit
 
 Record = Mapping[str, Any]
 COUNTS = ("calls", "flops", "bytes")

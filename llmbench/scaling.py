@@ -20,7 +20,7 @@ from llmbench import attribution, processes, stats
 from llmbench.contract.cell import DEFAULTS, Cell
 from llmbench.contract.sizes import parse_size
 from llmbench.laws import laws, work_of
-from llmbench.powers import LINEAR, ONE, SQUARE, Growth, power, power_misfit, slope, total
+from llmbench.stats.growth import LINEAR, ONE, SQUARE, Growth, power, power_misfit, slope, total
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]

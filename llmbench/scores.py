@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench.distributions import t_quantile
+from llmbench.stats.student_t import t_quantile
 
 Record = Mapping[str, Any]
 

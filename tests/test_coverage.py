@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmbench import intervals, stats
+from llmbench import stats
+from llmbench.stats import intervals
 
 _SPEC = importlib.util.spec_from_file_location("coverage_bench", Path(__file__).parent / "bench" / "coverage.py")
 bench = importlib.util.module_from_spec(_SPEC)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
 from llmbench.laws import counted, described_from, laws, tokens, work_of
-from llmbench.powers import LINEAR, ONE, SQUARE, Growth, fit, power, slope, total
 from llmbench.report.scaling import changes_table, scaling_table
 from llmbench.scaling import growth, limit_power, scaling
+from llmbench.stats.growth import LINEAR, ONE, SQUARE, Growth, fit, power, slope, total
 
 XS = [64, 128, 256, 512, 1024, 2048]
 PART = st.one_of(st.just(0.0), st.floats(0.01, 100))

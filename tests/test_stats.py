@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench.distributions import beta_cdf, t_tail
 from llmbench.stats import (
     Paired,
     Prior,
@@ -35,6 +34,7 @@ from llmbench.stats import (
     t_quantile,
     without_share,
 )
+from llmbench.stats.student_t import beta_cdf, t_tail
 
 times = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=20)
 processes = st.lists(times, min_size=1, max_size=4)

@@ -14,23 +14,21 @@ functions of lists; no clock, no global random state.
 
 from __future__ import annotations
 
-from llmbench.changes import Change, Changes, changes, repeats_to_decide
-from llmbench.crossed import Crossed, crossed_mean
-from llmbench.distributions import t_quantile
-from llmbench.intervals import Estimate, Prior, enough_cells, fit_prior, pooled_interval
-from llmbench.ratios import (
+from llmbench.stats.crossed_effects import Crossed, crossed_mean
+from llmbench.stats.intervals import Estimate, Prior, enough_cells, fit_prior, pooled_interval
+from llmbench.stats.permutation import RunTest, permutation_p, runs_differ
+from llmbench.stats.ratios import (
     Bound,
     Paired,
-    RunTest,
     block_ratios,
-    permutation_p,
     ratio_interval,
-    runs_differ,
     simultaneous,
     simultaneous_paired,
     without_share,
 )
-from llmbench.samples import (
+from llmbench.stats.run_changes import Change, Changes, changes, repeats_to_decide
+from llmbench.stats.sample_size import ProcessPlan, Reached, processes_for, samples_for, stein_interval
+from llmbench.stats.step_series import (
     Description,
     autocorrelation,
     describe,
@@ -39,8 +37,8 @@ from llmbench.samples import (
     outliers,
     reliability,
 )
-from llmbench.steady import changepoints, is_steady, steady_from
-from llmbench.stopping import ProcessPlan, Reached, processes_for, samples_for, stein_interval
+from llmbench.stats.student_t import t_quantile
+from llmbench.stats.warmup import changepoints, is_steady, steady_from
 
 __all__ = [
     "Description",

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmbench.intervals import log_samples
-from llmbench.samples import MAD_TO_SD, TOLERANCE
+from llmbench.stats.intervals import log_samples
+from llmbench.stats.step_series import MAD_TO_SD, TOLERANCE
 
 #: Penalty of a changepoint over log n: 2 is BIC for independent steps; correlation 0.5 triples their long-run variance.
 PENALTY = 6.0

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmbench.distributions import t_quantile
-from llmbench.intervals import (
+from llmbench.stats.intervals import (
     Estimate,
     Prior,
     Processes,
@@ -25,7 +24,8 @@ from llmbench.intervals import (
     replicated,
     student,
 )
-from llmbench.samples import MAD_TO_SD, effective_samples
+from llmbench.stats.step_series import MAD_TO_SD, effective_samples
+from llmbench.stats.student_t import t_quantile
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmbench.distributions import t_quantile
-from llmbench.intervals import (
+from llmbench.stats.intervals import (
     FEWEST_CELLS,
     Estimate,
     Prior,
@@ -30,7 +29,8 @@ from llmbench.intervals import (
     satterthwaite,
     student,
 )
-from llmbench.ratios import ratio_interval
+from llmbench.stats.ratios import ratio_interval
+from llmbench.stats.student_t import t_quantile
 
 #: Of the probability of any false alarm, what the change shared by all cells may use; the cells have the rest.
 SHARED_PART = 0.05

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmbench.distributions import t_quantile
-from llmbench.intervals import satterthwaite
+from llmbench.stats.intervals import satterthwaite
+from llmbench.stats.student_t import t_quantile
 
 
 @dataclass(frozen=True)

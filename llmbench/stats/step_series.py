@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmbench.intervals import Processes, log_samples
+from llmbench.stats.intervals import Processes, log_samples
 
 #: Standard deviations per median absolute deviation of a normal distribution (1 / 0.6745).
 MAD_TO_SD = 1.4826

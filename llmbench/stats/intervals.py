@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from llmbench.distributions import t_quantile
+from llmbench.stats.student_t import t_quantile
 
 BOOTSTRAP_DRAWS = 1000
 #: Fewer cells, or fewer degrees of freedom in all of them, say too little about a variance to be a prior.
