@@ -36,7 +36,7 @@ def _commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple
 def hooks_page() -> str:
     """Return every hook with its complete plugin to copy."""
     from llmbench.contract import hookspecs, specs
-    from llmbench.plugins import KINDS
+    from llmbench.plugins.registry import KINDS
 
     parts = ["# Hooks", "", "Made from the code by `python docs/generate.py`.", ""]
     parts += [_marked(inspect.getdoc(hookspecs) or ""), ""]

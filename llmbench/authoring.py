@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-#: The kinds of plugins, here so that `--help` finds no plugins; a test holds it against `llmbench.plugins.KINDS`.
+#: The kinds of plugins, here so that `--help` finds no plugins; a test holds it against `llmbench.plugins.registry.KINDS`.
 KINDS = ("model", "task", "dataset", "metric", "precision", "cause", "remedy", "reporter", "engine")
 
 _plugin = click.option("--plugin", "plugin_files", multiple=True, metavar="FILE", help="Load a plugin file too.")
@@ -25,7 +25,7 @@ def plugins_list(plugin_files: tuple[str, ...], as_json: bool) -> int:
     """Print every plugin: name, kind, owner, version and what it supports. Broken ones come with their error."""
     import json
 
-    from llmbench.plugins import discover
+    from llmbench.plugins.discovery import discover
     from llmbench.report import inventory, terminal
 
     registry = discover(plugin_files, Path.cwd())
@@ -42,7 +42,7 @@ def plugins_list(plugin_files: tuple[str, ...], as_json: bool) -> int:
 def plugins_info(name: str, plugin_files: tuple[str, ...]) -> int:
     """Print everything the plugin NAME says about itself."""
     from llmbench.contract.errors import PluginError, did_you_mean
-    from llmbench.plugins import discover
+    from llmbench.plugins.discovery import discover
     from llmbench.report import inventory, terminal
 
     registry = discover(plugin_files, Path.cwd())
@@ -60,7 +60,7 @@ def plugins_hooks() -> int:
     import inspect
 
     from llmbench.contract import hookspecs
-    from llmbench.plugins import KINDS
+    from llmbench.plugins.registry import KINDS
 
     for kind, (hook, spec_type) in KINDS.items():
         click.echo(f"{hook}() -> Iterable[{spec_type.__name__}]    # {kind}\n")
@@ -74,8 +74,8 @@ def plugins_hooks() -> int:
 @click.option("-o", "folder", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where (here).")
 def plugins_new(name: str, kind: str, folder: Path) -> int:
     """Write a distribution with a small working plugin NAME in it: package, plugin, suite, tests, CI file, README."""
-    from llmbench.plugins import discover
-    from llmbench.scaffold import write
+    from llmbench.plugins.discovery import discover
+    from llmbench.plugins.scaffold import write
 
     target = write(name, kind, folder, discover())
     click.echo(f"{target}: written; next:")

@@ -22,7 +22,7 @@ from llmbench.planted.command import planted
 
 if TYPE_CHECKING:
     from llmbench.plan import Plan
-    from llmbench.plugins import Registry
+    from llmbench.plugins.registry import Registry
     from llmbench.sources import Run
 
 _plugin = click.option("--plugin", "plugin_files", multiple=True, metavar="FILE", help="Load a plugin file too.")

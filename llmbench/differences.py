@@ -42,7 +42,7 @@ def _environments(base: Run, head: Run) -> Iterator[Difference]:
     """Yield every fact that differs between the environments that were measured in; several values are listed."""
     found: dict[str, tuple[list[str], list[str]]] = {}
     for before, after in itertools.product(_used(base), _used(head)):
-        for path, *values in environments.differences(before, after):
+        for path, *values in environments.different_facts(before, after):
             for known, value in zip(found.setdefault(path, ([], [])), values, strict=True):
                 text = _text(value)
                 if text not in known:

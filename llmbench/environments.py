@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-Difference = tuple[str, Any, Any]  # path, value in the first, value in the second
+FactDifference = tuple[str, Any, Any]  # path, value in the first, value in the second
 
 #: Top-level parts that are not the machine: its hash, and what changes from moment to moment.
 NOT_THE_MACHINE = ("environment_id", "now")
 
 
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+def different_facts(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[FactDifference]:
     """Return `(path, value in a, value in b)` for every fact that differs, in the order of `a`, then of `b`.
 
     Paths look like `packages.torch` and `devices[0].name`. What only one of them has is None in the other: in an
@@ -21,7 +21,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
     return list(_walk("", left, right))
 
 
-def _walk(path: str, a: Any, b: Any) -> Iterator[Difference]:
+def _walk(path: str, a: Any, b: Any) -> Iterator[FactDifference]:
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for name in [*a, *(name for name in b if name not in a)]:
             yield from _walk(f"{path}.{name}" if path else name, a.get(name), b.get(name))

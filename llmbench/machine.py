@@ -12,7 +12,7 @@ from llmbench.running import asking, discover_noting
 
 def examine() -> tuple[dict[str, Any], list[str]]:
     """Return the environment (empty where no process can look at it), and what is missing or broken, a line each."""
-    from llmbench.plugins import discover
+    from llmbench.plugins.discovery import discover
 
     registry = discover((), Path.cwd())
     problems = registry.notes()

@@ -16,7 +16,7 @@ from llmbench.contract.errors import DataError, PluginError, SuiteError
 from llmbench.contract.pretrained import Pretrained, locate
 from llmbench.contract.specs import DataRequest
 from llmbench.keep import parse_keep
-from llmbench.plugins import Registry
+from llmbench.plugins.registry import Registry
 from llmbench.points import DEFAULT_DATASET, DEVICE_ORDER, Matrix, Point, leaves, value_at
 from llmbench.suite import Key, Suite
 

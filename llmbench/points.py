@@ -17,7 +17,7 @@ from llmbench.contract.hookspecs import PROJECT
 from llmbench.contract.sizes import parse_size
 from llmbench.contract.specs import TaskSpec
 from llmbench.keep import word_of
-from llmbench.plugins import Registry
+from llmbench.plugins.registry import Registry
 from llmbench.suite import Key, Suite
 
 #: Names a suite may use although no plugin of this version brings them; their cells are blocked.

@@ -20,7 +20,7 @@ from llmbench.contract.specs import BuildRequest, CollateContext, ModelSpec, Pre
 
 if TYPE_CHECKING:
     from llmbench.plan import Plan
-    from llmbench.plugins import Registry
+    from llmbench.plugins.registry import Registry
 
 MIB = 2**20
 BACKWARD_FACTOR = 3  # as in `llmbench.worker.work`

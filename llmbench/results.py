@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from llmbench.compare import Comparison
-    from llmbench.plugins import Registry
+    from llmbench.plugins.registry import Registry
     from llmbench.report import Report, Table
     from llmbench.sources import Run
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmbench.executors.local import LocalExecutor
     from llmbench.executors.runner import Rounds
     from llmbench.plan import Plan
-    from llmbench.plugins import Registry
+    from llmbench.plugins.registry import Registry
     from llmbench.predict import Prediction
     from llmbench.report.document import Report
     from llmbench.sources import Run
@@ -54,7 +54,7 @@ def note(text: str) -> None:
 
 def discover_noting(plugin_files: Sequence[str]) -> Registry:
     """Find the plugins; say on standard error which could not be loaded, and go on with the others."""
-    from llmbench.plugins import discover
+    from llmbench.plugins.discovery import discover
 
     registry = discover(plugin_files, Path.cwd())
     for line in registry.notes():
@@ -64,8 +64,8 @@ def discover_noting(plugin_files: Sequence[str]) -> Registry:
 
 def plan_suite(suite: str, registry: Registry, settings: Sequence[str], expression: str | None) -> Plan:
     """Return the plan of a suite. Raises UserError for a mistake in it, and where nothing is left to run."""
-    from llmbench.guard import standard_output_kept
     from llmbench.plan import plan_cells
+    from llmbench.plugins.guard import standard_output_kept
     from llmbench.suite import load_suite
 
     loaded = load_suite(suite, settings)
@@ -327,7 +327,7 @@ def render(report: Report, form: str, registry: Registry) -> bytes | bytearray:
     """Return `report` in the format `form`, as bytes. Raises PluginError for an unknown format."""
     reporter = registry.get("reporter", form)
     from llmbench.contract.hookspecs import PROJECT
-    from llmbench.guard import standard_output_kept
+    from llmbench.plugins.guard import standard_output_kept
 
     own = registry.by_kind["reporter"][form].owner.name == PROJECT
     with contextlib.nullcontext() if own else standard_output_kept():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import llmbench
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.worker import stages
 from llmbench.worker.work import Training
 

@@ -18,7 +18,7 @@ from test_remedies import Machine, searched
 
 import llmbench
 from llmbench.cli import cli
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.report import COLUMNS, Column, Table
 from llmbench.report.columns import meaning
 from llmbench.sources import Run

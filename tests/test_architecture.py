@@ -176,7 +176,7 @@ def string_literals(tree: ast.AST) -> set[str]:
 
 @pytest.fixture(scope="module")
 def built_in_names():
-    from llmbench.plugins import discover
+    from llmbench.plugins.discovery import discover
 
     registry = discover()
     ours = [

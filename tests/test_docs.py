@@ -13,7 +13,7 @@ import click
 import pytest
 
 from llmbench.contract import hookspecs
-from llmbench.plugins import KINDS
+from llmbench.plugins.registry import KINDS
 from llmbench.suite import shipped_suites
 
 ROOT = Path(__file__).parent.parent

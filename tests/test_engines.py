@@ -11,7 +11,7 @@ import pytest
 
 import llmbench
 from llmbench.contract.errors import PluginError
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.report.cells import summarise
 
 PLUGIN = Path(__file__).parent / "numpy_engine.py"

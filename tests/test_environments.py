@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.costs import cost, joules_per_step, steps_to_pay_off, tokens_per_joule
-from llmbench.environments import differences
+from llmbench.environments import different_facts
 
 ENVIRONMENT = {
     "environment_id": "a",
@@ -23,12 +23,12 @@ ENVIRONMENT = {
 def test_each_difference_is_named_once_and_nothing_else():
     other = copy.deepcopy(ENVIRONMENT)
     other["environment_id"], other["now"] = "b", {"load_1min": 9.0}
-    assert differences(ENVIRONMENT, other) == []
+    assert different_facts(ENVIRONMENT, other) == []
     other["packages"]["torch"] = "2.5"
     other["devices"].append({"device": "cuda:0", "name": "G"})
     del other["packages"]["numpy"]  # None and absent are both "not known"
     other["kernel"] = "6"
-    assert differences(ENVIRONMENT, other) == [
+    assert different_facts(ENVIRONMENT, other) == [
         ("packages.torch", "2.4", "2.5"),
         ("devices[1]", None, {"device": "cuda:0", "name": "G"}),
         ("kernel", None, "6"),
@@ -36,9 +36,9 @@ def test_each_difference_is_named_once_and_nothing_else():
 
 
 def test_a_changed_value_in_a_list_and_a_changed_kind_are_found():
-    assert differences({"d": [{"n": 1}]}, {"d": [{"n": 2}]}) == [("d[0].n", 1, 2)]
-    assert differences({"d": [1]}, {"d": {"n": 1}}) == [("d", [1], {"n": 1})]
-    assert differences({"nowhere": 1}, {"nowhere": 2}) == [("nowhere", 1, 2)]
+    assert different_facts({"d": [{"n": 1}]}, {"d": [{"n": 2}]}) == [("d[0].n", 1, 2)]
+    assert different_facts({"d": [1]}, {"d": {"n": 1}}) == [("d", [1], {"n": 1})]
+    assert different_facts({"nowhere": 1}, {"nowhere": 2}) == [("nowhere", 1, 2)]
 
 
 json_values = st.recursive(
@@ -50,13 +50,13 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=2), json_values, max_size=4))
 def test_nothing_differs_from_itself(environment):
-    assert differences(environment, copy.deepcopy(environment)) == []
+    assert different_facts(environment, copy.deepcopy(environment)) == []
 
 
 @given(*[st.dictionaries(st.text("abc", min_size=1, max_size=2), json_values, max_size=4)] * 2)
 def test_the_other_way_round_is_the_same_set(a, b):
-    forth = {(path, repr(left), repr(right)) for path, left, right in differences(a, b)}
-    assert forth == {(path, repr(right), repr(left)) for path, left, right in differences(b, a)}
+    forth = {(path, repr(left), repr(right)) for path, left, right in different_facts(a, b)}
+    assert forth == {(path, repr(right), repr(left)) for path, left, right in different_facts(b, a)}
 
 
 def test_costs_are_arithmetic_and_unknown_stays_unknown():

@@ -12,7 +12,7 @@ from llmbench.executors import follow
 from llmbench.executors.runner import pairs_left, run_plan
 from llmbench.learning import learning
 from llmbench.plan import plan_cells
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.store import RunDir
 from llmbench.suite import load_suite
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import llmbench
-from llmbench import guard, tampering
-from llmbench.plugins import discover
+from llmbench.plugins import guard, monkeypatches
+from llmbench.plugins.discovery import discover
 from llmbench.report.inventory import plugin_document
 
 MINE = """
@@ -127,7 +127,7 @@ def test_what_was_replaced_is_put_back(tmp_path):
 
 @pytest.mark.slow
 def test_libraries_may_add_to_torch():
-    snapshot = tampering.Snapshot()
+    snapshot = monkeypatches.Snapshot()
     import datasets  # noqa: F401
     import transformers
 

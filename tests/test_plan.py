@@ -16,7 +16,7 @@ from llmbench.contract.specs import Dataset, DatasetSpec, MetricSpec, ModelSpec,
 from llmbench.keep import parse_keep
 from llmbench.layouts import CausalBlocks, EncoderDecoder, Single
 from llmbench.plan import Plan, plan_cells
-from llmbench.plugins import KINDS, Owner, Provided, Registry
+from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
 from llmbench.suite import load_suite
 
 LAYOUTS = {"classify": Single(), "generate": EncoderDecoder(), "pretrain": CausalBlocks()}

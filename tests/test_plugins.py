@@ -8,7 +8,7 @@ import pytest
 import llmbench
 import llmbench_plugins
 from llmbench.contract.errors import PluginError
-from llmbench.plugins import _entry_points, discover
+from llmbench.plugins.discovery import _entry_points, discover
 
 PRECISION = """
 import llmbench

@@ -13,7 +13,7 @@ from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.files import write_atomic
 from llmbench.contract.specs import HEADS, ModelSpec
 from llmbench.plan import plan_cells
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.predict import full_shapes, longest_feature, predict, predictions, total_s
 from llmbench.store import dump_json
 from llmbench.suite import load_suite

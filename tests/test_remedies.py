@@ -23,7 +23,8 @@ from llmbench.contract.specs import Forecast, ModelSpec, RemedySpec
 from llmbench.executors.remedies import Settings, plain_of, settings_for, try_remedies
 from llmbench.executors.runner import run_plan
 from llmbench.plan import Plan, PlannedCell, plan_cells
-from llmbench.plugins import KINDS, Owner, Provided, Registry, discover
+from llmbench.plugins.discovery import discover
+from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
 from llmbench.progress import Progress
 from llmbench.remedies import CONFIRM, SCREEN, Trials, quality_change, round_and_names, trials_of
 from llmbench.report import json as report_json

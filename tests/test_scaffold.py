@@ -13,9 +13,11 @@ import yaml
 from test_cli import call
 
 import llmbench
-from llmbench import authoring, scaffold
+from llmbench import authoring
 from llmbench.plan import plan_cells
-from llmbench.plugins import KINDS, discover
+from llmbench.plugins import scaffold
+from llmbench.plugins.discovery import discover
+from llmbench.plugins.registry import KINDS
 from llmbench.suite import load_suite
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llmbench.contract.errors import PluginError
 from llmbench.contract.sizes import Size, configuration, parameters, parse_size, scaled, times, with_settings
 from llmbench.contract.specs import BuildRequest, ModelSpec, SpecialTokens
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 
 WORDS = st.text("abcdefgh_", min_size=1, max_size=6)
 NET = ModelSpec("net", {"tiny": {"hidden": 8, "dropout": 0.1, "kind": "gelu"}}, {}, None)

@@ -11,7 +11,7 @@ from bench.many_records import records
 
 from llmbench import learning, remedies, scaling, stored
 from llmbench.contract.errors import RunDirError
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.report import Report
 from llmbench.sources import Run, read_all, read_runs
 from llmbench.stored import RecordFile, StoredRecord

@@ -17,7 +17,7 @@ from llmbench.contract.errors import LlmbenchError, NotMeasured
 from llmbench.contract.job import Job
 from llmbench.contract.specs import AXES, CAUSE_CLASSES, CollateContext
 from llmbench.executors.child import resolve
-from llmbench.tampering import Snapshot
+from llmbench.plugins.monkeypatches import Snapshot
 
 ROWS, BATCH = 32, 4
 STEPS = (("pretrain", True), ("classify", True), ("generate", False), ("generate", True))

@@ -13,7 +13,8 @@ from typing import Any
 from llmbench import conformance
 from llmbench.conformance.subject import CHECKS, Failed, NotHere, Subject, one_line
 from llmbench.contract.errors import NotMeasured, UserError
-from llmbench.plugins import Provided, Registry, discover
+from llmbench.plugins.discovery import discover
+from llmbench.plugins.registry import Provided, Registry
 
 
 def main() -> None:

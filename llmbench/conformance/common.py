@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.conformance.subject import NotHere, Subject, check
-from llmbench.plugins import KINDS
+from llmbench.plugins.registry import KINDS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _LOAD_S = 60.0

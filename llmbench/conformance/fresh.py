@@ -22,8 +22,8 @@ HEAVY = ("torch", "transformers", "tensorflow", "keras", "jax", "evaluate", "dat
 
 def imported(origin: str, owner: str) -> dict[str, Any]:
     """Import one plugin's module and nothing else; say what that did."""
-    from llmbench.guard import watching
-    from llmbench.plugins import load_file
+    from llmbench.plugins.discovery import load_file
+    from llmbench.plugins.guard import watching
 
     load, root = _loader(origin, owner, load_file)
     before, state, threads = set(sys.modules), _state(), threading.active_count()
@@ -73,7 +73,7 @@ def _state() -> dict[str, Any]:
 def described(kind: str, name: str, files: list[str], cwd: str) -> dict[str, Any]:
     """Find a plugin as a worker does; return its fields."""
     from llmbench.conformance.common import plain
-    from llmbench.plugins import discover
+    from llmbench.plugins.discovery import discover
 
     return {"spec": plain(discover(files, Path(cwd)).get(kind, name))}
 
@@ -82,7 +82,7 @@ def loaded(name: str, task: str, argument: str, files: list[str], cwd: str) -> d
     """Load a data set; return what tells its content."""
     from llmbench.conformance.datasets import digest
     from llmbench.contract.specs import DataRequest
-    from llmbench.plugins import discover
+    from llmbench.plugins.discovery import discover
 
     registry = discover(files, Path(cwd))
     request = DataRequest(registry.get("task", task), argument)
@@ -93,7 +93,7 @@ def loaded(name: str, task: str, argument: str, files: list[str], cwd: str) -> d
 def rendered(name: str, files: list[str], cwd: str) -> dict[str, Any]:
     """Render a report; say whether that needed torch."""
     from llmbench.conformance.reporters import record
-    from llmbench.plugins import discover
+    from llmbench.plugins.discovery import discover
     from llmbench.report import Report
     from llmbench.report.cells import Run
 
@@ -104,7 +104,7 @@ def rendered(name: str, files: list[str], cwd: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run the function that the command line names."""
-    from llmbench.guard import standard_output_kept
+    from llmbench.plugins.guard import standard_output_kept
 
     functions: dict[str, Callable[..., dict[str, Any]]] = {
         f.__name__: f for f in (imported, described, loaded, rendered)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.contract.errors import PluginError, did_you_mean
-from llmbench.plugins import Registry, discover
+from llmbench.plugins.discovery import discover
+from llmbench.plugins.registry import Registry
 
 PASSED, FAILED, NOT_HERE = STATUSES = ("passed", "failed", "does not apply")
 LIMIT_S = 120.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmbench.plugins import Owner, Registry
+from llmbench.plugins.registry import Owner, Registry
 
 
 class Failed(Exception):

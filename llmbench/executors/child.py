@@ -72,7 +72,7 @@ def resolve(target: str) -> Callable[..., Any]:
     """Return the function named `module:function` or `file.py:function`."""
     where, _, name = target.rpartition(":")
     if where.endswith(".py"):
-        from llmbench.plugins import load_file
+        from llmbench.plugins.discovery import load_file
 
         return getattr(load_file(Path(where).resolve()), name)
     return getattr(importlib.import_module(where), name)

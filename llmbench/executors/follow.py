@@ -14,7 +14,7 @@ from llmbench.contract.cell import Cell
 from llmbench.contract.errors import PluginError
 from llmbench.executors.runner import Rounds
 from llmbench.plan import Plan, PlannedCell
-from llmbench.plugins import Registry
+from llmbench.plugins.registry import Registry
 
 
 def to_run(plan: Plan, records: Iterable[Mapping[str, Any]], registry: Registry) -> list[Cell]:

@@ -17,7 +17,7 @@ from llmbench.contract.errors import DoesNotApply, UserError
 from llmbench.contract.job import LEARN
 from llmbench.executors.runner import Rounds
 from llmbench.plan import Plan
-from llmbench.plugins import Registry
+from llmbench.plugins.registry import Registry
 from llmbench.remedies import ADD, CONFIRM, SCREEN, Names, Suggestion, Trials
 
 SCREEN_PAIRS = 3

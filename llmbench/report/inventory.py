@@ -11,7 +11,7 @@ from llmbench.report.model import Column, Table, number
 
 if TYPE_CHECKING:
     from llmbench.plan import Plan, PlannedCell
-    from llmbench.plugins import Registry
+    from llmbench.plugins.registry import Registry
 
 #: kind of plugin -> attributes of its spec that say what it supports
 SUPPORTS = {

@@ -17,7 +17,7 @@ from llmbench.contract.cell import Cell, content_id
 from llmbench.contract.errors import DataError, Unsupported
 from llmbench.contract.job import Job
 from llmbench.contract.specs import DataRequest, Dataset, EncodeContext, Example, Feature, Layout, TaskSpec
-from llmbench.plugins import Registry
+from llmbench.plugins.registry import Registry
 from llmbench.worker import pretrained_tokenizer
 from llmbench.worker import tokenizer as tokenizer_module
 from llmbench.worker.tokenizer import BpeTokenizer

@@ -23,7 +23,8 @@ from llmbench.contract.engines import Engine
 from llmbench.contract.errors import UserError
 from llmbench.contract.job import Job, new_record
 from llmbench.contract.specs import Batch
-from llmbench.plugins import Registry, discover
+from llmbench.plugins.discovery import discover
+from llmbench.plugins.registry import Registry
 from llmbench.worker import padding as paddings
 from llmbench.worker.allowance import LEAST_END_S, Allowance, BoundedTrial
 from llmbench.worker.environment import capture

@@ -21,7 +21,8 @@ from llmbench.contract.job import Job, new_record
 from llmbench.contract.sizes import configuration, scaled
 from llmbench.contract.specs import Batch, BuildRequest, CollateContext, ModelSpec
 from llmbench.layouts import IGNORE
-from llmbench.plugins import Registry, discover
+from llmbench.plugins.discovery import discover
+from llmbench.plugins.registry import Registry
 from llmbench.worker import allocator, monitor, stages
 from llmbench.worker.data import CellData, load_cell_data, scoring_order, training_order
 from llmbench.worker.energy import EnergyMeter

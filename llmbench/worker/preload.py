@@ -16,7 +16,7 @@ import os
 
 gc.disable()
 
-from llmbench.plugins import load_own  # noqa: E402
+from llmbench.plugins.discovery import load_own  # noqa: E402
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

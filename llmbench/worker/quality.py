@@ -14,7 +14,7 @@ from typing import Any
 from llmbench.contract.cell import content_id
 from llmbench.contract.job import Job
 from llmbench.contract.specs import BaselineContext
-from llmbench.plugins import Registry
+from llmbench.plugins.registry import Registry
 from llmbench.worker.data import CellData, as_python, features_key
 
 REFERENCES_VERSION = 1  # raise when what oracles or baselines score changes

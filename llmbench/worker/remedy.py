@@ -8,7 +8,7 @@ from typing import Any
 
 from llmbench.contract.job import Job, learns, new_record
 from llmbench.contract.specs import ModelSpec
-from llmbench.plugins import Registry
+from llmbench.plugins.registry import Registry
 from llmbench.worker import monitor, stages
 from llmbench.worker.data import CellData, training_order
 from llmbench.worker.main import (

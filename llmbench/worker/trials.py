@@ -12,7 +12,7 @@ from llmbench.contract.engines import Engine
 from llmbench.contract.errors import Unisolated
 from llmbench.contract.specs import Batch, CauseSpec, CollateContext
 from llmbench.contract.step_trial import StepTrial
-from llmbench.plugins import Registry
+from llmbench.plugins.registry import Registry
 from llmbench.worker.stages import Feed
 from llmbench.worker.work import Work
 

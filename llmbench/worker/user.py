@@ -38,7 +38,7 @@ def load_target(target: str) -> dict[str, Any]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         if where.endswith(".py"):
-            from llmbench.plugins import load_file
+            from llmbench.plugins.discovery import load_file
 
             if not Path(where).is_file():
                 raise UserError(f"target {target!r}: no file {where}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmbench.scaffold import plugin_source
+from llmbench.plugins.scaffold import plugin_source
 
 ALWAYS = "LLMBENCH_API = 1\n"
 BREAKAGES: dict[str, tuple[str, str, str, str, str]] = {

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from test_cli import call
 
-from llmbench import conformance, scaffold
-from llmbench.plugins import KINDS, discover
+from llmbench import conformance
+from llmbench.plugins import scaffold
+from llmbench.plugins.discovery import discover
+from llmbench.plugins.registry import KINDS
 
 _SPEC = importlib.util.spec_from_file_location("breakages", Path(__file__).parent / "breakages.py")
 breakages = importlib.util.module_from_spec(_SPEC)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import llmbench
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.worker.diagnose import Kept, UserWork, user_trial, watched_step
 from llmbench.worker.user import UserEngine
 from llmbench_plugins.causes import _core, _watch, kernel, recurrence, vocabulary

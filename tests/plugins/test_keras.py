@@ -12,7 +12,7 @@ import pytest
 
 import llmbench
 from llmbench import conformance
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 
 CASES = Path(__file__).parent.parent / "keras_cases.py"
 slow = pytest.mark.slow
@@ -147,6 +147,6 @@ def test_without_the_package_it_is_said_how_to_get_it(monkeypatch):
 
 
 def test_finding_the_plugins_imports_no_keras():
-    code = "import sys; from llmbench.plugins import discover; discover(); print('keras' in sys.modules)"
+    code = "import sys; from llmbench.plugins.registry import discover; discover(); print('keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"

@@ -13,7 +13,7 @@ from records import record
 import llmbench
 from llmbench.contract.cell import Budget, Cell, id_of_cell
 from llmbench.contract.job import Job
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.worker.data import OnTheFly
 from llmbench.worker.stages import train_step
 from llmbench.worker.torch_engine import OPTIMIZERS, TorchEngine, split_rows

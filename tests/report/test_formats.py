@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from records import record, scored
 
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.report import UNKNOWN, Column, Report, Table
 from llmbench.report.beside import side_by_side
 from llmbench.report.cells import Run, summarise

@@ -7,7 +7,7 @@ import time
 import pytest
 from bench.many_records import records
 
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.report import Report
 from llmbench.report.cells import Run
 

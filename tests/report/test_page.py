@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.report import Report
 from llmbench.report.cells import Run
 from llmbench.sources import read_all

@@ -10,7 +10,7 @@ import torch
 
 from llmbench.contract.errors import OutOfTime
 from llmbench.contract.specs import CauseSpec, Intervention
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.worker import diagnose, measure
 from llmbench.worker.allowance import Allowance, BoundedTrial
 from llmbench.worker.user import UserEngine, pool_of

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from llmbench.contract.cell import content_id
-from llmbench.environments import differences
+from llmbench.environments import different_facts
 from llmbench.report.cells import Run
 from llmbench.report.tables import HEADER_FACTS, header_table
 from llmbench.worker import environment, hardware, nvml, software
@@ -39,7 +39,7 @@ def strings(value):
 
 def test_twice_the_same(captured):
     again = environment.capture()
-    assert differences(captured, again) == []
+    assert different_facts(captured, again) == []
     assert again["environment_id"] == captured["environment_id"]
 
 
@@ -55,7 +55,7 @@ def test_a_setting_changes_the_id(captured, monkeypatch):
     other = environment.capture()
     assert other["environment_id"] != captured["environment_id"]
     before = captured["variables"].get("OMP_NUM_THREADS")
-    assert differences(captured, other) == [("variables.OMP_NUM_THREADS", before, "17")]
+    assert different_facts(captured, other) == [("variables.OMP_NUM_THREADS", before, "17")]
 
 
 def test_the_names_that_others_read_are_there(captured):
@@ -99,7 +99,7 @@ assert count() == before, (before, count())
 @pytest.mark.slow
 def test_two_processes_agree():
     run = [json.loads(subprocess.check_output([sys.executable, "-c", CAPTURE], timeout=120)) for _ in range(2)]
-    assert differences(*run) == [] and run[0]["environment_id"] == run[1]["environment_id"]
+    assert different_facts(*run) == [] and run[0]["environment_id"] == run[1]["environment_id"]
 
 
 # --- variables ------------------------------------------------------------------------------------------

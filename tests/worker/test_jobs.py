@@ -12,7 +12,7 @@ import torch
 
 from llmbench.contract.job import Job
 from llmbench.plan import plan_cells
-from llmbench.plugins import discover
+from llmbench.plugins.discovery import discover
 from llmbench.report.trust import residual_pct
 from llmbench.store import dump_json
 from llmbench.suite import load_suite

@@ -352,7 +352,7 @@ def sweep_optimum(way: str, place: Place, folder: Path) -> dict[str, Any]:
 
 def optimum_request() -> dict[str, Any]:
     """Return what `with_optimum.py` is asked for."""
-    from llmbench.plugins import discover
+    from llmbench.plugins.discovery import discover
 
     size = discover().get("model", "bert").sizes["tiny"]
     steps = {"iterations": SWEEP_STEPS, "warmup": SWEEP_WARMUP, "examples": SWEEP_EXAMPLES}

@@ -1,9 +1,4 @@
-"""Finding plugins: entry points, `--plugin FILE` and `./plugins/*.py`. A broken one stops nobody else.
-
-A third party's plugin is loaded under a watch (`llmbench.guard`): one that hangs, raises, replaces parts of torch or
-needs another version of the interface is left out, with its owner and one line that says why. Its claim to a name that
-a built-in plugin has is not heard; a name that two others claim is nobody's.
-"""
+"""Finding plugins: entry points, files, and the folder `plugins` of where one stands."""
 
 from __future__ import annotations
 
@@ -13,137 +8,18 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import pluggy
 
 from llmbench.contract import hookspecs
-from llmbench.contract.engines import EngineSpec
-from llmbench.contract.errors import PluginError, did_you_mean
+from llmbench.contract.errors import PluginError
 from llmbench.contract.hookspecs import API_VERSION, OLDEST_API, PROJECT
-from llmbench.contract.specs import (
-    CauseSpec,
-    DatasetSpec,
-    MetricSpec,
-    ModelSpec,
-    PrecisionSpec,
-    RemedySpec,
-    ReporterSpec,
-    TaskSpec,
-)
-from llmbench.guard import watching
-
-#: kind -> (hook that returns it, type of what it returns)
-KINDS: Mapping[str, tuple[str, type]] = MappingProxyType(
-    {
-        "model": ("llmbench_models", ModelSpec),
-        "task": ("llmbench_tasks", TaskSpec),
-        "dataset": ("llmbench_datasets", DatasetSpec),
-        "metric": ("llmbench_metrics", MetricSpec),
-        "precision": ("llmbench_precisions", PrecisionSpec),
-        "cause": ("llmbench_causes", CauseSpec),
-        "remedy": ("llmbench_remedies", RemedySpec),
-        "reporter": ("llmbench_reporters", ReporterSpec),
-        "engine": ("llmbench_engines", EngineSpec),
-    }
-)
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Who brings a plugin: a distribution and its version, or a file."""
-
-    name: str
-    version: str
-    origin: str  # entry point or path
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}".strip()
-
-    @property
-    def key(self) -> str:
-        """Name the plugin for other processes, which leave it out by that."""
-        return f"{self.name}|{self.origin}"
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A plugin that is left out, and why (one line); or what is to be said of one that is not."""
-
-    owner: Owner
-    error: str
-
-
-@dataclass(frozen=True)
-class Provided:
-    """One spec and who owns it."""
-
-    spec: Any
-    owner: Owner
-
-
-@dataclass(frozen=True)
-class Registry:
-    """All plugins found, by kind and name."""
-
-    by_kind: Mapping[str, Mapping[str, Provided]]
-    broken: tuple[Broken, ...] = ()
-    files: tuple[str, ...] = ()  # what a worker process has to load again
-    clashes: Mapping[tuple[str, str], tuple[Owner, ...]] = field(default_factory=dict)
-    remarks: tuple[Broken, ...] = ()  # of plugins that are loaded
-
-    def get(self, kind: str, name: str) -> Any:
-        """Return the spec of `kind` called `name`.
-
-        Raises PluginError when there is none (with a suggestion) or when two owners claim the name.
-        """
-        found = self.by_kind[kind].get(name)
-        if found is None and (kind, name) in self.clashes:
-            raise PluginError(self.clash_message(kind, name))
-        if found is None:
-            raise PluginError(f"unknown {kind} {name!r}{did_you_mean(name, self.by_kind[kind])}")
-        return found.spec
-
-    def model(self, name: str, folders: Mapping[str, str]) -> ModelSpec:
-        """Return the spec of a cell's model: `NAME`, or `NAME:IDENTITY` with the folder of its weights in `folders`."""
-        kind, _, identity = name.partition(":")
-        spec: ModelSpec = self.get("model", kind)
-        return spec.of_weights(folders[identity]) if spec.of_weights else spec
-
-    def metrics(self, task: TaskSpec) -> list[MetricSpec]:
-        """Return the metrics that score `task`: those that it names, and those that name it.
-
-        Raises PluginError when it names one that nobody brings.
-        """
-        named: list[MetricSpec] = [self.get("metric", name) for name in task.metrics]
-        others = [p.spec for name, p in sorted(self.by_kind["metric"].items()) if name not in task.metrics]
-        return [*named, *(spec for spec in others if task.name in spec.tasks)]
-
-    def names(self, kind: str) -> list[str]:
-        """Return the names of all plugins of `kind`, sorted."""
-        return sorted(self.by_kind[kind])
-
-    def clash_message(self, kind: str, name: str) -> str:
-        """Return the one line that names everybody who claims `name`."""
-        owners = [f"{o} ({o.origin})" for o in self.clashes[(kind, name)]]
-        if name in self.by_kind[kind]:
-            return f"{kind} {name!r} belongs to {owners[0]}; that of {' and '.join(owners[1:])} is left out: rename it"
-        return f"{kind} {name!r} is claimed by {' and '.join(owners)}; uninstall one or rename it"
-
-    def notes(self) -> list[str]:
-        """Return a line for everything that is left out, and for what else is to be said."""
-        lines = [f"plugin {b.owner} ({b.owner.origin}) is left out: {b.error}" for b in self.broken]
-        lines += [self.clash_message(kind, name) for kind, name in self.clashes]
-        return [*lines, *(f"plugin {r.owner} ({r.owner.origin}) {r.error}" for r in self.remarks)]
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Return the keys of plugins that are not loaded, so that another process need not try."""
-        return tuple(broken.owner.key for broken in self.broken)
+from llmbench.plugins.guard import watching
+from llmbench.plugins.registry import KINDS, Broken, Owner, Provided, Registry
 
 
 def discover(files: Iterable[str | Path] = (), cwd: Path | None = None, *, left_out: Collection[str] = ()) -> Registry:
@@ -176,6 +52,7 @@ def discover(files: Iterable[str | Path] = (), cwd: Path | None = None, *, left_
 
 
 Loader = Callable[[], ModuleType]
+
 Source = Callable[[], tuple[str, Path | None]]  # of a plugin: its module's name and its file, without importing it
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
-from llmbench.tampering import Snapshot, made_by
+from llmbench.plugins.monkeypatches import Snapshot, made_by
 
 LIMIT_VARIABLE = "LLMBENCH_PLUGIN_SECONDS"
 LIMIT_S = 10.0

@@ -5,6 +5,7 @@ The plugin in it is the one that its hook's docstring shows, under the new name;
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import re
 import textwrap
@@ -12,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import llmbench
 from llmbench.contract import hookspecs
 from llmbench.contract.errors import PluginError
-from llmbench.plugins import KINDS, Registry
+from llmbench.contract.hookspecs import PROJECT
+from llmbench.plugins.registry import KINDS, Registry
 
 PREFIX = "llmbench-"
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
@@ -71,7 +72,7 @@ def files(name: str, kind: str) -> dict[str, str]:
         "module": module,
         "distribution": PREFIX + name,
         "summary": _sentence(example(kind)[1]),
-        "oldest": ".".join(llmbench.__version__.split(".")[:2]),
+        "oldest": ".".join(importlib.metadata.version(PROJECT).split(".")[:2]),
         "commands": [c.format(name=name) for c in _COMMANDS.get(kind, ("llmbench run suite.yaml",))],
     }
     made = {path.format(module=module): _rendered(template, values) for path, template in _FILES.items()}
@@ -104,7 +105,7 @@ def _rendered(template: str, values: Mapping[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(  # plain text for the author's own files, nothing of anybody else's
-        loader=PackageLoader("llmbench"),
+        loader=PackageLoader("llmbench.plugins"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
