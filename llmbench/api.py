@@ -127,9 +127,9 @@ def load(*paths: str | Path, baseline: str | None = None, plugins: Sequence[str 
     Raises RunDirError for a path that holds no run, UserError for a `baseline` that is none of them.
     """
     from llmbench.contract.errors import did_you_mean
+    from llmbench.records.read import read_all
     from llmbench.results import Results
     from llmbench.running import discover_noting
-    from llmbench.sources import read_all
 
     if not paths:
         raise UserError("load what? give the folder of a run, such as results/local/quick")

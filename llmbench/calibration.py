@@ -24,7 +24,7 @@ from llmbench.contract.ceilings import (
     precision_modes,
 )
 from llmbench.contract.files import write_atomic
-from llmbench.store import dump_json
+from llmbench.records.json_lines import dump_json
 
 CALIBRATE = "llmbench.worker.calibrate:calibrate"
 RECHECK = "llmbench.worker.calibrate:recheck"

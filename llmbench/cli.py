@@ -23,7 +23,7 @@ from llmbench.planted.command import planted
 if TYPE_CHECKING:
     from llmbench.plan import Plan
     from llmbench.plugins.registry import Registry
-    from llmbench.sources import Run
+    from llmbench.records.read import Run
 
 _plugin = click.option("--plugin", "plugin_files", multiple=True, metavar="FILE", help="Load a plugin file too.")
 _set = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a value of the suite.")
@@ -173,7 +173,7 @@ def _no_collector() -> Iterator[None]:
 
 
 def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str | None, registry: Registry) -> int:
-    from llmbench.sources import guarded, read_all
+    from llmbench.records.read import guarded, read_all
 
     registry.get("reporter", form)  # an unknown name is told before anything is read
     found = read_all([Path(name) for name in runs], stored=True)
@@ -247,9 +247,9 @@ def doctor(as_json: bool) -> int:
 def calibrate(device: str, fresh: bool, as_json: bool) -> int:
     """Measure what this machine can do at best: its ceilings, which are kept for the runs that follow."""
     from llmbench.machine import ceilings_of
+    from llmbench.records.json_lines import dump_json
     from llmbench.report import terminal
     from llmbench.report.ceilings import ceilings_tables
-    from llmbench.store import dump_json
 
     doc = ceilings_of(device, fresh=fresh, say=running.note)
     if as_json:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from llmbench import processes, stats
+from llmbench import stats
 from llmbench.differences import Difference, differences
+from llmbench.records import attempts
+from llmbench.records.read import Run
 from llmbench.scores import QualityChange, quality_changes
-from llmbench.sources import Run
 
 Record = Mapping[str, Any]
 
@@ -250,7 +251,7 @@ def _pairs(
     A cell is paired by its id; where only the data's fingerprints differ (another version of a data set), by its other
     fields, if that leaves no choice.
     """
-    left, right = processes.by_cell(base), processes.by_cell(head)
+    left, right = attempts.by_cell(base), attempts.by_cell(head)
     ids = {name: name for name in right if name in left}
     free = [{k: g for k, g in side.items() if k not in ids} for side in (left, right)]
     keys = [Counter(_settings(g[0]["cell"]) for g in side.values()) for side in free]
@@ -272,12 +273,12 @@ def _settings(cell: Record) -> tuple[tuple[str, str], ...]:
 
 
 def _counted(group: Sequence[Record]) -> list[Record]:
-    return [record for _, record in sorted(processes.counted(group).items())]
+    return [record for _, record in sorted(attempts.counted(group).items())]
 
 
 def _times(records: Sequence[Record]) -> list[list[float]]:
     """Return the step times (s) of the processes that count, in the order of rounds."""
-    return processes.step_times(_undisturbed(records))
+    return attempts.step_times(_undisturbed(records))
 
 
 def _by_rounds(records: Sequence[Record]) -> list[list[float]]:
@@ -296,7 +297,7 @@ def _undisturbed(records: Sequence[Record]) -> list[Record]:
     What decides is what the kernel says of others, never how long steps took, so that it does not favour a verdict.
     """
     timed = _timed(records)
-    quiet = [record for record in timed if not processes.disturbed(record)]
+    quiet = [record for record in timed if not attempts.disturbed(record)]
     return quiet if len(quiet) >= FEWEST_QUIET else timed
 
 

@@ -12,7 +12,7 @@ from llmbench.contract.errors import UserError
 
 if TYPE_CHECKING:
     from llmbench.compare import Comparison
-    from llmbench.sources import Run
+    from llmbench.records.read import Run
 
 #: What `git bisect run` understands: this commit cannot be judged; stop.
 SKIP, ABORT = 125, 128
@@ -67,7 +67,7 @@ def compare(
                           llmbench compare BASE HEAD --fail-on 5 --bisect'
     """
     from llmbench.compare import compare as run_compare
-    from llmbench.sources import guarded
+    from llmbench.records.read import guarded
 
     if bisect and fail_on_pct is None:
         raise UserError("--bisect needs a limit to judge by; add --fail-on 5")
@@ -96,7 +96,7 @@ def _judge(found: Comparison, *, bisect: bool) -> int:
 
 
 def _read(path: Path) -> Run:
-    from llmbench.sources import read_runs
+    from llmbench.records.read import read_runs
 
     runs = read_runs(path)
     if len(runs) > 1:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmbench import environments
+from llmbench.records.read import Run
 from llmbench.scores import data_of
-from llmbench.sources import Run
 
 #: Ceilings that differ by more than this are listed, in percent.
 CEILING_PCT = 5.0

@@ -14,7 +14,7 @@ import click
 from llmbench.contract.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from llmbench.sources import Run
+    from llmbench.records.read import Run
 
 FORMATS = ("parquet", "csv", "pytest-benchmark", "bundle")
 _SUFFIX = {"parquet": ".parquet", "csv": ".csv", "pytest-benchmark": ".json", "bundle": ".llmbench.zip"}
@@ -32,7 +32,7 @@ def export(run: Path, form: str, output: Path | None, samples: bool, keep_person
     `bundle` is for publishing and sending: report and compare read it as it is. `pytest-benchmark` opens in
     `pytest-benchmark compare`.
     """
-    from llmbench.sources import read_runs
+    from llmbench.records.read import read_runs
 
     path = export_runs(read_runs(run), form, output, samples=samples, keep_personal=keep_personal)
     click.echo(f"{path}: written", err=True)
@@ -41,7 +41,7 @@ def export(run: Path, form: str, output: Path | None, samples: bool, keep_person
 
 def export_runs(runs: list[Run], form: str, output: Path | None, *, samples: bool, keep_personal: bool) -> Path:
     """Write `runs` to one file and return it. Raises UserError for what does not go together."""
-    from llmbench.sources import guarded
+    from llmbench.records.read import guarded
 
     if form not in FORMATS:
         raise UserError(f"--to {form}: unknown{did_you_mean(form, FORMATS)}; write one of: {', '.join(FORMATS)}")
@@ -75,7 +75,7 @@ def _write(runs: list[Run], form: str, path: Path, *, samples: bool, keep_person
 
 
 def _bundle(run: Run, *, keep_personal: bool) -> bytes:
-    from llmbench import bundle
+    from llmbench.records import bundle
 
     documents = dict(zip(bundle.JSON_FILES, (run.environments, run.ceilings, run.commands), strict=True))
     private = None if keep_personal else personal_names()

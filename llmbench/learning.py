@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from llmbench import processes, stats
+from llmbench import stats
 from llmbench.contract.cell import DEFAULTS, Cell
 from llmbench.contract.sizes import times
+from llmbench.records import attempts
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -76,7 +77,7 @@ def of_groups(groups: Mapping[tuple[Any, ...], dict[Point, dict[int, Trained]]])
 def grouped(records: Iterable[Record]) -> dict[tuple[Any, ...], dict[Point, dict[int, Trained]]]:
     """Return setup -> point -> seed -> run, of all that was trained and scored, where a setup has several points."""
     found: dict[tuple[Any, ...], dict[Point, dict[int, Trained]]] = {}
-    first = {name: processes.counted(group).get(0) for name, group in processes.by_cell(records).items()}
+    first = {name: attempts.counted(group).get(0) for name, group in attempts.by_cell(records).items()}
     for setup, training, scored in _several(first):
         if not (scored.get("quality") or {}).get("values") or not training.get("training"):
             continue

@@ -120,9 +120,9 @@ class SuiteFile(pytest.File):
         return self.measured.get(cell_id, [])
 
     def _measure(self) -> dict[str, list[Mapping[str, Any]]]:
-        from llmbench import processes
         from llmbench.contract.errors import UserError
-        from llmbench.sources import read_runs
+        from llmbench.records import attempts
+        from llmbench.records.read import read_runs
 
         recorded = self.config.getoption("llmbench_run")
         folder = Path(recorded) if recorded else self._run()
@@ -130,8 +130,8 @@ class SuiteFile(pytest.File):
             (run,) = read_runs(folder)
         except (UserError, ValueError) as error:
             raise SuiteError(str(error)) from None
-        groups = processes.by_cell(run.records)
-        return {name: [r for _, r in sorted(processes.counted(group).items())] for name, group in groups.items()}
+        groups = attempts.by_cell(run.records)
+        return {name: [r for _, r in sorted(attempts.counted(group).items())] for name, group in groups.items()}
 
     def _run(self) -> Path:
         """Measure the cells whose tests will run; return the run directory."""

@@ -15,12 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench import attribution, processes, stats
+from llmbench import attribution, stats
 from llmbench.contract.cell import Cell
 from llmbench.contract.errors import DoesNotApply, LlmbenchError
 from llmbench.contract.job import LEARN
 from llmbench.contract.specs import Forecast, RemedySpec
-from llmbench.processes import disturbed
+from llmbench.records.attempts import counted, disturbed
 
 Record = Mapping[str, Any]
 Names = tuple[str, ...]
@@ -188,7 +188,7 @@ def trials_of(records: Iterable[Record]) -> dict[str, Trials]:
 
 
 def _counted(attempts: Sequence[Record]) -> Record:
-    return next(iter(processes.counted([{**r, "repeat": 0} for r in attempts]).values()))
+    return next(iter(counted([{**r, "repeat": 0} for r in attempts]).values()))
 
 
 def unit_of(record: Record) -> str:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from llmbench.compare import Comparison
     from llmbench.plugins.registry import Registry
+    from llmbench.records.read import Run
     from llmbench.report import Report, Table
-    from llmbench.sources import Run
 
 
 @dataclass(frozen=True)

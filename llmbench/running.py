@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from llmbench.plan import Plan
     from llmbench.plugins.registry import Registry
     from llmbench.predict import Prediction
+    from llmbench.records.read import Run
+    from llmbench.records.run_dir import RunDir
     from llmbench.report.document import Report
-    from llmbench.sources import Run
-    from llmbench.store import RunDir
 
 RESULTS = Path("results") / "local"
 EXECUTORS = ("local", "ray")
@@ -142,8 +142,8 @@ def _folders(plans: Sequence[Plan], output: Path | None) -> list[Path]:
 
 def _run_one(suite: str, plan: Plan, folder: Path, registry: Registry, options: RunOptions) -> tuple[bool, Run]:
     """Run one plan into `folder`; return whether a cell failed, and what is recorded. Ctrl-C says how to go on."""
-    from llmbench.sources import read_json, read_runs
-    from llmbench.store import RunDir
+    from llmbench.records.read import read_json, read_runs
+    from llmbench.records.run_dir import RunDir
 
     command = reproduce(suite, options)
     with RunDir.open(folder, write=True) as run_dir:
@@ -174,7 +174,7 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOption
     from llmbench.executors.remedies import Settings, try_remedies
     from llmbench.executors.runner import pairs_left, run_plan
     from llmbench.progress import Progress
-    from llmbench.sources import read_json
+    from llmbench.records.read import read_json
 
     settled = run_dir.settled(options.retry_failed)
     left = pairs_left(plan, run_dir, options.retry_failed)
@@ -261,7 +261,7 @@ def _ceilings(
     """Return device -> id of its ceilings, measured where this machine is new; the run directory keeps a copy."""
     from llmbench.calibration import ensure
     from llmbench.contract.errors import Unsupported
-    from llmbench.sources import read_json
+    from llmbench.records.read import read_json
 
     say = (lambda text: None) if quiet else note
     precisions = [provided.spec for provided in registry.by_kind["precision"].values()]

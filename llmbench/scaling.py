@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from llmbench import attribution, processes, stats
+from llmbench import attribution, stats
 from llmbench.contract.cell import DEFAULTS, Cell
 from llmbench.contract.sizes import parse_size
 from llmbench.laws import laws, work_of
+from llmbench.records import attempts
 from llmbench.stats.growth import LINEAR, ONE, SQUARE, Growth, power, power_misfit, slope, total
 
 Record = Mapping[str, Any]
@@ -63,10 +64,10 @@ def scaling(records: Iterable[Record]) -> list[Row]:
 
 def curves(records: Iterable[Record]) -> list[Curve]:
     """Return the curves in `records`, in the order of axes; those with fewer than 3 points are none."""
-    groups = list(processes.by_cell(records).values())
+    groups = list(attempts.by_cell(records).values())
     if not _axes([group[0]["cell"] for group in groups]):
         return []
-    usable = [_usable(processes.counted(group)) for group in groups]
+    usable = [_usable(attempts.counted(group)) for group in groups]
     cells = [found for found in usable if found]
     axes = _axes([next(iter(cell.values()))["cell"] for cell in cells])
     found = [one for axis in axes for one in _along(axis, cells)]
@@ -108,7 +109,7 @@ def _along(axis: str, cells: Sequence[Mapping[int, Record]]) -> list[tuple[tuple
 def _usable(found: Mapping[int, Record]) -> dict[int, Record]:
     """Return the good records of a cell, numbered anew; those that others disturbed only where there are no others."""
     good = [r for r in found.values() if r["status"] == "ok" and r["samples"].get("step_s")]
-    quiet = [r for r in good if not processes.disturbed(r)]
+    quiet = [r for r in good if not attempts.disturbed(r)]
     return dict(enumerate(quiet or good))
 
 

@@ -19,10 +19,10 @@ from test_remedies import Machine, searched
 import llmbench
 from llmbench.cli import cli
 from llmbench.plugins.discovery import discover
+from llmbench.records.read import Run
+from llmbench.records.run_dir import RunDir
 from llmbench.report import COLUMNS, Column, Table
 from llmbench.report.columns import meaning
-from llmbench.sources import Run
-from llmbench.store import RunDir
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<script>alert(1)</script>"

@@ -142,7 +142,7 @@ def test_layers_import_downward_only(path):
         ("schema.py", "from llmbench import stats"),
         ("report/cells.py", "from llmbench.worker import data"),
         ("cli.py", "import importlib\nimportlib.import_module('llmbench.worker.main')"),
-        ("worker/data.py", "from llmbench.store import RunDir"),
+        ("worker/data.py", "from llmbench.records.run_dir import RunDir"),
         ("cli.py", "import llmbench_plugins.models.x"),
         ("stats.py", "from .report import cells"),
     ],

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import record, scored
 
-from llmbench import bundle
 from llmbench.cli import cli
 from llmbench.contract.errors import UserError
-from llmbench.sources import read_runs
+from llmbench.records import bundle
+from llmbench.records.read import read_runs
 
 ENVIRONMENT = {"e1": {"environment_id": "e1", "cpu": "x"}}
 DOCUMENTS = {"environment.json": ENVIRONMENT, "commands.json": {"a": "llmbench run quick"}}

@@ -16,9 +16,9 @@ from llmbench.cli import cli
 from llmbench.compare import compare
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
+from llmbench.records.read import Run
+from llmbench.records.run_dir import RunDir
 from llmbench.report import comparison
-from llmbench.sources import Run
-from llmbench.store import RunDir
 
 CELLS = [Cell(f"m{i}", "tiny", "t", "made@1", "finetune") for i in range(8)]
 

@@ -19,7 +19,7 @@ from llmbench.contract.job import Job, new_record
 from llmbench.executors.local import LocalExecutor
 from llmbench.executors.runner import pairs_left, run_plan
 from llmbench.plan import Plan, PlannedCell
-from llmbench.store import RunDir
+from llmbench.records.run_dir import RunDir
 from llmbench.suite import Suite
 
 FAULTS = Path(__file__).with_name("faulty_jobs.py")

@@ -15,9 +15,9 @@ from records import record, scored
 
 from llmbench.cli import cli
 from llmbench.contract.errors import UserError
+from llmbench.records.read import read_runs
+from llmbench.records.run_dir import RunDir
 from llmbench.report import benchmarks
-from llmbench.sources import read_runs
-from llmbench.store import RunDir
 
 
 @pytest.fixture

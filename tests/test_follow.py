@@ -13,7 +13,7 @@ from llmbench.executors.runner import pairs_left, run_plan
 from llmbench.learning import learning
 from llmbench.plan import plan_cells
 from llmbench.plugins.discovery import discover
-from llmbench.store import RunDir
+from llmbench.records.run_dir import RunDir
 from llmbench.suite import load_suite
 
 SUITE = """

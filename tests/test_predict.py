@@ -15,7 +15,7 @@ from llmbench.contract.specs import HEADS, ModelSpec
 from llmbench.plan import plan_cells
 from llmbench.plugins.discovery import discover
 from llmbench.predict import full_shapes, longest_feature, predict, predictions, total_s
-from llmbench.store import dump_json
+from llmbench.records.json_lines import dump_json
 from llmbench.suite import load_suite
 
 PEAK, BANDWIDTH = 1e9, 1e8

@@ -7,6 +7,7 @@ import pytest
 from records import record
 
 from llmbench import processes, stats
+from llmbench.records import attempts
 from llmbench.report.cells import summarise
 from llmbench.report.tables import bottleneck_table
 
@@ -26,7 +27,7 @@ def decide(records, first=3, most=12):
 
 def test_the_first_stage_alone_decides():
     first = made(NOISY[:3])
-    wanted = stats.processes_for(processes.step_times(first), 5.0, most=99).wanted
+    wanted = stats.processes_for(attempts.step_times(first), 5.0, most=99).wanted
     assert decide(first, most=99) == {"c": wanted} and wanted > 12
     assert decide(made(NOISY), most=99) == {"c": wanted}  # what came later changes nothing
     assert decide(made((0.1, 0.5, 0.1)) + first) == decide(first)  # nor does an attempt that was made again
@@ -46,9 +47,9 @@ def test_cells_of_a_run_lend_each_other_their_spread():
     rng = np.random.default_rng(1)
     run = [r for i in range(8) for r in made(0.1 * np.exp(0.02 * rng.normal(size=2)), f"c{i}", 2)]
     counts = decide(run, 2)
-    prior = stats.fit_prior([processes.step_times(group) for group in processes.by_cell(run).values()])
+    prior = stats.fit_prior([attempts.step_times(group) for group in attempts.by_cell(run).values()])
     assert prior is not None and len(counts) == 8
-    alone = [decide(group, 2)[name] for name, group in processes.by_cell(run).items()]
+    alone = [decide(group, 2)[name] for name, group in attempts.by_cell(run).items()]
     assert sum(counts.values()) < sum(alone)  # two processes alone ask for all that are allowed
     later = [r for i in range(8) for r in made(0.1 * np.exp(0.3 * rng.normal(size=6)), f"c{i}", 2) if r["repeat"] > 1]
     assert decide(run + later, 2) == counts
@@ -71,11 +72,11 @@ def test_the_reports_prior_is_that_of_the_decision():
     """Processes beyond the first stage were chosen by its spread: they must not come into the prior."""
     rng = np.random.default_rng(2)
     run = [r for i in range(8) for r in made(0.1 * np.exp(0.02 * rng.normal(size=2)), f"c{i}", 2)]
-    prior = processes.fit_prior(processes.by_cell(run).values())
+    prior = processes.fit_prior(attempts.by_cell(run).values())
     more = [r for r in made(0.1 * np.exp(0.2 * rng.normal(size=5)), "c3", 2) if r["repeat"] > 1]
-    assert processes.fit_prior(processes.by_cell(run + more).values()) == prior
+    assert processes.fit_prior(attempts.by_cell(run + more).values()) == prior
     cell = next(c for c in summarise(run + more) if c["cell_id"] == "c3")
-    times = processes.step_times(processes.by_cell(run + more)["c3"])
+    times = attempts.step_times(attempts.by_cell(run + more)["c3"])
     direct = stats.stein_interval(times, 2, 5.0, prior=prior).estimate
     assert cell["step_ms_ci"] == pytest.approx([1e3 * direct.low, 1e3 * direct.high])
 

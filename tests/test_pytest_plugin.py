@@ -12,7 +12,7 @@ import pytest
 
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
-from llmbench.store import RunDir
+from llmbench.records.run_dir import RunDir
 
 SUITE = """
 name: two

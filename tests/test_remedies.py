@@ -26,12 +26,12 @@ from llmbench.plan import Plan, PlannedCell, plan_cells
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
 from llmbench.progress import Progress
+from llmbench.records.run_dir import RunDir
 from llmbench.remedies import CONFIRM, SCREEN, Trials, quality_change, round_and_names, trials_of
 from llmbench.report import json as report_json
 from llmbench.report.cells import Run
 from llmbench.report.remedies import recommendation_rows, remedy_rows
 from llmbench.report.tables import run_tables
-from llmbench.store import RunDir
 from llmbench.suite import load_suite
 
 CELL = Cell("m", "tiny", "t", "made@1", "finetune")

@@ -178,8 +178,8 @@ def test_terminal_fits_and_has_no_colour_when_told(width, monkeypatch):
 
 
 def test_reading_a_run_directory(tmp_path: Path):
-    from llmbench.sources import read_runs
-    from llmbench.store import RunDir
+    from llmbench.records.read import read_runs
+    from llmbench.records.run_dir import RunDir
 
     with RunDir.open(tmp_path / "r", write=True) as run_dir:
         for one in the_run().records:

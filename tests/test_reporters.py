@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from records import record
 
 from llmbench.cli import cli
-from llmbench.store import RunDir
+from llmbench.records.run_dir import RunDir
 
 ROOT = Path(__file__).parent.parent
 SENDER = """

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmbench.scrub import REMOVED, scrub
+from llmbench.records.redaction import REMOVED, scrub
 
 RESULTS = Path(__file__).parent.parent / "results"
 NAMES = ("alice", "box-17.example")

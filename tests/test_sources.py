@@ -11,8 +11,8 @@ from records import record
 
 from llmbench.cli import cli
 from llmbench.contract.errors import UserError
-from llmbench.sources import read_all, read_runs
-from llmbench.store import RunDir
+from llmbench.records.read import read_all, read_runs
+from llmbench.records.run_dir import RunDir
 
 RESULTS = Path(__file__).parent.parent / "results"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmbench.contract.errors import RunDirError
 from llmbench.contract.job import SCHEMA_VERSION
-from llmbench.store import RECORDS, TORN, RunDir
+from llmbench.records.run_dir import RECORDS, TORN, RunDir
 
 
 def record(cell_id="a", repeat=0, attempt=0, status="ok", **more):
@@ -120,7 +120,7 @@ def test_settled_takes_the_latest_attempt(tmp_path):
 def test_a_second_run_on_a_folder_is_refused_in_one_line(tmp_path):
     with RunDir.open(tmp_path, write=True) as run:
         run.append(record())
-        code = "import sys; from llmbench.store import RunDir; RunDir.open(sys.argv[1], write=True)"
+        code = "import sys; from llmbench.records.run_dir import RunDir; RunDir.open(sys.argv[1], write=True)"
         other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
         assert f"RunDirError: {tmp_path}: another run (process {os.getpid()})" in other.stderr.splitlines()[-1]
         assert RunDir.open(tmp_path, write=False).records() == [record()]

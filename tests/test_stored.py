@@ -9,12 +9,13 @@ import sys
 import pytest
 from bench.many_records import records
 
-from llmbench import learning, remedies, scaling, stored
+from llmbench import learning, remedies, scaling
 from llmbench.contract.errors import RunDirError
 from llmbench.plugins.discovery import discover
+from llmbench.records import lazy
+from llmbench.records.lazy import RecordFile, StoredRecord
+from llmbench.records.read import Run, read_all, read_runs
 from llmbench.report import Report
-from llmbench.sources import Run, read_all, read_runs
-from llmbench.stored import RecordFile, StoredRecord
 
 COUNT = 24
 
@@ -30,8 +31,8 @@ def folder(tmp_path):
 @pytest.fixture
 def several(monkeypatch):
     """Make a few cells enough for several processes."""
-    monkeypatch.setattr(stored, "MANY", 1)
-    monkeypatch.setattr(stored, "CELLS", 2)
+    monkeypatch.setattr(lazy, "MANY", 1)
+    monkeypatch.setattr(lazy, "CELLS", 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
 
 
@@ -83,10 +84,10 @@ def _pids(groups):
 def test_groups_are_looked_at_in_several_processes_and_keep_their_order(folder, several):
     (run,) = read_all([folder], stored=True)
     groups = [[run.records[i + 1], run.records[i]] for i in range(0, COUNT, 2)]
-    found = stored.mapped(_pids, groups)
+    found = lazy.mapped(_pids, groups)
     assert [group for _, group in found] == groups
     assert os.getpid() not in {pid for pid, _ in found}
-    assert {pid for pid, _ in stored.mapped(_pids, [[dict(run.records[0])]])} == {os.getpid()}
+    assert {pid for pid, _ in lazy.mapped(_pids, [[dict(run.records[0])]])} == {os.getpid()}
 
 
 @pytest.mark.parametrize("form", ["json", "html"])

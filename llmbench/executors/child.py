@@ -24,7 +24,7 @@ from typing import Any
 from llmbench.contract.errors import Unsupported, is_out_of_memory
 from llmbench.contract.files import write_atomic
 from llmbench.contract.job import KEEP, Job, new_record
-from llmbench.store import dump_json
+from llmbench.records.json_lines import dump_json
 
 MIB = 2**20
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>

@@ -20,7 +20,7 @@ from llmbench.contract import errors
 from llmbench.contract.job import Job, new_record
 from llmbench.executors.child import UNSAFE_SERVER, Task, child_main
 from llmbench.executors.diagnosis import Ending, count_oom_kills, diagnose, log_size, log_tail
-from llmbench.store import WORK
+from llmbench.records.run_dir import WORK
 
 RUN_JOB = "llmbench.worker.main:run_job"
 PRELOAD = ("llmbench.executors.child", "llmbench.worker.preload")

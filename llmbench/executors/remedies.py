@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench import processes, remedies
+from llmbench import remedies
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import DoesNotApply, UserError
 from llmbench.contract.job import LEARN
 from llmbench.executors.runner import Rounds
 from llmbench.plan import Plan
 from llmbench.plugins.registry import Registry
+from llmbench.records import attempts
 from llmbench.remedies import ADD, CONFIRM, SCREEN, Names, Suggestion, Trials
 
 SCREEN_PAIRS = 3
@@ -36,10 +37,10 @@ class Settings:
 
 def try_remedies(rounds: Rounds, plan: Plan, registry: Registry, settings: Settings) -> dict[str, Cell]:
     """Try remedies on every measured cell of the plan; return cell id -> the recommended cell, where one gains."""
-    groups = processes.by_cell(rounds.run_dir.records())
+    groups = attempts.by_cell(rounds.run_dir.records())
     found: dict[str, Cell] = {}
     for planned in plan.cells:
-        good = processes.good(processes.counted(groups.get(planned.cell.cell_id, ())))
+        good = attempts.good(attempts.counted(groups.get(planned.cell.cell_id, ())))
         if good:
             chosen = _Search(rounds, planned.cell, good, plan.suite.budget, registry, settings).run()
             if chosen is not None:

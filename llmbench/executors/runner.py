@@ -18,7 +18,7 @@ from llmbench import processes
 from llmbench.contract.cell import Cell
 from llmbench.contract.job import FAILED, Job, new_record
 from llmbench.plan import PlannedCell
-from llmbench.store import RunDir
+from llmbench.records.run_dir import RunDir
 
 if TYPE_CHECKING:
     from llmbench.plan import Plan

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from llmbench import processes
 from llmbench.contract.cell import Cell
+from llmbench.records import attempts
+from llmbench.records.read import Run
 from llmbench.report.variants import variants
-from llmbench.sources import Run
 
 #: Version of pytest-benchmark whose format this is.
 FORMAT_VERSION = "5.1.0"
@@ -27,12 +27,12 @@ _OPTIONS = {
 
 def document(run: Run) -> dict[str, Any]:
     """Return one benchmark per cell that was timed: its rounds are the steps (s) of all its processes."""
-    groups = processes.by_cell(run.records)
+    groups = attempts.by_cell(run.records)
     names = variants([group[0]["cell"] for group in groups.values()])
     found = []
     for (cell_id, group), variant in zip(groups.items(), names, strict=True):
-        good = processes.good(processes.counted(group))
-        times = [t for one in processes.step_times(good) for t in one]
+        good = attempts.good(attempts.counted(group))
+        times = [t for one in attempts.step_times(good) for t in one]
         if times:
             found.append(_benchmark(cell_id, group[0]["cell"], variant, times, len(good)))
     environment: Mapping[str, Any] = next(iter(run.environments.values()), {})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench import processes, stats
+from llmbench import stats
+from llmbench.records import attempts
 from llmbench.report.cells import Run, oracle_pct
 from llmbench.report.model import CELL, Column, Table, number
 from llmbench.report.variants import DERIVED, names_of, values_of
@@ -68,7 +69,7 @@ def _groups(pairs: Sequence[Pair], axis: str) -> list[list[Member]]:
     groups: dict[tuple[Any, ...], list[Member]] = {}
     if axis != "run" and len({cell[axis] for _, cells in pairs for cell in cells}) < 2:
         return []
-    found = [(run, cells, processes.by_cell(run.records)) for run, cells in pairs if len(cells) > 1 or axis == "run"]
+    found = [(run, cells, attempts.by_cell(run.records)) for run, cells in pairs if len(cells) > 1 or axis == "run"]
     fields = [group[0]["cell"] for _, _, records in found for group in records.values()]
     names = [name for name in names_of(fields) if name != axis and name not in DERIVED]
     differ = [name for name in names if len(values_of(fields, name)) > 1]
@@ -100,7 +101,7 @@ def _against(one: Member, base: Member | None) -> tuple[float | None, str | None
 
 def _step_times(member: Member) -> list[list[float]]:
     _, records, cell = member
-    return processes.step_times(processes.good(processes.counted(records[cell["cell_id"]])))
+    return attempts.step_times(attempts.good(attempts.counted(records[cell["cell_id"]])))
 
 
 def _quality(cell: Cell, base: Member | None) -> tuple[Any, ...]:

@@ -14,9 +14,10 @@ from typing import Any
 from llmbench import attribution, costs, processes, stats
 from llmbench.contract.cell import PHASES
 from llmbench.contract.job import FAILED
+from llmbench.records import attempts
+from llmbench.records.lazy import mapped
+from llmbench.records.read import Run  # noqa: F401  (its readers know it from here)
 from llmbench.report import capacity, compiled, inference, speed, trust, variants
-from llmbench.sources import Run  # noqa: F401  (its readers know it from here)
-from llmbench.stored import mapped
 
 Record = Mapping[str, Any]
 
@@ -61,8 +62,8 @@ def summarise(
     repeat, the latest attempt that is ok counts, else the latest. The status of the cell is that of repeat 0, where
     the cell also trains and is scored.
     """
-    groups = processes.by_cell(records)
-    prior = processes.fit_prior(processes.good(processes.counted(group)) for group in groups.values())
+    groups = attempts.by_cell(records)
+    prior = processes.fit_prior(attempts.good(attempts.counted(group)) for group in groups.values())
     some = functools.partial(_summaries, commands=commands or {}, prior=prior, ceilings=ceilings or {}, known={})
     cells = mapped(some, list(groups.values()))
     fields = [group[0]["cell"] for group in groups.values()]
@@ -77,10 +78,10 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
     records = list(records)
     if all(record["status"] == "ok" for record in records):
         return found
-    groups = processes.by_cell(records)
+    groups = attempts.by_cell(records)
     names = dict(zip(groups, variants.variants([group[0]["cell"] for group in groups.values()]), strict=True))
     for group in groups.values():
-        for repeat, record in processes.counted(group).items():
+        for repeat, record in attempts.counted(group).items():
             if record["status"] != "ok":
                 error = record.get("error") or {}
                 what = ": ".join(str(error[k]) for k in ("type", "message") if error.get(k))
@@ -98,8 +99,8 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 def _summaries(groups: Sequence[Sequence[Record]], **given: Any) -> list[dict[str, Any]]:
     """Return the summary of each cell; what is sought in their times is sought in those of all at once."""
-    counted = [processes.counted(group) for group in groups]
-    good = [processes.good(by_repeat) for by_repeat in counted]
+    counted = [attempts.counted(group) for group in groups]
+    good = [attempts.good(by_repeat) for by_repeat in counted]
     described, causes = trust.described(good), attribution.bottlenecks_of(good)
     return [_summary(*of_cell, **given) for of_cell in zip(groups, counted, good, described, causes, strict=True)]
 
@@ -188,7 +189,7 @@ def _timing(
     """Return step time, interval and throughput of the clean timed passes; tokens are counted without padding."""
     names = ("step_ms", "step_ms_ci", "step_ms_ci_kind", "steps", "tokens_per_s", "samples_per_s")
     out: dict[str, Any] = dict.fromkeys(names)
-    times = processes.step_times(good)
+    times = attempts.step_times(good)
     if not any(times):
         reasons |= dict.fromkeys(names, why or "no step was timed")
         return out | trust.precision(good, None, None, reasons, why)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmbench import processes
+from llmbench.records import attempts
+from llmbench.records.read import Run
 from llmbench.report.document import Report
-from llmbench.sources import Run
 
 
 def write_cells(runs: Sequence[Run], path: Path) -> None:
@@ -41,8 +41,8 @@ def sample_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return one row per timed step: run, cell id, repeat, step, and every series that has a value for each step."""
     rows: list[dict[str, Any]] = []
     for run in runs:
-        for cell_id, group in processes.by_cell(run.records).items():
-            for record in processes.good(processes.counted(group)):
+        for cell_id, group in attempts.by_cell(run.records).items():
+            for record in attempts.good(attempts.counted(group)):
                 series = record["samples"]
                 n = len(series.get("step_s") or ())
                 whole = {k: v for k, v in series.items() if isinstance(v, list) and len(v) == n}

@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from llmbench import processes
 from llmbench.compare import Comparison, compare
 from llmbench.contract.cell import Budget
+from llmbench.records import attempts
+from llmbench.records.read import Run, read_runs
 from llmbench.report.comparison import document, summary
-from llmbench.sources import Run, read_runs
 
 SUITE = """
 name: delay
@@ -44,7 +44,7 @@ def done(folder: Path, name: str) -> int:
     """Return how many rounds a run has whole."""
     if not (folder / name / "records.jsonl").exists():
         return 0
-    found = [processes.counted(group) for group in processes.by_cell(read_runs(folder / name)[0].records).values()]
+    found = [attempts.counted(group) for group in attempts.by_cell(read_runs(folder / name)[0].records).values()]
     return min(map(len, found), default=0)
 
 

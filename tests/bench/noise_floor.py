@@ -18,8 +18,8 @@ from pathlib import Path
 
 from llmbench import stats
 from llmbench.contract.files import write_atomic
-from llmbench.processes import counted
-from llmbench.store import RunDir
+from llmbench.records.attempts import counted
+from llmbench.records.run_dir import RunDir
 
 KEEP = "finetune and classification"
 LEVEL = 0.05

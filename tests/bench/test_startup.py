@@ -13,7 +13,7 @@ import time
 import pytest
 
 from llmbench.executors.local import LocalExecutor
-from llmbench.sources import read_runs
+from llmbench.records.read import read_runs
 
 pytestmark = pytest.mark.slow
 

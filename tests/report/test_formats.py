@@ -16,13 +16,13 @@ import pytest
 from records import record, scored
 
 from llmbench.plugins.discovery import discover
+from llmbench.records.read import read_all
 from llmbench.report import UNKNOWN, Column, Report, Table
 from llmbench.report.beside import side_by_side
 from llmbench.report.cells import Run, summarise
 from llmbench.report.document import merge
 from llmbench.report.findings import findings
 from llmbench.report.model import with_cells
-from llmbench.sources import read_all
 
 ROOT = Path(__file__).parents[2]
 MATRIX = ROOT / "results" / "amd-epyc-2-cores" / "matrix"

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from llmbench.plugins.discovery import discover
+from llmbench.records.read import read_all
 from llmbench.report import Report
 from llmbench.report.cells import Run
-from llmbench.sources import read_all
 from report.browser import CHROMIUM, Browser
 from report.test_formats import HOSTILE, MATRIX, hostile_run, unpacked
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from llmbench.contract.ceilings import MODES as NAMED_MODES
 from llmbench.contract.ceilings import OPERATIONS, matmul_peak
 from llmbench.contract.errors import SuiteError, Unsupported
+from llmbench.records.json_lines import dump_json
 from llmbench.roofline import bandwidth_at
-from llmbench.store import dump_json
 from llmbench.worker import bandwidth, calibrate, matmul, teams, timing, transfers
 from llmbench.worker.sampling import Candidate, best_estimate, estimate, lower_rank, rounds, sweep
 from llmbench.worker.teams import joint_rates

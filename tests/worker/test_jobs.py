@@ -13,8 +13,8 @@ import torch
 from llmbench.contract.job import Job
 from llmbench.plan import plan_cells
 from llmbench.plugins.discovery import discover
+from llmbench.records.json_lines import dump_json
 from llmbench.report.trust import residual_pct
-from llmbench.store import dump_json
 from llmbench.suite import load_suite
 from llmbench.worker.data import load_cell_data
 from llmbench.worker.main import run_job

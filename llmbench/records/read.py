@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmbench import bundle
 from llmbench.contract.errors import RunDirError, UserError
-from llmbench.store import RECORDS, RunDir
-from llmbench.stored import RecordFile
+from llmbench.records import bundle
+from llmbench.records.lazy import RecordFile
+from llmbench.records.run_dir import RECORDS, RunDir
 
 #: What a bundle's file name ends in; a folder is searched for it.
 BUNDLE_SUFFIX = ".llmbench.zip"

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmbench.store import not_a_record, parse_line, parse_records
+from llmbench.records.json_lines import not_a_record, parse_line, parse_records
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
@@ -74,7 +74,7 @@ class Records(list[Record]):
     @cached_property
     def groups(self) -> dict[str, list[Record]]:
         """Records by cell, as `processes.by_cell` returns them: many tables ask for them."""
-        from llmbench.processes import by_cell  # statistics and numpy come with it
+        from llmbench.records.attempts import by_cell  # statistics and numpy come with it
 
         return by_cell(iter(self))
 

@@ -21,11 +21,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmbench.checks import name_problem, record_problem
 from llmbench.contract.errors import RunDirError
 from llmbench.contract.job import SCHEMA_VERSION
-from llmbench.scrub import scrub
-from llmbench.store import dump_json, parse_records
+from llmbench.records.json_lines import dump_json, parse_records
+from llmbench.records.redaction import scrub
+from llmbench.records.validation import name_problem, record_problem
 
 FORMAT = "llmbench-bundle"
 MANIFEST = "manifest.json"
