@@ -144,7 +144,7 @@ def columns_page() -> str:
 
 def suites_page() -> str:
     """Return the keys of a suite file, from its schema."""
-    from llmbench import json_schemas
+    import json_schemas
 
     schema = json_schemas.suite_schema()
     head = (HERE / "parts/suites.md").read_text(encoding="utf-8")
@@ -193,7 +193,7 @@ def _values(schema: dict[str, Any]) -> str:
 
 def records_page() -> str:
     """Return the fields of a record, from its schema."""
-    from llmbench import json_schemas
+    import json_schemas
 
     schema = json_schemas.record_schema()["properties"]
     head = (HERE / "parts/records.md").read_text(encoding="utf-8")
@@ -210,7 +210,7 @@ def records_page() -> str:
 
 def schema_text(name: str) -> str:
     """Return a JSON Schema that is shipped."""
-    from llmbench import json_schemas
+    import json_schemas
 
     made = {"suite": json_schemas.suite_schema, "record": json_schemas.record_schema}[name]()
     return json.dumps(made, indent=1) + "\n"

@@ -21,9 +21,9 @@ from llmbench.exporting import export
 from llmbench.planted.command import planted
 
 if TYPE_CHECKING:
-    from llmbench.plan import Plan
     from llmbench.plugins.registry import Registry
     from llmbench.records.read import Run
+    from llmbench.suite.plan import Plan
 
 _plugin = click.option("--plugin", "plugin_files", multiple=True, metavar="FILE", help="Load a plugin file too.")
 _set = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a value of the suite.")

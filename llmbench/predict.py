@@ -19,8 +19,8 @@ from llmbench.contract.sizes import configuration
 from llmbench.contract.specs import BuildRequest, CollateContext, ModelSpec, PrecisionSpec, SpecialTokens
 
 if TYPE_CHECKING:
-    from llmbench.plan import Plan
     from llmbench.plugins.registry import Registry
+    from llmbench.suite.plan import Plan
 
 MIB = 2**20
 BACKWARD_FACTOR = 3  # as in `llmbench.worker.work`

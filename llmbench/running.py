@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from llmbench.contract.cell import Cell
     from llmbench.executors.local import LocalExecutor
     from llmbench.executors.runner import Rounds
-    from llmbench.plan import Plan
     from llmbench.plugins.registry import Registry
     from llmbench.predict import Prediction
     from llmbench.records.read import Run
     from llmbench.records.run_dir import RunDir
     from llmbench.report.document import Report
+    from llmbench.suite.plan import Plan
 
 RESULTS = Path("results") / "local"
 EXECUTORS = ("local", "ray")
@@ -64,9 +64,9 @@ def discover_noting(plugin_files: Sequence[str]) -> Registry:
 
 def plan_suite(suite: str, registry: Registry, settings: Sequence[str], expression: str | None) -> Plan:
     """Return the plan of a suite. Raises UserError for a mistake in it, and where nothing is left to run."""
-    from llmbench.plan import plan_cells
     from llmbench.plugins.guard import standard_output_kept
-    from llmbench.suite import load_suite
+    from llmbench.suite.file import load_suite
+    from llmbench.suite.plan import plan_cells
 
     loaded = load_suite(suite, settings)
     with standard_output_kept():  # plugins look at their data

@@ -137,7 +137,7 @@ def test_layers_import_downward_only(path):
 @pytest.mark.parametrize(
     "part, line",
     [
-        ("stats.py", "from llmbench.plan import plan_cells"),
+        ("stats.py", "from llmbench.suite.plan import plan_cells"),
         ("stats.py", "def f():\n    import llmbench.cli"),
         ("schema.py", "from llmbench import stats"),
         ("report/cells.py", "from llmbench.worker import data"),

@@ -14,7 +14,7 @@ import pytest
 
 from llmbench.contract import hookspecs
 from llmbench.plugins.registry import KINDS
-from llmbench.suite import shipped_suites
+from llmbench.suite.file import shipped_suites
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -18,9 +18,9 @@ from llmbench.contract.errors import DataError
 from llmbench.contract.job import Job, new_record
 from llmbench.executors.local import LocalExecutor
 from llmbench.executors.runner import pairs_left, run_plan
-from llmbench.plan import Plan, PlannedCell
 from llmbench.records.run_dir import RunDir
-from llmbench.suite import Suite
+from llmbench.suite.file import Suite
+from llmbench.suite.plan import Plan, PlannedCell
 
 FAULTS = Path(__file__).with_name("faulty_jobs.py")
 

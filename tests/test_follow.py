@@ -11,10 +11,10 @@ from llmbench.contract.job import new_record
 from llmbench.executors import follow
 from llmbench.executors.runner import pairs_left, run_plan
 from llmbench.learning import learning
-from llmbench.plan import plan_cells
 from llmbench.plugins.discovery import discover
 from llmbench.records.run_dir import RunDir
-from llmbench.suite import load_suite
+from llmbench.suite.file import load_suite
+from llmbench.suite.plan import plan_cells
 
 SUITE = """
 name: follow

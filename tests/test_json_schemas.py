@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from json_schemas import MEANINGS
 from records import record, scored
 from test_attribution import trial
 from test_cli import SMALL
 
-from llmbench import suite
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import SuiteError
-from llmbench.json_schemas import MEANINGS
-from llmbench.suite import load_suite, shipped_suites
+from llmbench.suite import fields as suite
+from llmbench.suite.file import load_suite, shipped_suites
 
 jsonschema = pytest.importorskip("jsonschema", reason="llmbench[test] is not installed")
 ROOT = Path(__file__).parent.parent

@@ -1,4 +1,4 @@
-"""Tests of `llmbench.plan`, with light specs of its own: nothing here needs torch."""
+"""Tests of `llmbench.suite.plan`, with light specs of its own: nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from llmbench.contract.cell import Cell, content_id
 from llmbench.contract.errors import DataError, PluginError, SuiteError, UserError
 from llmbench.contract.specs import Dataset, DatasetSpec, MetricSpec, ModelSpec, PrecisionSpec, TaskSpec
-from llmbench.keep import parse_keep
 from llmbench.layouts import CausalBlocks, EncoderDecoder, Single
-from llmbench.plan import Plan, plan_cells
 from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
-from llmbench.suite import load_suite
+from llmbench.suite.file import load_suite
+from llmbench.suite.plan import Plan, plan_cells
+from llmbench.suite.selection import parse_keep
 
 LAYOUTS = {"classify": Single(), "generate": EncoderDecoder(), "pretrain": CausalBlocks()}
 BASE = {

@@ -12,11 +12,11 @@ from llmbench.contract import ceilings
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.files import write_atomic
 from llmbench.contract.specs import HEADS, ModelSpec
-from llmbench.plan import plan_cells
 from llmbench.plugins.discovery import discover
 from llmbench.predict import full_shapes, longest_feature, predict, predictions, total_s
 from llmbench.records.json_lines import dump_json
-from llmbench.suite import load_suite
+from llmbench.suite.file import load_suite
+from llmbench.suite.plan import plan_cells
 
 PEAK, BANDWIDTH = 1e9, 1e8
 DOC = {

@@ -85,7 +85,7 @@ def test_other_yaml_is_left_alone(tmp_path):
     (tmp_path / "config.yaml").write_text("a: 1\n")
     (tmp_path / "suite.yaml").write_text(SUITE.replace("gpt", "none-such"))
     (tmp_path / "test_x.py").write_text(
-        "import sys\ndef test_x():\n    assert not {'torch', 'yaml', 'llmbench.plan'} & set(sys.modules)\n"
+        "import sys\ndef test_x():\n    assert not {'torch', 'yaml', 'llmbench.suite.plan'} & set(sys.modules)\n"
     )
     assert "1 passed" in pytest_in(tmp_path).stdout
     assert "no tests ran" in pytest_in(tmp_path, "config.yaml").stdout

@@ -22,7 +22,6 @@ from llmbench.contract.job import new_record
 from llmbench.contract.specs import Forecast, ModelSpec, RemedySpec
 from llmbench.executors.remedies import Settings, plain_of, settings_for, try_remedies
 from llmbench.executors.runner import run_plan
-from llmbench.plan import Plan, PlannedCell, plan_cells
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
 from llmbench.progress import Progress
@@ -32,7 +31,8 @@ from llmbench.report import json as report_json
 from llmbench.report.cells import Run
 from llmbench.report.remedies import recommendation_rows, remedy_rows
 from llmbench.report.tables import run_tables
-from llmbench.suite import load_suite
+from llmbench.suite.file import load_suite
+from llmbench.suite.plan import Plan, PlannedCell, plan_cells
 
 CELL = Cell("m", "tiny", "t", "made@1", "finetune")
 

@@ -14,11 +14,11 @@ from test_cli import call
 
 import llmbench
 from llmbench import authoring
-from llmbench.plan import plan_cells
 from llmbench.plugins import scaffold
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import KINDS
-from llmbench.suite import load_suite
+from llmbench.suite.file import load_suite
+from llmbench.suite.plan import plan_cells
 
 
 def test_the_command_knows_every_kind():

@@ -1,4 +1,4 @@
-"""Tests of `llmbench.suite`: what a suite file may say, and that each mistake is one line with its place."""
+"""Tests of `llmbench.suite.file`: what a suite file may say, and that each mistake is one line with its place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmbench.contract.cell import Budget
 from llmbench.contract.errors import SuiteError
-from llmbench.suite import Suite, load_suite, shipped_suites
+from llmbench.suite.file import Suite, load_suite, shipped_suites
 
 GOOD = "matrix: {model: [a, b], size: tiny, task: t, stage: [finetune]}\n"
 

@@ -13,8 +13,8 @@ from llmbench.contract import sizes
 from llmbench.contract.cell import Cell
 from llmbench.contract.errors import PluginError
 from llmbench.executors.runner import Rounds
-from llmbench.plan import Plan, PlannedCell
 from llmbench.plugins.registry import Registry
+from llmbench.suite.plan import Plan, PlannedCell
 
 
 def to_run(plan: Plan, records: Iterable[Mapping[str, Any]], registry: Registry) -> list[Cell]:

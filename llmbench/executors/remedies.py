@@ -16,10 +16,10 @@ from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import DoesNotApply, UserError
 from llmbench.contract.job import LEARN
 from llmbench.executors.runner import Rounds
-from llmbench.plan import Plan
 from llmbench.plugins.registry import Registry
 from llmbench.records import attempts
 from llmbench.remedies import ADD, CONFIRM, SCREEN, Names, Suggestion, Trials
+from llmbench.suite.plan import Plan
 
 SCREEN_PAIRS = 3
 DEFAULT_LEARNING_RATE = 1e-3  # what the worker takes where a model has none of its own

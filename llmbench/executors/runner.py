@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llmbench import processes
 from llmbench.contract.cell import Cell
 from llmbench.contract.job import FAILED, Job, new_record
-from llmbench.plan import PlannedCell
 from llmbench.records.run_dir import RunDir
+from llmbench.suite.plan import PlannedCell
 
 if TYPE_CHECKING:
-    from llmbench.plan import Plan
+    from llmbench.suite.plan import Plan
 
 
 class Executor(Protocol):

@@ -10,8 +10,8 @@ from llmbench.predict import Prediction, total_s
 from llmbench.report.model import Column, Table, number
 
 if TYPE_CHECKING:
-    from llmbench.plan import Plan, PlannedCell
     from llmbench.plugins.registry import Registry
+    from llmbench.suite.plan import Plan, PlannedCell
 
 #: kind of plugin -> attributes of its spec that say what it supports
 SUPPORTS = {

@@ -108,9 +108,9 @@ class Workload:
 def load(setting: Setting, folder: Path, plugin_files: Sequence[str] = ()) -> Workload:
     """Plan the one cell of `setting` and load its data; the tokenizer and the features are kept in `folder`."""
     from llmbench.contract.job import Job
-    from llmbench.plan import plan_cells
     from llmbench.plugins.discovery import discover
-    from llmbench.suite import load_suite
+    from llmbench.suite.file import load_suite
+    from llmbench.suite.plan import plan_cells
     from llmbench.worker.data import load_cell_data
 
     registry = discover(plugin_files)

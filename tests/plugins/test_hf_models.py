@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 
 import llmbench
-from llmbench import plan, suite
 from llmbench.contract import pretrained
 from llmbench.contract.job import Job
 from llmbench.plugins import discovery
+from llmbench.suite import file, plan
 from llmbench.worker.main import run_job
 from llmbench.worker.pretrained_tokenizer import load as load_tokenizer
 from llmbench_plugins.models import hf
@@ -108,7 +108,7 @@ def test_what_is_no_model_is_said_in_one_line(tmp_path):
 
 def planned(tmp_path, text, **folders):
     (tmp_path / "small.yaml").write_text(text)
-    loaded = suite.load_suite(str(tmp_path / "small.yaml"), [f"{k}={v}" for k, v in folders.items()])
+    loaded = file.load_suite(str(tmp_path / "small.yaml"), [f"{k}={v}" for k, v in folders.items()])
     return loaded, plan.plan_cells(loaded, discovery.discover())
 
 

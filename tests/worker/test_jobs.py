@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from llmbench.contract.job import Job
-from llmbench.plan import plan_cells
 from llmbench.plugins.discovery import discover
 from llmbench.records.json_lines import dump_json
 from llmbench.report.trust import residual_pct
-from llmbench.suite import load_suite
+from llmbench.suite.file import load_suite
+from llmbench.suite.plan import plan_cells
 from llmbench.worker.data import load_cell_data
 from llmbench.worker.main import run_job
 from llmbench.worker.quality import Scorer

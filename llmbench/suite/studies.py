@@ -3,7 +3,7 @@
 `learning` asks which of more data, more steps and more parameters moves quality most, `scaling` how cost grows along
 an axis. Both make ordinary points; `llmbench.learning` and `llmbench.scaling` recognise the cells by their content.
 
-A point maps a field to a choice (stage -> value), see `llmbench.points`.
+A point maps a field to a choice (stage -> value), see `llmbench.suite.matrix`.
 """
 
 from __future__ import annotations

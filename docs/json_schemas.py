@@ -1,7 +1,7 @@
 """JSON Schemas of suites (for editors) and of records, made from the tables that the checker and the writer use.
 
 `docs/generate.py` writes them to `llmbench/schemas/`, which is shipped. A suite that the schema refuses is refused by
-`llmbench.suite`, too; the checker knows more, such as the names of plugins.
+`llmbench.suite.file`, too; the checker knows more, such as the names of plugins.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from llmbench import suite
-from llmbench.contract.cell import LATER_FIELDS, PHASES, STAGES, Budget, Cell
+from llmbench.contract.cell import LATER_FIELDS, PHASES, SETTABLE_FIELDS, STAGES, Budget, Cell
 from llmbench.contract.job import SCHEMA_VERSION, STATUSES
+from llmbench.suite import fields as suite_fields
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 #: What each field of a cell, and key of a budget, means.
@@ -199,10 +199,10 @@ def _budget_schema(*, nullable: bool) -> dict[str, Any]:
 
 def suite_schema() -> dict[str, Any]:
     """Return the JSON Schema of a suite file, for editors that complete and check YAML."""
-    names = list(suite.SETTABLE_FIELDS)
+    names = list(SETTABLE_FIELDS)
     fields = {name: {"$ref": f"#/$defs/{name}", "description": MEANINGS[name]} for name in names}
     mapping = {"type": "object", "properties": fields, "additionalProperties": False}
-    budget: dict[str, Any] = {name: _scalar(name) for name in suite.BUDGET_KEYS if name != "steps"}
+    budget: dict[str, Any] = {name: _scalar(name) for name in suite_fields.BUDGET_KEYS if name != "steps"}
     budget["steps"] = fields["steps"]
     flat = {name: {"$ref": f"#/$defs/{name}_values", "description": MEANINGS[name]} for name in names}
     properties = {
@@ -245,7 +245,7 @@ def suite_schema() -> dict[str, Any]:
 
 
 def _learning_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
-    doubled = {"enum": list(suite.DOUBLED)}
+    doubled = {"enum": list(suite_fields.DOUBLED)}
     return {
         "type": "object",
         "description": "study what limits quality, by doubling data, steps and parameters",
@@ -254,13 +254,13 @@ def _learning_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
             "seeds": _scalar("seeds"),
             "follow": _maybe(
                 {
-                    **{"type": "integer", "minimum": suite.FOLLOW_FROM},
+                    **{"type": "integer", "minimum": suite_fields.FOLLOW_FROM},
                     "description": "ask what doubling leaves open again, with so many times as much; null: do not",
                 }
             ),
             "ample": {
                 "type": "object",
-                "properties": {name: fields[name] for name in suite.AMPLE},
+                "properties": {name: fields[name] for name in suite_fields.AMPLE},
                 "additionalProperties": False,
             },
         },
@@ -272,8 +272,8 @@ def _scaling_schema() -> dict[str, Any]:
     def values(least: int) -> dict[str, Any]:
         return {"type": "array", "items": {"type": "integer", "minimum": least}, "minItems": 2}
 
-    whole = {name: values(suite.INTEGERS[name]) for name in suite.SETTABLE_FIELDS if name in suite.INTEGERS}
-    others = [name for name in suite.SETTABLE_FIELDS if name not in suite.INTEGERS]
+    whole = {name: values(suite_fields.INTEGERS[name]) for name in SETTABLE_FIELDS if name in suite_fields.INTEGERS}
+    others = [name for name in SETTABLE_FIELDS if name not in suite_fields.INTEGERS]
     return {
         "type": "object",
         "description": "study how cost grows: an axis (a whole-numbered field, or a setting of the size) -> its values",
@@ -296,20 +296,20 @@ def _scalar(name: str, *, nullable: bool | None = None) -> dict[str, Any]:
     out = _not_null(name)
     if name in MEANINGS:
         out["description"] = MEANINGS[name]
-    can_be_null = name in suite.NULLABLE if nullable is None else nullable
+    can_be_null = name in suite_fields.NULLABLE if nullable is None else nullable
     return _maybe(out) if can_be_null else out
 
 
 def _not_null(name: str) -> dict[str, Any]:
-    if name in suite.INTEGERS:
-        return {"type": "integer", "minimum": suite.INTEGERS[name]}
-    if name in suite.FLOATS:  # YAML 1.1 takes 1e-3 for text
+    if name in suite_fields.INTEGERS:
+        return {"type": "integer", "minimum": suite_fields.INTEGERS[name]}
+    if name in suite_fields.FLOATS:  # YAML 1.1 takes 1e-3 for text
         text = {"type": "string", "pattern": r"^\s*\+?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"}
         return {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, text]}
-    if name in suite.BOOLEANS:
+    if name in suite_fields.BOOLEANS:
         return {"type": "boolean"}
-    if name in suite.CHOICES:
-        return {"enum": list(suite.CHOICES[name])}
+    if name in suite_fields.CHOICES:
+        return {"enum": list(suite_fields.CHOICES[name])}
     if name == "device":
-        return {"type": "string", "pattern": f"^({suite.DEVICE.pattern})$"}
+        return {"type": "string", "pattern": f"^({suite_fields.DEVICE.pattern})$"}
     return {"type": "string", "pattern": r"\S"}

@@ -15,10 +15,10 @@ from llmbench.contract.cell import CELL_FIELDS, STAGES, Cell, DataSource, conten
 from llmbench.contract.errors import DataError, PluginError, SuiteError
 from llmbench.contract.pretrained import Pretrained, locate
 from llmbench.contract.specs import DataRequest
-from llmbench.keep import parse_keep
 from llmbench.plugins.registry import Registry
-from llmbench.points import DEFAULT_DATASET, DEVICE_ORDER, Matrix, Point, leaves, value_at
-from llmbench.suite import Key, Suite
+from llmbench.suite.file import Key, Suite
+from llmbench.suite.matrix import DEFAULT_DATASET, DEVICE_ORDER, Matrix, Point, leaves, value_at
+from llmbench.suite.selection import parse_keep
 
 
 @dataclass(frozen=True)

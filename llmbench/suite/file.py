@@ -10,45 +10,31 @@ import copy
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmbench.contract.cell import SETTABLE_FIELDS, STAGES, Budget
+from llmbench.contract.cell import SETTABLE_FIELDS, Budget
 from llmbench.contract.errors import SuiteError, did_you_mean
+from llmbench.suite.fields import (
+    AMPLE,
+    BOOLEANS,
+    BUDGET_KEYS,
+    CHOICES,
+    DEVICE,
+    DOUBLED,
+    FLOATS,
+    FOLLOW_FROM,
+    INTEGERS,
+    LEARNING_KEYS,
+    NULLABLE,
+    SCALARS,
+    SPEED,
+    STUDIES,
+    TOP_KEYS,
+    VARIABLE,
+)
 
-STUDIES = ("learning", "scaling")
-#: Keys of one value, which a child and `--set` replace.
-SCALARS = ("repeats", "verify", "measure")
-TOP_KEYS = ("name", "extends", "matrix", "include", "exclude", "defaults", "budget", *SCALARS, *STUDIES)
-BUDGET_KEYS = ("steps", *(f.name for f in fields(Budget)))
-VERIFY = ("none", "verdict", "all")
-SPEED = "speed"  # steps, their phases and the peak of memory: nothing is traced, verified or scored
-MEASURE = ("all", SPEED)
-LEARNING_KEYS = ("double", "seeds", "follow", "ample")
-FOLLOW_FROM = 3  # times as much: more than doubled
-DOUBLED = ("data", "steps", "parameters")
-AMPLE = ("train_examples", "steps", "size")  # the field of each, in the same order
-#: Smallest integer of a field. `seq_len`: a question, a context and their marks; `vocab_size`: 256 bytes and 6 marks.
-INTEGERS = {
-    **{"batch_size": 1, "seq_len": 8, "target_len": 1, "steps": 0, "seed": 0, "workers": 0, "world_size": 1},
-    **{"train_examples": 1, "test_examples": 1, "vocab_size": 262, "repeats": 1, "max_repeats": 2, "seeds": 2},
-    **{"threads": 1, "accumulation": 1, "remedy_pairs": 2, "remedy_seeds": 2, "lora": 1},
-}
-FLOATS = ("learning_rate", "seconds", "ci_pct", "memory_mib", "price_per_hour", "verify_seconds", "remedy_seconds")
-BOOLEANS = (
-    *("bucketing", "compile", "largest_batch", "labelled_logits", "pretokenized", "pin_memory", "checkpointing"),
-    *("kv_cache", "cuda_graphs", "keep_memory"),
-)
-NULLABLE = frozenset(
-    {
-        *("target_len", "learning_rate", "train_examples", "test_examples", "pretrain_dataset", "weights"),
-        *("memory_mib", "max_repeats", "price_per_hour", "threads", "lora"),
-    }
-)
-CHOICES = {"stage": STAGES, "verify": VERIFY, "measure": MEASURE}
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-VARIABLE = re.compile(r"\$\{(\w+)\}")
 MAX_DEPTH, MAX_NODES = 12, 100_000  # of a suite file: an alias may contain itself, or multiply
 
 Key = tuple[str | int, ...]
@@ -59,7 +45,7 @@ class Suite:
     """A suite, checked, with `extends`, settings and `${variables}` resolved.
 
     `axes` and `defaults` hold field -> value, list or mapping; `include` and `exclude` entries the same.
-    `learning` and `scaling` are what is studied at each point (see `llmbench.studies`); None: nothing.
+    `learning` and `scaling` are what is studied at each point (see `llmbench.suite.studies`); None: nothing.
     `document` is the resolved file, with `${variables}` as written so that no local path gets into it.
     """
 

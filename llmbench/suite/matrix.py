@@ -10,15 +10,15 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmbench import studies
 from llmbench.contract.cell import SETTABLE_FIELDS, STAGES, Cell
 from llmbench.contract.errors import PluginError, SuiteError, did_you_mean
 from llmbench.contract.hookspecs import PROJECT
 from llmbench.contract.sizes import parse_size
 from llmbench.contract.specs import TaskSpec
-from llmbench.keep import word_of
 from llmbench.plugins.registry import Registry
-from llmbench.suite import Key, Suite
+from llmbench.suite import studies
+from llmbench.suite.file import Key, Suite
+from llmbench.suite.selection import word_of
 
 #: Names a suite may use although no plugin of this version brings them; their cells are blocked.
 RESERVED_PRECISIONS = ("fp8", "int8")

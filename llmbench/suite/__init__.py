@@ -1,0 +1,1 @@
+"""From YAML to an ordered plan of cells."""
