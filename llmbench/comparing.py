@@ -11,7 +11,7 @@ import click
 from llmbench.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from llmbench.compare import Comparison
+    from llmbench.analysis.comparison import Comparison
     from llmbench.records.read import Run
 
 #: What `git bisect run` understands: this commit cannot be judged; stop.
@@ -66,7 +66,7 @@ def compare(
     git bisect run sh -c 'llmbench run quick --fresh -o HEAD || exit 125
                           llmbench compare BASE HEAD --fail-on 5 --bisect'
     """
-    from llmbench.compare import compare as run_compare
+    from llmbench.analysis.comparison import compare as run_compare
     from llmbench.records.read import guarded
 
     if bisect and fail_on_pct is None:

@@ -14,7 +14,7 @@ from llmbench.contract.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from llmbench.compare import Comparison
+    from llmbench.analysis.comparison import Comparison
     from llmbench.plugins.registry import Registry
     from llmbench.records.read import Run
     from llmbench.report import Report, Table
@@ -149,7 +149,7 @@ class Results:
         noise_floor_pct: float | None = None,
     ) -> Compared:
         """Return what is slower, faster, the same or undecided in `head`, cell by cell; both hold one run."""
-        from llmbench.compare import compare
+        from llmbench.analysis.comparison import compare
 
         for one in (self, head):
             if len(one.runs) != 1:

@@ -14,11 +14,11 @@ import click
 from llmbench.contract.errors import UserError
 
 if TYPE_CHECKING:
+    from llmbench.analysis.lower_bounds import Prediction
     from llmbench.contract.cell import Cell
     from llmbench.executors.local import LocalExecutor
     from llmbench.executors.runner import Rounds
     from llmbench.plugins.registry import Registry
-    from llmbench.predict import Prediction
     from llmbench.records.read import Run
     from llmbench.records.run_dir import RunDir
     from llmbench.report.document import Report
@@ -100,9 +100,9 @@ def asking() -> Any:
 
 def predicted(plans: Sequence[Plan], registry: Registry) -> dict[str, Prediction]:
     """Return cell id -> the least time and state, from the ceilings that are kept."""
+    from llmbench.analysis.lower_bounds import predictions
     from llmbench.calibration import latest
     from llmbench.contract.ceilings import precision_modes
-    from llmbench.predict import predictions
 
     modes = precision_modes(vars(provided.spec) for provided in registry.by_kind["precision"].values())
     kept = {device: latest(device) for device in {one.cell.device for plan in plans for one in plan.cells}}

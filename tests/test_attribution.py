@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import record
 
-from llmbench import attribution
+from llmbench.analysis import attribution
 from llmbench.report import json as json_report
 from llmbench.report.cells import Run, summarise
 from llmbench.report.tables import run_tables

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from llmbench import stats
+from llmbench.analysis.comparison import compare
 from llmbench.cli import cli
-from llmbench.compare import compare
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
 from llmbench.records.read import Run

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench.costs import cost, joules_per_step, steps_to_pay_off, tokens_per_joule
-from llmbench.environments import different_facts
+from llmbench.analysis.costs import cost, joules_per_step, steps_to_pay_off, tokens_per_joule
+from llmbench.analysis.machine_differences import different_facts
 
 ENVIRONMENT = {
     "environment_id": "a",

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from llmbench.analysis.studies.learning import learning
 from llmbench.contract.job import new_record
 from llmbench.executors import follow
 from llmbench.executors.runner import pairs_left, run_plan
-from llmbench.learning import learning
 from llmbench.plugins.discovery import discover
 from llmbench.records.run_dir import RunDir
 from llmbench.suite.file import load_suite

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from llmbench import stats
+from llmbench.analysis.studies.learning import WRONG_DOUBLED, WRONG_FURTHER, learning, multiplied, to_follow, verdict
+from llmbench.analysis.studies.time_to_quality import crossing, reach
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
-from llmbench.learning import WRONG_DOUBLED, WRONG_FURTHER, learning, multiplied, to_follow, verdict
-from llmbench.reach import crossing, reach
 from llmbench.report.learning import learning_table, missing_table, reach_table
 
 RESULTS = Path(__file__).parent.parent / "results"

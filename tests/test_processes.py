@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from records import record
 
-from llmbench import processes, stats
+from llmbench import stats
+from llmbench.analysis import process_counts
 from llmbench.records import attempts
 from llmbench.report.cells import summarise
 from llmbench.report.tables import bottleneck_table
@@ -22,7 +23,7 @@ def made(levels, cell_id="c", first=3, **budget):
 
 
 def decide(records, first=3, most=12):
-    return processes.decide(records, repeats=first, max_repeats=most, ci_pct=5.0)
+    return process_counts.decide(records, repeats=first, max_repeats=most, ci_pct=5.0)
 
 
 def test_the_first_stage_alone_decides():
@@ -33,7 +34,7 @@ def test_the_first_stage_alone_decides():
     assert decide(made((0.1, 0.5, 0.1)) + first) == decide(first)  # nor does an attempt that was made again
     assert decide(first, most=5) == {"c": 5} and decide(first, most=3) == {}
     assert decide(made((0.1, 0.1001, 0.1002))) == {"c": 3}
-    assert processes.decide(first, repeats=3, max_repeats=None, ci_pct=5.0) == {}
+    assert process_counts.decide(first, repeats=3, max_repeats=None, ci_pct=5.0) == {}
 
 
 def test_a_repeat_of_the_first_stage_that_failed_is_made_up_for():
@@ -72,9 +73,9 @@ def test_the_reports_prior_is_that_of_the_decision():
     """Processes beyond the first stage were chosen by its spread: they must not come into the prior."""
     rng = np.random.default_rng(2)
     run = [r for i in range(8) for r in made(0.1 * np.exp(0.02 * rng.normal(size=2)), f"c{i}", 2)]
-    prior = processes.fit_prior(attempts.by_cell(run).values())
+    prior = process_counts.fit_prior(attempts.by_cell(run).values())
     more = [r for r in made(0.1 * np.exp(0.2 * rng.normal(size=5)), "c3", 2) if r["repeat"] > 1]
-    assert processes.fit_prior(attempts.by_cell(run + more).values()) == prior
+    assert process_counts.fit_prior(attempts.by_cell(run + more).values()) == prior
     cell = next(c for c in summarise(run + more) if c["cell_id"] == "c3")
     times = attempts.step_times(attempts.by_cell(run + more)["c3"])
     direct = stats.stein_interval(times, 2, 5.0, prior=prior).estimate
@@ -87,7 +88,7 @@ def test_the_interval_covers_as_often_as_it_says():
     for _ in range(70):
         levels = {f"c{i}": 0.1 * np.exp(0.02 * rng.normal(size=6)) for i in range(6)}
         first = [r for name, all_of in levels.items() for r in made(all_of[:2], name, 2, ci_pct=2.0)]
-        counts = processes.decide(first, repeats=2, max_repeats=6, ci_pct=2.0)
+        counts = process_counts.decide(first, repeats=2, max_repeats=6, ci_pct=2.0)
         run = [r for name, all_of in levels.items() for r in made(all_of[: counts.get(name, 2)], name, 2, ci_pct=2.0)]
         for cell in summarise(run):
             low, high = cell["step_ms_ci"]
@@ -108,4 +109,4 @@ def test_a_given_number_of_processes_is_not_steins():
 
 def test_a_run_that_was_resumed_with_more_first_repeats():
     found = made(NOISY[:3]) + made(NOISY, first=5)[3:]
-    assert [r["repeat"] for r in processes.first_stage(found)] == [0, 1, 2, 3, 4]
+    assert [r["repeat"] for r in process_counts.first_stage(found)] == [0, 1, 2, 3, 4]

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import record
 
-from llmbench import remedies
+from llmbench.analysis import remedy_choice, remedy_trials
+from llmbench.analysis.remedy_trials import CONFIRM, SCREEN, Trials, quality_change, round_and_names, trials_of
 from llmbench.cli import main
 from llmbench.contract.cell import Cell
 from llmbench.contract.errors import DoesNotApply
@@ -26,7 +27,6 @@ from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
 from llmbench.progress import Progress
 from llmbench.records.run_dir import RunDir
-from llmbench.remedies import CONFIRM, SCREEN, Trials, quality_change, round_and_names, trials_of
 from llmbench.report import json as report_json
 from llmbench.report.cells import Run
 from llmbench.report.remedies import recommendation_rows, remedy_rows
@@ -68,9 +68,9 @@ def test_gain_is_throughput_in_pairs_and_a_stall_does_not_move_it():
         found.append(made(CELL, "screen:", repeat, stalled))
         found.append(made(CELL, "screen:larger", repeat, [drift * 0.2] * 20, tokens=40.0))
     trials = trials_of(found)[CELL.cell_id]
-    estimate = remedies.gain(trials, SCREEN, (), ("larger",))
+    estimate = remedy_trials.gain(trials, SCREEN, (), ("larger",))
     assert estimate.value == pytest.approx(2.0) and estimate.low == pytest.approx(2.0) == pytest.approx(estimate.high)
-    assert remedies.gain(trials, CONFIRM, (), ("larger",)) is None
+    assert remedy_trials.gain(trials, CONFIRM, (), ("larger",)) is None
 
 
 def test_only_good_pairs_count_and_the_latest_good_attempt():
@@ -92,7 +92,7 @@ def test_a_turn_in_which_others_took_the_cores_does_not_count():
     found[4]["health"] = {"wall_s": 10.0, "cores": 2, "other_cpu_s": 5.0, "steal_s": 0.0}
     trials = trials_of(found)[CELL.cell_id]
     assert len(trials.pairs(SCREEN, (), ("x",))) == 2
-    assert remedies.gain(trials, SCREEN, (), ("x",)).value == pytest.approx(1.0)
+    assert remedy_trials.gain(trials, SCREEN, (), ("x",)).value == pytest.approx(1.0)
     for change in ({"other_cpu_s": 1.0}, {"other_cpu_s": 10.0, "run_wait_longest_s": 1.0}):  # on a core of their own
         found[4]["health"] |= change
         assert len(trials_of(found)[CELL.cell_id].pairs(SCREEN, (), ("x",))) == 3
@@ -153,11 +153,11 @@ names = st.lists(st.text("abcdefghij-0123456789", min_size=1, max_size=8), max_s
 
 @given(st.sampled_from(["screen", "confirm", "learn", "add-x"]), names)
 def test_a_role_says_round_and_names(round_, found):
-    assert round_and_names(remedies.role_of(round_, found)) == (round_, tuple(found))
+    assert round_and_names(remedy_trials.role_of(round_, found)) == (round_, tuple(found))
 
 
 def test_trials_are_no_cells_of_a_report_and_have_ids_of_their_own():
-    trial = remedies.trial(CELL, CELL.cell_id, SCREEN, [remedy("quick")])
+    trial = remedy_trials.trial(CELL, CELL.cell_id, SCREEN, [remedy("quick")])
     assert trial.cell_id != CELL.cell_id and trial.remedy_of == CELL.cell_id and trial.threads == 1
     run = Run("r", [record(), made(Cell("m|1", "tiny", "t", "made@1", "finetune"), "screen:", 0, [0.1])])
     assert len(report_json.document([run])["cells"]) == 1
@@ -183,14 +183,14 @@ def test_what_answers_the_verdict_is_suggested_and_the_rest_is_not():
         remedy("has-it", 2.0, change=_has_it),
         dataclasses.replace(remedy("broken"), predict=lambda *_: 1 / 0),
     ]
-    found = {s.spec.name: s.untried for s in remedies.suggest(CELL, [verified()], {}, specs)}
+    found = {s.spec.name: s.untried for s in remedy_choice.suggest(CELL, [verified()], {}, specs)}
     assert set(found) == {"answer", "everywhere", "little", "elsewhere", "has-it", "broken"}
     assert found["answer"] is None and found["everywhere"] is None
     assert found["elsewhere"] == "does not apply on cpu" and found["has-it"] == "does not apply: it has it"
     assert "1.01x" in found["little"] and "ZeroDivisionError" in found["broken"]
-    quiet = {s.spec.name for s in remedies.suggest(CELL, [verified(ratio=1.0)], {}, specs)}
+    quiet = {s.spec.name for s in remedy_choice.suggest(CELL, [verified(ratio=1.0)], {}, specs)}
     assert "answer" not in quiet and "everywhere" in quiet
-    asked = remedies.suggest(CELL, [verified()], {}, specs, everything=True)
+    asked = remedy_choice.suggest(CELL, [verified()], {}, specs, everything=True)
     assert "other" in {s.spec.name for s in asked}
 
 
@@ -370,7 +370,7 @@ def test_the_settings_plan_the_recommended_cell_whatever_it_descends_from(suite)
                 changed = registry.get("remedy", name).change(plain)
             except DoesNotApply:
                 continue
-            better = remedies.applied(cell, plain, changed)
+            better = remedy_trials.applied(cell, plain, changed)
             settings = settings_for(cell, better, plan, replan)
             assert settings is not None, (cell.label, name)
             assert better in [one.cell for one in replan(settings).cells]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench import roofline
-from llmbench.roofline import Estimate, bandwidth_at, bandwidth_pct, positions
+from llmbench.analysis import roofline
+from llmbench.analysis.roofline import Estimate, bandwidth_at, bandwidth_pct, positions
 
 UNKNOWN = [None, 0.0, -1.0, math.inf, math.nan]
 LEVELS = [

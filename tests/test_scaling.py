@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmbench.analysis.studies.operator_laws import counted, described_from, laws, tokens, work_of
+from llmbench.analysis.studies.scaling import growth, limit_power, scaling
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
-from llmbench.laws import counted, described_from, laws, tokens, work_of
 from llmbench.report.scaling import changes_table, scaling_table
-from llmbench.scaling import growth, limit_power, scaling
 from llmbench.stats.growth import LINEAR, ONE, SQUARE, Growth, fit, power, slope, total
 
 XS = [64, 128, 256, 512, 1024, 2048]

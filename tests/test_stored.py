@@ -9,7 +9,8 @@ import sys
 import pytest
 from bench.many_records import records
 
-from llmbench import learning, remedies, scaling
+from llmbench.analysis import remedy_trials
+from llmbench.analysis.studies import learning, scaling
 from llmbench.contract.errors import RunDirError
 from llmbench.plugins.discovery import discover
 from llmbench.records import lazy
@@ -115,4 +116,4 @@ def test_records_that_nothing_is_compared_with_are_not_read_for_studies(folder, 
     monkeypatch.setattr(RecordFile, "read", lambda *_: pytest.fail("a record was read"))
     assert learning.grouped(run.records) == {}
     assert scaling.curves(run.records) == []
-    assert remedies.trials_of(run.records) == {}
+    assert remedy_trials.trials_of(run.records) == {}

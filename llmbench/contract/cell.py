@@ -64,7 +64,7 @@ class Cell:
     keep_memory: bool = False  # what is freed on the host stays with the process (glibc), not given back to the system
     lora: int | None = None  # rank of the low-rank adapters that alone are fine-tuned; None: all weights are
     remedy_of: str | None = None  # id of the cell that this one is a trial of a remedy for
-    role: str | None = None  # in that trial: see `llmbench.remedies`
+    role: str | None = None  # in that trial: see `llmbench.analysis.remedy_choice`
 
     @property
     def cell_id(self) -> str:

@@ -78,7 +78,7 @@ LEARN = "learn"
 
 
 def learns(role: str | None) -> bool:
-    """Return whether a trial of this role (see `llmbench.remedies`) trains and is scored."""
+    """Return whether a trial of this role (see `llmbench.analysis.remedy_choice`) trains and is scored."""
     return (role or "").partition(":")[0] == LEARN
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmbench import learning
+from llmbench.analysis.studies import learning
 from llmbench.contract import sizes
 from llmbench.contract.cell import Cell
 from llmbench.contract.errors import PluginError

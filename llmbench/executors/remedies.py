@@ -1,7 +1,7 @@
 """Try remedies on measured cells: screen each, combine those that gain, confirm the combination and train with it.
 
 Every decision is made from recorded trials, so a run that was killed goes on where it stopped. What the rounds are, and
-what their trials show, is in `llmbench.remedies`.
+what their trials show, is in `llmbench.analysis.remedy_choice`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench import remedies
+from llmbench.analysis import remedy_choice, remedy_trials
+from llmbench.analysis.remedy_choice import Suggestion
+from llmbench.analysis.remedy_trials import ADD, CONFIRM, SCREEN, Names, Trials
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import DoesNotApply, UserError
 from llmbench.contract.job import LEARN
 from llmbench.executors.runner import Rounds
 from llmbench.plugins.registry import Registry
 from llmbench.records import attempts
-from llmbench.remedies import ADD, CONFIRM, SCREEN, Names, Suggestion, Trials
 from llmbench.suite.plan import Plan
 
 SCREEN_PAIRS = 3
@@ -63,7 +64,7 @@ def settings_for(cell: Cell, better: Cell, plan: Plan, replan: Callable[[Sequenc
     chain = [cell]
     while chain[-1].parent in by_id:
         chain.append(by_id[str(chain[-1].parent)])
-    changes = remedies.differences(cell, better)
+    changes = remedy_trials.differences(cell, better)
     flat = {name: _word(value) for name, value in changes.items()}
     staged = {}
     for name, value in changes.items():
@@ -101,7 +102,7 @@ class _Search:
         names = settings.only or registry.names("remedy")
         specs = [registry.get("remedy", name) for name in names]
         ceilings = settings.ceilings.get(cell.device, {})
-        self.suggestions = remedies.suggest(self.plain, good, ceilings, specs, everything=bool(settings.only))
+        self.suggestions = remedy_choice.suggest(self.plain, good, ceilings, specs, everything=bool(settings.only))
         self.specs = {s.spec.name: s.spec for s in self.suggestions}
         self.about = {s.spec.name: _about(s) for s in self.suggestions}
 
@@ -112,20 +113,20 @@ class _Search:
             if suggestion.untried is not None:
                 name = suggestion.spec.name
                 cell = dataclasses.replace(
-                    self.plain, remedy_of=self.cell.cell_id, role=remedies.role_of(SCREEN, [name])
+                    self.plain, remedy_of=self.cell.cell_id, role=remedy_trials.role_of(SCREEN, [name])
                 )
                 self.rounds.decline(cell, suggestion.untried, self.about[name])
         tried = [s.spec.name for s in self.suggestions if s.untried is None]
         self.compare(SCREEN, [(), *((name,) for name in tried)], SCREEN_PAIRS)
-        gaining = remedies.gains(self.trials(), tried)
+        gaining = remedy_choice.gains(self.trials(), tried)
         chosen = self.combine([name for name in gaining if self.harmless(name, gaining)])
         while chosen and not self.confirmed(chosen):
             harmful = [name for name in chosen if not self.specs[name].same_updates]
             chosen = tuple(name for name in chosen if name != harmful[-1]) if harmful else ()
         if not chosen:
             return None
-        changed = remedies.changed(self.plain, [self.specs[name] for name in chosen])
-        return remedies.applied(self.cell, self.plain, changed)
+        changed = remedy_trials.changed(self.plain, [self.specs[name] for name in chosen])
+        return remedy_trials.applied(self.cell, self.plain, changed)
 
     def harmless(self, name: str, gaining: Sequence[str]) -> bool:
         """Return whether a remedy keeps quality: train with it, unless it makes the same updates.
@@ -139,7 +140,7 @@ class _Search:
             if spec.family and self.specs[better].family == spec.family and self.harmless(better, gaining):
                 return False
         self.learn((name,))
-        return remedies.keeps_quality(self.trials(), (name,))
+        return remedy_choice.keeps_quality(self.trials(), (name,))
 
     def combine(self, gaining: Sequence[str]) -> Names:
         """Add what gains alone, the largest first, as long as it gains on top of what is there."""
@@ -150,31 +151,31 @@ class _Search:
             if (self.specs[name].family or name) in families or not self.applies(more):
                 continue
             self.compare(f"{ADD}{name}", [chosen, more], SCREEN_PAIRS)
-            gain = remedies.gain(self.trials(), f"{ADD}{name}", chosen, more)
-            if gain is not None and gain.value >= remedies.KEPT_FROM:
+            gain = remedy_trials.gain(self.trials(), f"{ADD}{name}", chosen, more)
+            if gain is not None and gain.value >= remedy_trials.KEPT_FROM:
                 chosen = more
         return chosen
 
     def confirmed(self, names: Names) -> bool:
         """Measure the whole gain of `names`, train with them, and return whether they are to be recommended."""
         self.learn(names)
-        if not remedies.keeps_quality(self.trials(), names):
+        if not remedy_choice.keeps_quality(self.trials(), names):
             return False
         self.compare(CONFIRM, [(), names], self.budget.remedy_pairs)
-        gain = remedies.gain(self.trials(), CONFIRM, (), names)
+        gain = remedy_trials.gain(self.trials(), CONFIRM, (), names)
         return gain is not None and gain.low is not None and gain.low > 1
 
     def applies(self, names: Names) -> bool:
         """Return whether the changes go together."""
         try:
-            remedies.changed(self.plain, [self.specs[name] for name in names])
+            remedy_trials.changed(self.plain, [self.specs[name] for name in names])
         except DoesNotApply:
             return False
         return True
 
     def trials(self) -> Trials:
         """Return what is recorded of this cell's trials."""
-        return remedies.trials_of(self.rounds.run_dir.records()).get(self.cell.cell_id, Trials({}))
+        return remedy_trials.trials_of(self.rounds.run_dir.records()).get(self.cell.cell_id, Trials({}))
 
     def compare(self, round_: str, configurations: Sequence[Names], pairs: int) -> None:
         """Run configurations in turns, in processes of their own; every other turn goes backwards: A B B A.
@@ -213,7 +214,7 @@ class _Search:
 
     def trial(self, round_: str, names: Names, seed: int | None = None) -> Cell:
         """Return the cell of a trial."""
-        return remedies.trial(self.plain, self.cell.cell_id, round_, [self.specs[n] for n in names], seed)
+        return remedy_trials.trial(self.plain, self.cell.cell_id, round_, [self.specs[n] for n in names], seed)
 
     def told(self, names: Names) -> dict[str, Any]:
         """Return what the records of a trial say of its remedies."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmbench import processes
+from llmbench.analysis import process_counts
 from llmbench.contract.cell import Cell
 from llmbench.contract.job import FAILED, Job, new_record
 from llmbench.records.run_dir import RunDir
@@ -63,7 +63,7 @@ def run_plan(
     """Run what `plan` still needs and append every record to `run_dir`.
 
     Every cell gets its first repeats, cell by cell in rounds; then it is decided once, from what these recorded, which
-    cells get more (see `llmbench.processes`), and those follow in rounds, too.
+    cells get more (see `llmbench.analysis.process_counts`), and those follow in rounds, too.
     `on_start` is called before each process and `on_record` after each record, also of cells that did not run;
     `on_left` with the number of processes that the decision left to run.
     `then` is called with the rounds when all cells are done, to run more of them.
@@ -123,7 +123,7 @@ def decided(plan: Plan, run_dir: RunDir) -> dict[str, int]:
     counts = {one.cell.cell_id: suite.repeats for one in plan.cells}
     if suite.budget.max_repeats is None:
         return counts
-    found = processes.decide(
+    found = process_counts.decide(
         run_dir.records(), repeats=suite.repeats, max_repeats=suite.budget.max_repeats, ci_pct=suite.budget.ci_pct
     )
     return counts | {name: count for name, count in found.items() if name in counts}

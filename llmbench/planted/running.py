@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmbench import attribution
+from llmbench.analysis import attribution
 from llmbench.contract.errors import UserError
 from llmbench.executors.local import LocalExecutor
 from llmbench.planted.cases import PLANTS, Case

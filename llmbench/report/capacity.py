@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench import costs
+from llmbench.analysis import costs
 
 Record = Mapping[str, Any]
 

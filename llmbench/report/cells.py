@@ -11,7 +11,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llmbench import attribution, costs, processes, stats
+from llmbench import stats
+from llmbench.analysis import attribution, costs, process_counts
 from llmbench.contract.cell import PHASES
 from llmbench.contract.job import FAILED
 from llmbench.records import attempts
@@ -63,7 +64,7 @@ def summarise(
     the cell also trains and is scored.
     """
     groups = attempts.by_cell(records)
-    prior = processes.fit_prior(attempts.good(attempts.counted(group)) for group in groups.values())
+    prior = process_counts.fit_prior(attempts.good(attempts.counted(group)) for group in groups.values())
     some = functools.partial(_summaries, commands=commands or {}, prior=prior, ceilings=ceilings or {}, known={})
     cells = mapped(some, list(groups.values()))
     fields = [group[0]["cell"] for group in groups.values()]
@@ -193,7 +194,7 @@ def _timing(
     if not any(times):
         reasons |= dict.fromkeys(names, why or "no step was timed")
         return out | trust.precision(good, None, None, reasons, why)
-    reached = processes.reached(good, prior)
+    reached = process_counts.reached(good, prior)
     estimate = reached.estimate if reached else stats.pooled_interval(times, prior=prior)
     out |= trust.precision(good, reached, estimate, reasons, why)
     out["step_ms"] = estimate.value * 1e3

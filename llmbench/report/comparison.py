@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmbench import stats
-from llmbench.compare import CellChange, Comparison, label
+from llmbench.analysis.comparison import CellChange, Comparison, label
 from llmbench.contract.job import SCHEMA_VERSION
 from llmbench.report import csv, markdown
 from llmbench.report.model import CELL, Column, Table, cell_values, number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench.costs import steps_to_pay_off
+from llmbench.analysis.costs import steps_to_pay_off
 from llmbench.report.variants import DERIVED
 
 Record = Mapping[str, Any]

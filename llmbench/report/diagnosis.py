@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench import attribution
+from llmbench.analysis import attribution
 from llmbench.records import attempts
 from llmbench.report.cells import Run, summarise
 from llmbench.report.findings import changes, spoken

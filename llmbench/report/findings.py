@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench import attribution
+from llmbench.analysis import attribution
 
 Cell = Mapping[str, Any]
 

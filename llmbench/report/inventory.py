@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmbench.predict import Prediction, total_s
+from llmbench.analysis.lower_bounds import Prediction, total_s
 from llmbench.report.model import Column, Table, number
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llmbench import learning, reach, scaling
+from llmbench.analysis.studies import learning, scaling, time_to_quality
 from llmbench.contract.job import SCHEMA_VERSION
 from llmbench.report.cells import Run, failures, summarise
 from llmbench.report.remedies import recommendation_rows, remedy_rows
@@ -32,7 +32,7 @@ def document(runs: Sequence[Run]) -> dict[str, Any]:
 def studied(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return what a run says of learning, of time to quality and of scaling: rows by the name of the study."""
     groups = learning.grouped(run.records)
-    found = (learning.of_groups(groups), reach.of_groups(groups), scaling.scaling(run.records))
+    found = (learning.of_groups(groups), time_to_quality.of_groups(groups), scaling.scaling(run.records))
     return dict(zip(STUDIES, found, strict=True))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llmbench import learning, reach
+from llmbench.analysis.studies import learning, time_to_quality
 from llmbench.report.model import Column, Table, number
 
 Record = Mapping[str, Any]
@@ -24,7 +24,7 @@ MISSING_NOTES = (
 
 
 REACH_NOTES = (
-    f"target: {reach.SHARE:.0%} of the way from the best trivial baseline to the oracle; runs of several lengths, each "
+    f"target: {time_to_quality.SHARE:.0%} of the way from the best trivial baseline to the oracle; runs of several lengths, each "
     "with a schedule of its own, interpolated between the two around the target; time: at the measured step",
 )
 
@@ -69,7 +69,9 @@ def reach_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | 
     columns += (number("examples"), number("parameters"), Column("metric"), number("target", digits=3))
     columns += (number("steps", digits=0), Column("95 % interval"), number("time", "s"), number("energy", "J"))
     columns += (number("seeds"),)
-    ladders = [row for row in (reach.reach(records) if found is None else found) if row["seconds"] is not None]
+    ladders = [
+        row for row in (time_to_quality.reach(records) if found is None else found) if row["seconds"] is not None
+    ]
     rows = []
     for row in sorted(ladders, key=lambda row: (row["task"], row["seconds"])):
         ci = row["steps_ci"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llmbench import attribution
+from llmbench.analysis import attribution
 from llmbench.report.model import Column, Table
 
 Cell = Mapping[str, Any]

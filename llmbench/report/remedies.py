@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench import remedies
+from llmbench.analysis import remedy_trials
+from llmbench.analysis.remedy_trials import ADD, CONFIRM, SCREEN, Names, Trials
 from llmbench.contract.cell import Cell
-from llmbench.remedies import ADD, CONFIRM, SCREEN, Names, Trials
 from llmbench.report.cells import Run, reproduce
 from llmbench.report.model import CELL, Column, Table, cell_values, number
 from llmbench.report.verdicts import interval
@@ -26,28 +26,28 @@ NOTES = (
 def remedy_rows(run: Run) -> list[Row]:
     """Return one row per cell and remedy, tried or not, the largest gain of a cell first."""
     rows = []
-    for cell_id, trials in remedies.trials_of(run.records).items():
+    for cell_id, trials in remedy_trials.trials_of(run.records).items():
         own = [_remedy(cell_id, name, trials) for name in _names(trials)]
         rows += sorted(own, key=lambda row: -(row["measured_x"] or 0.0))
     return rows
 
 
 def _names(trials: Trials) -> list[str]:
-    found = [remedies.round_and_names(role) for role in trials.by_role]
+    found = [remedy_trials.round_and_names(role) for role in trials.by_role]
     return list(dict.fromkeys(names[0] for round_, names in found if round_ == SCREEN and names))
 
 
 def _remedy(cell_id: str, name: str, trials: Trials) -> Row:
     first = trials.first(SCREEN, (name,)) or {}
     told = first.get("remedy") or {}
-    estimate = remedies.gain(trials, SCREEN, (), (name,))
-    quality = remedies.quality_change(trials, (name,))
+    estimate = remedy_trials.gain(trials, SCREEN, (), (name,))
+    quality = remedy_trials.quality_change(trials, (name,))
     row: Row = {"cell_id": cell_id, "remedy": name, "answers": told.get("answers"), "because": told.get("because")}
     row |= {"predicted_x": told.get("predicted_x"), "measured_x": None, "ci": None, "pairs": 0}
     if estimate is not None:
         row |= {"measured_x": estimate.value, "ci": _ends(estimate)}
         row["pairs"] = len(trials.pairs(SCREEN, (), (name,)))
-    row["memory_change_mib"] = remedies.memory_change_mib(trials, SCREEN, (name,))
+    row["memory_change_mib"] = remedy_trials.memory_change_mib(trials, SCREEN, (name,))
     row |= _quality(quality)
     row["outcome"], row["reason"] = _outcome(name, trials, first, row)
     return row
@@ -72,9 +72,9 @@ def _outcome(name: str, trials: Trials, first: Mapping[str, Any], row: Row) -> t
         return ("not tried", message) if error.get("type") == "NotTried" else ("failed", message)
     if name in (trials.recommended() or ()):
         return "kept", None
-    if row["measured_x"] < remedies.KEPT_FROM:
+    if row["measured_x"] < remedy_trials.KEPT_FROM:
         return "no gain", None
-    if row["quality_outcome"] in (remedies.WORSE, remedies.UNDECIDED):
+    if row["quality_outcome"] in (remedy_trials.WORSE, remedy_trials.UNDECIDED):
         return "quality", f"{row['quality_outcome']}, see its interval"
     return "not added", _on_top(name, trials)
 
@@ -82,9 +82,9 @@ def _outcome(name: str, trials: Trials, first: Mapping[str, Any], row: Row) -> t
 def _on_top(name: str, trials: Trials) -> str:
     """Return what a remedy that gains alone gave on top of those that gain more."""
     for role in trials.by_role:
-        round_, after = remedies.round_and_names(role)
+        round_, after = remedy_trials.round_and_names(role)
         if round_ == f"{ADD}{name}" and name in after:
-            found = remedies.gain(trials, round_, after[:-1], after)
+            found = remedy_trials.gain(trials, round_, after[:-1], after)
             if found is not None:
                 return f"{found.value:.2f}x on top of {' + '.join(after[:-1])}"
     return "another of its kind gives more, or it does not go with the others"
@@ -92,7 +92,7 @@ def _on_top(name: str, trials: Trials) -> str:
 
 def recommendation_rows(run: Run) -> list[Row]:
     """Return the recommended configuration of each cell whose remedies were tried."""
-    found = remedies.trials_of(run.records)
+    found = remedy_trials.trials_of(run.records)
     cells = {record["cell_id"]: record["cell"] for record in run.records if record["cell_id"] in found}
     rows = []
     for cell_id, trials in found.items():
@@ -103,22 +103,22 @@ def recommendation_rows(run: Run) -> list[Row]:
 
 
 def _recommendation(cell_id: str, cell: Cell, names: Names, trials: Trials, run: Run) -> Row:
-    estimate = remedies.gain(trials, CONFIRM, (), names)
+    estimate = remedy_trials.gain(trials, CONFIRM, (), names)
     pairs = trials.pairs(CONFIRM, (), names)
-    change = remedies.quality_change(trials, names)
+    change = remedy_trials.quality_change(trials, names)
     row: Row = {"cell_id": cell_id, "remedies": list(names), "changes": {}, "predicted_x": _product(names, trials)}
     row |= {"measured_x": None, "ci": None, "pairs": len(pairs), "unit": "tokens", "plain_per_s": None}
     row |= {"changed_per_s": None, "reproduce": None, "recommended_cell_id": None}
     if estimate is not None:
         row |= {"measured_x": estimate.value, "ci": _ends(estimate)}
-        row["unit"] = remedies.unit_of(pairs[0][0]).removeprefix("step_")
-        row |= {f"{k}_per_s": 1 / _middle([remedies.pace(p[i]) for p in pairs]) for i, k in enumerate(_SIDES)}
+        row["unit"] = remedy_trials.unit_of(pairs[0][0]).removeprefix("step_")
+        row |= {f"{k}_per_s": 1 / _middle([remedy_trials.pace(p[i]) for p in pairs]) for i, k in enumerate(_SIDES)}
         plain, other = (Cell.from_json(record["cell"]) for record in pairs[0])
-        better = remedies.applied(cell, plain, other)
+        better = remedy_trials.applied(cell, plain, other)
         command = run.commands.get(better.cell_id)
-        row |= {"changes": remedies.differences(plain, other), "recommended_cell_id": better.cell_id}
+        row |= {"changes": remedy_trials.differences(plain, other), "recommended_cell_id": better.cell_id}
         row["reproduce"] = None if command is None else reproduce(command, better.cell_id)
-    row["memory_change_mib"] = remedies.memory_change_mib(trials, CONFIRM, names)
+    row["memory_change_mib"] = remedy_trials.memory_change_mib(trials, CONFIRM, names)
     row |= _quality(change)
     return row | {"quality": None if change is None else {k: change[k] for k in ("metric", "plain", "changed")}}
 
@@ -131,7 +131,7 @@ def _product(names: Names, trials: Trials) -> float | None:
     product = 1.0
     for name in names:
         told = (trials.first(SCREEN, (name,)) or {}).get("remedy") or {}
-        alone = remedies.gain(trials, SCREEN, (), (name,))
+        alone = remedy_trials.gain(trials, SCREEN, (), (name,))
         factor = told.get("predicted_x") or (alone.value if alone else None)
         if factor is None:
             return None

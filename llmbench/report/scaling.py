@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llmbench import scaling
+from llmbench.analysis.studies import scaling
 from llmbench.report.model import Column, Table, number
 
 Record = Mapping[str, Any]

@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench import roofline
+from llmbench.analysis import roofline
+from llmbench.analysis.roofline import Estimate, Position
 from llmbench.contract import ceilings as machine
-from llmbench.roofline import Estimate, Position
 
 Record = Mapping[str, Any]
 

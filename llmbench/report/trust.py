@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench import processes, stats
+from llmbench import stats
+from llmbench.analysis import process_counts
 
 Record = Mapping[str, Any]
 
@@ -65,7 +66,7 @@ def precision(
         "ci_pct_reached": estimate.half_width_pct if estimate else None,
         "repeats_wanted": reached.processes_wanted if reached else None,
     }
-    planned = processes.planned(good)
+    planned = process_counts.planned(good)
     unknown = {
         "ci_pct_wanted": "the records do not say",
         "ci_pct_reached": "too few steps or processes for an interval" if estimate else "no step was timed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench import attribution
+from llmbench.analysis import attribution
 from llmbench.report.findings import changes
 from llmbench.report.model import CELL, Column, Table, cell_values, number
 

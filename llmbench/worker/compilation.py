@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmbench.costs import steps_to_pay_off
+from llmbench.analysis.costs import steps_to_pay_off
 
 __all__ = ["CompileWatch", "compile_seconds", "steps_to_pay_off"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmbench.costs import cost, joules_per_step, tokens_per_joule
+from llmbench.analysis.costs import cost, joules_per_step, tokens_per_joule
 from llmbench.worker import nvml
 
 __all__ = ["EnergyMeter", "cost", "joules_per_step", "rapl_joules", "tokens_per_joule"]

@@ -1,6 +1,6 @@
 """What this machine is: enough to explain a difference between two of them, and nothing that says whose it is.
 
-`capture` is the page to read; `hardware`, `software` and `nvml` hold the parts. `llmbench.environments.different_facts`
+`capture` is the page to read; `hardware`, `software` and `nvml` hold the parts. `llmbench.analysis.machine_differences.different_facts`
 compares two.
 """
 

@@ -19,7 +19,7 @@ from statistics import NormalDist
 import numpy as np
 
 from llmbench import stats
-from llmbench.compare import LEVEL, MARGIN_PCT, _verdict
+from llmbench.analysis.comparison import LEVEL, MARGIN_PCT, _verdict
 
 CELLS = 50
 

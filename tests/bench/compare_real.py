@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from llmbench.compare import Comparison, compare
+from llmbench.analysis.comparison import Comparison, compare
 from llmbench.contract.cell import Budget
 from llmbench.records import attempts
 from llmbench.records.read import Run, read_runs

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmbench.analysis.roofline import bandwidth_at
 from llmbench.contract.ceilings import MODES as NAMED_MODES
 from llmbench.contract.ceilings import OPERATIONS, matmul_peak
 from llmbench.contract.errors import SuiteError, Unsupported
 from llmbench.records.json_lines import dump_json
-from llmbench.roofline import bandwidth_at
 from llmbench.worker import bandwidth, calibrate, matmul, teams, timing, transfers
 from llmbench.worker.sampling import Candidate, best_estimate, estimate, lower_rank, rounds, sweep
 from llmbench.worker.teams import joint_rates

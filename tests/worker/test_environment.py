@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from llmbench.analysis.machine_differences import different_facts
 from llmbench.contract.cell import content_id
-from llmbench.environments import different_facts
 from llmbench.report.cells import Run
 from llmbench.report.tables import HEADER_FACTS, header_table
 from llmbench.worker import environment, hardware, nvml, software

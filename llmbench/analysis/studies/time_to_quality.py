@@ -13,8 +13,9 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmbench import costs, stats
-from llmbench.learning import LEVEL, Point, Scale, Trained, ends, grouped, parameters, scale_of
+from llmbench import stats
+from llmbench.analysis import costs
+from llmbench.analysis.studies.learning import LEVEL, Point, Scale, Trained, ends, grouped, parameters, scale_of
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -28,7 +29,7 @@ def reach(records: Iterable[Record]) -> list[Row]:
 
 
 def of_groups(groups: Mapping[tuple[Any, ...], Mapping[Point, Mapping[int, Trained]]]) -> list[Row]:
-    """Return the rows of `reach` from what `llmbench.learning.grouped` returns."""
+    """Return the rows of `reach` from what `llmbench.analysis.studies.learning.grouped` returns."""
     rows: list[Row] = []
     for points in groups.values():
         ladders: dict[tuple[int, str], dict[int, Mapping[int, Trained]]] = {}

@@ -3,7 +3,7 @@
 A *curve* is a set of cells that are alike in all but one axis: a field (`seq_len`, `batch_size`, `workers`) or a key of
 the size's configuration (`hidden`, `layers`). What grows is the step, and within it each class of operator. The unit of
 replication is the process: everything is fitted for each round (repeat r of all cells of a curve) and the interval is
-Student's over rounds. The law of each part is that of its counted work (`llmbench.laws`), that of the step their sum.
+Student's over rounds. The law of each part is that of its counted work (`llmbench.analysis.studies.operator_laws`), that of the step their sum.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from llmbench import attribution, stats
+from llmbench import stats
+from llmbench.analysis import attribution
+from llmbench.analysis.studies.operator_laws import laws, work_of
 from llmbench.contract.cell import DEFAULTS, Cell
 from llmbench.contract.sizes import parse_size
-from llmbench.laws import laws, work_of
 from llmbench.records import attempts
 from llmbench.stats.growth import LINEAR, ONE, SQUARE, Growth, power, power_misfit, slope, total
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmbench import roofline
+from llmbench.analysis import roofline
 from llmbench.contract import ceilings
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.sizes import configuration

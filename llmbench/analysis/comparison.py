@@ -15,10 +15,10 @@ from datetime import datetime
 from typing import Any
 
 from llmbench import stats
-from llmbench.differences import Difference, differences
+from llmbench.analysis.machine_differences import Difference, differences
+from llmbench.analysis.quality_changes import QualityChange, quality_changes
 from llmbench.records import attempts
 from llmbench.records.read import Run
-from llmbench.scores import QualityChange, quality_changes
 
 Record = Mapping[str, Any]
 
