@@ -233,7 +233,7 @@ def diagnose(
     and optimizer are given back as they were. Raises UserError, in one line, for what cannot be diagnosed.
     """
     begun_s = time.perf_counter()
-    from llmbench.executors.child import resolve
+    from llmbench.execution.child import resolve
     from llmbench.report.cells import Run
 
     check_budget(budget_s, "budget_s")

@@ -42,7 +42,7 @@ def diagnose(target: str, budget_s: float, mode: str, plugin_files: tuple[str, .
     import time
 
     started_at = time.time()
-    from llmbench.executors.local import LocalExecutor
+    from llmbench.execution.local import LocalExecutor
     from llmbench.report import diagnosis
     from llmbench.report import json as report_json
     from llmbench.report.cells import Run

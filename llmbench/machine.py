@@ -34,9 +34,9 @@ def ceilings_of(device: str, *, fresh: bool, say: Callable[[str], None]) -> dict
 
     Raises UserError for a device that is not there.
     """
-    from llmbench.calibration import ensure
     from llmbench.contract.ceilings import best_device
     from llmbench.contract.errors import Unsupported
+    from llmbench.execution.calibration import ensure
 
     precisions = [provided.spec for provided in discover_noting(()).by_kind["precision"].values()]
     with asking() as executor:

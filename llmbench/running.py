@@ -16,8 +16,8 @@ from llmbench.contract.errors import UserError
 if TYPE_CHECKING:
     from llmbench.analysis.lower_bounds import Prediction
     from llmbench.contract.cell import Cell
-    from llmbench.executors.local import LocalExecutor
-    from llmbench.executors.runner import Rounds
+    from llmbench.execution.local import LocalExecutor
+    from llmbench.execution.scheduler import Rounds
     from llmbench.plugins.registry import Registry
     from llmbench.records.read import Run
     from llmbench.records.run_dir import RunDir
@@ -89,7 +89,7 @@ def asking() -> Any:
     """Return an executor for questions to this machine, outside of any run."""
     import tempfile
 
-    from llmbench.executors.local import LocalExecutor
+    from llmbench.execution.local import LocalExecutor
 
     with (
         tempfile.TemporaryDirectory(prefix="llmbench-") as folder,
@@ -101,8 +101,8 @@ def asking() -> Any:
 def predicted(plans: Sequence[Plan], registry: Registry) -> dict[str, Prediction]:
     """Return cell id -> the least time and state, from the ceilings that are kept."""
     from llmbench.analysis.lower_bounds import predictions
-    from llmbench.calibration import latest
     from llmbench.contract.ceilings import precision_modes
+    from llmbench.execution.calibration import latest
 
     modes = precision_modes(vars(provided.spec) for provided in registry.by_kind["precision"].values())
     kept = {device: latest(device) for device in {one.cell.device for plan in plans for one in plan.cells}}
@@ -169,21 +169,21 @@ def _run_one(suite: str, plan: Plan, folder: Path, registry: Registry, options: 
 
 def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOptions) -> tuple[bool, dict[str, Cell]]:
     """Run the cells with progress on standard error; return whether one failed, and what `--remedies` recommends."""
-    from llmbench.executors import follow
-    from llmbench.executors.local import LocalExecutor
-    from llmbench.executors.remedies import Settings, try_remedies
-    from llmbench.executors.runner import pairs_left, run_plan
-    from llmbench.progress import Progress
+    from llmbench.execution import follow_up
+    from llmbench.execution.local import LocalExecutor
+    from llmbench.execution.progress import Progress
+    from llmbench.execution.remedy_search import Settings, try_remedies
+    from llmbench.execution.scheduler import pairs_left, run_plan
     from llmbench.records.read import read_json
 
     settled = run_dir.settled(options.retry_failed)
     left = pairs_left(plan, run_dir, options.retry_failed)
-    left = left or follow.left(follow.to_run(plan, run_dir.records(), registry), plan, settled)
+    left = left or follow_up.left(follow_up.to_run(plan, run_dir.records(), registry), plan, settled)
     remedies = bool(options.remedies or options.only)
     for name in options.only:
         registry.get("remedy", name)
     better: dict[str, Cell] = {}
-    with Progress(len(left), follow.first(left), quiet=options.quiet) as progress:
+    with Progress(len(left), follow_up.first(left), quiet=options.quiet) as progress:
         executor = LocalExecutor(
             log_dir=run_dir.path / "logs",
             start_method=options.start_method,
@@ -202,9 +202,9 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOption
                 ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment, quiet=options.quiet)
 
             def then(rounds: Rounds) -> None:
-                more = follow.left(follow.to_run(plan, run_dir.records(), registry), plan, rounds.settled)
-                progress.left(len(more), follow.first(more))
-                follow.follow(rounds, plan, registry)
+                more = follow_up.left(follow_up.to_run(plan, run_dir.records(), registry), plan, rounds.settled)
+                progress.left(len(more), follow_up.first(more))
+                follow_up.follow(rounds, plan, registry)
                 if not remedies:
                     return
                 documents = read_json(run_dir.path / "ceilings.json")
@@ -234,7 +234,7 @@ def _recommended(
     suite: str, plan: Plan, better: Mapping[str, Cell], registry: Registry, options: RunOptions
 ) -> dict[str, str]:
     """Return cell id -> the command line that plans it, of the recommended cells."""
-    from llmbench.executors.remedies import settings_for
+    from llmbench.execution.remedy_search import settings_for
 
     def replan(more: Sequence[str]) -> Plan:
         return plan_suite(suite, registry, [*options.settings, *more], None)
@@ -259,8 +259,8 @@ def _ceilings(
     quiet: bool,
 ) -> dict[str, str]:
     """Return device -> id of its ceilings, measured where this machine is new; the run directory keeps a copy."""
-    from llmbench.calibration import ensure
     from llmbench.contract.errors import Unsupported
+    from llmbench.execution.calibration import ensure
     from llmbench.records.read import read_json
 
     say = (lambda text: None) if quiet else note

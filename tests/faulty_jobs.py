@@ -118,7 +118,7 @@ def forks_then_sleeps(job, emit):
 
 def forks_slowly_then_sleeps(job, emit):
     """Its child comes to its first lines only when the parent may be gone."""
-    from llmbench.executors import child
+    from llmbench.execution import child
 
     ask = child._set_death_signal
     child._set_death_signal = lambda: (time.sleep(1.0), ask())

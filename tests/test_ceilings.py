@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench import calibration
-from llmbench.calibration import CALIBRATE, RECHECK, cache_folder, cache_path, ensure, load
 from llmbench.contract import ceilings
+from llmbench.execution import calibration
+from llmbench.execution.calibration import CALIBRATE, RECHECK, cache_folder, cache_path, ensure, load
 from llmbench.report import terminal
 from llmbench.report.ceilings import ceilings_tables
 

@@ -14,7 +14,7 @@ import pytest
 
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
-from llmbench.progress import Progress, style_for
+from llmbench.execution.progress import Progress, style_for
 
 SMALL = """name: small
 matrix: {model: lstm, size: tiny, task: classification, stage: [finetune, eval], dataset: synthetic}

@@ -16,8 +16,8 @@ import pytest
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import DataError
 from llmbench.contract.job import Job, new_record
-from llmbench.executors.local import LocalExecutor
-from llmbench.executors.runner import pairs_left, run_plan
+from llmbench.execution.local import LocalExecutor
+from llmbench.execution.scheduler import pairs_left, run_plan
 from llmbench.records.run_dir import RunDir
 from llmbench.suite.file import Suite
 from llmbench.suite.plan import Plan, PlannedCell
@@ -180,7 +180,7 @@ from llmbench.executors import local
 from llmbench.executors.local import LocalExecutor
 from llmbench.schema import Budget, Cell, Job
 
-local.PRELOAD = ("llmbench.executors.child",)
+local.PRELOAD = ("llmbench.execution.child",)
 print("imported", flush=True)
 folder, target, method, *preload = sys.argv[1:]
 cell = Cell(model="m", size="tiny", task="t", dataset="d@0", stage="eval")

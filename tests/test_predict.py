@@ -8,11 +8,11 @@ import datetime
 import pytest
 
 from llmbench.analysis.lower_bounds import full_shapes, longest_feature, predict, predictions, total_s
-from llmbench.calibration import latest
 from llmbench.contract import ceilings
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.files import write_atomic
 from llmbench.contract.specs import HEADS, ModelSpec
+from llmbench.execution.calibration import latest
 from llmbench.plugins.discovery import discover
 from llmbench.records.json_lines import dump_json
 from llmbench.suite.file import load_suite

@@ -21,11 +21,11 @@ from llmbench.contract.cell import Cell
 from llmbench.contract.errors import DoesNotApply
 from llmbench.contract.job import new_record
 from llmbench.contract.specs import Forecast, ModelSpec, RemedySpec
-from llmbench.executors.remedies import Settings, plain_of, settings_for, try_remedies
-from llmbench.executors.runner import run_plan
+from llmbench.execution.progress import Progress
+from llmbench.execution.remedy_search import Settings, plain_of, settings_for, try_remedies
+from llmbench.execution.scheduler import run_plan
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
-from llmbench.progress import Progress
 from llmbench.records.run_dir import RunDir
 from llmbench.report import json as report_json
 from llmbench.report.cells import Run

@@ -16,7 +16,7 @@ from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import LlmbenchError, NotMeasured
 from llmbench.contract.job import Job
 from llmbench.contract.specs import AXES, CAUSE_CLASSES, CollateContext
-from llmbench.executors.child import resolve
+from llmbench.execution.child import resolve
 from llmbench.plugins.monkeypatches import Snapshot
 
 ROWS, BATCH = 32, 4

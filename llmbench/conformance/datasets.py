@@ -13,7 +13,7 @@ from llmbench.conformance.common import fresh
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.contract.errors import UserError
 from llmbench.contract.specs import DataRequest, Dataset, EncodeContext
-from llmbench.executors.child import resolve
+from llmbench.execution.child import resolve
 
 _IDENTITY = re.compile(r"[\w.+-]+(?::[^@\s]+)?@[\w.+-]+")
 SPLITS = ("train", "validation", "test")

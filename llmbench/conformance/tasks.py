@@ -11,7 +11,7 @@ from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.contract.cell import STAGES
 from llmbench.contract.errors import UserError
 from llmbench.contract.specs import HEADS, BaselineContext, DataRequest, Dataset, EncodeContext, MetricSpec
-from llmbench.executors.child import resolve
+from llmbench.execution.child import resolve
 
 SEQ, TARGET, MOST, VOCABULARY = 64, 24, 40, 400
 KEYS = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmbench.analysis import attribution
 from llmbench.contract.errors import UserError
-from llmbench.executors.local import LocalExecutor
+from llmbench.execution.local import LocalExecutor
 from llmbench.planted.cases import PLANTS, Case
 
 TARGETS = "llmbench.planted.targets"

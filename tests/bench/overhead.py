@@ -272,7 +272,7 @@ def run(
 ) -> dict[str, Any]:
     """Measure every setting in `rounds` processes, as far as `most_s` seconds go, and return the document."""
     rng = random.Random(seed)
-    from llmbench.executors.local import LocalExecutor
+    from llmbench.execution.local import LocalExecutor
 
     found: dict[str, list[dict[str, Any]]] = {setting.label: [] for setting in settings}
     unsupported: dict[str, str] = {}

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from llmbench.executors.local import LocalExecutor
+from llmbench.execution.local import LocalExecutor
 from llmbench.records.read import read_runs
 
 pytestmark = pytest.mark.slow

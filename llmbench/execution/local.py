@@ -18,12 +18,12 @@ from typing import Any
 
 from llmbench.contract import errors
 from llmbench.contract.job import Job, new_record
-from llmbench.executors.child import UNSAFE_SERVER, Task, child_main
-from llmbench.executors.diagnosis import Ending, count_oom_kills, diagnose, log_size, log_tail
+from llmbench.execution.child import UNSAFE_SERVER, Task, child_main
+from llmbench.execution.exit_reason import Ending, count_oom_kills, diagnose, log_size, log_tail
 from llmbench.records.run_dir import WORK
 
 RUN_JOB = "llmbench.worker.main:run_job"
-PRELOAD = ("llmbench.executors.child", "llmbench.worker.preload")
+PRELOAD = ("llmbench.execution.child", "llmbench.worker.preload")
 SERVER_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 STACK_DUMP_S = 0.5  # how long a hanging cell gets to write its stack to the log
 KILL_WAIT_S = 10.0
@@ -118,7 +118,7 @@ class LocalExecutor:
         """Return how many threads the fork server runs (1 when it is safe to fork), None without a server."""
         if self.start_method != "forkserver":
             return None
-        threads: int | None = self.call("llmbench.executors.child:parent_threads")
+        threads: int | None = self.call("llmbench.execution.child:parent_threads")
         return threads if self.start_method == "forkserver" else None
 
     # --- one child ---

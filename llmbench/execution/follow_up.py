@@ -12,7 +12,7 @@ from llmbench.analysis.studies import learning
 from llmbench.contract import sizes
 from llmbench.contract.cell import Cell
 from llmbench.contract.errors import PluginError
-from llmbench.executors.runner import Rounds
+from llmbench.execution.scheduler import Rounds
 from llmbench.plugins.registry import Registry
 from llmbench.suite.plan import Plan, PlannedCell
 

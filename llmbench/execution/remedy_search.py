@@ -17,7 +17,7 @@ from llmbench.analysis.remedy_trials import ADD, CONFIRM, SCREEN, Names, Trials
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import DoesNotApply, UserError
 from llmbench.contract.job import LEARN
-from llmbench.executors.runner import Rounds
+from llmbench.execution.scheduler import Rounds
 from llmbench.plugins.registry import Registry
 from llmbench.records import attempts
 from llmbench.suite.plan import Plan
