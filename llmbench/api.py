@@ -240,11 +240,13 @@ def diagnose(
     if verify not in ("verdict", "all"):
         raise UserError(f'verify {verify!r}: write "verdict" or "all"')
     given: Mapping[str, Any] = {"model": model, "data": data, "optimizer": optimizer, "loss": loss, "step": step}
-    registry = resolve("llmbench.worker.diagnose:registry_of")([str(Path(file).resolve()) for file in plugins])
-    environment = resolve("llmbench.worker.environment:capture")()
-    allowance = resolve("llmbench.worker.allowance:Allowance")(budget_s, begun_s)
+    registry = resolve("llmbench.worker.diagnosis.diagnose:registry_of")(
+        [str(Path(file).resolve()) for file in plugins]
+    )
+    environment = resolve("llmbench.worker.machine.environment:capture")()
+    allowance = resolve("llmbench.worker.diagnosis.time_budget:Allowance")(budget_s, begun_s)
     allowance.spent_s["start_s"] = time.perf_counter() - begun_s
-    record = resolve("llmbench.worker.diagnose:diagnose_given")(
+    record = resolve("llmbench.worker.diagnosis.diagnose:diagnose_given")(
         {**given, "device": device, "precision": precision},
         name=GIVEN,
         mode=verify,
@@ -252,7 +254,7 @@ def diagnose(
         registry=registry,
     )
     run = Run(GIVEN, [{**record, "environment_id": "here"}], {"here": environment}, {}, {})
-    return Diagnosis(run, resolve("llmbench.worker.diagnose:descriptions")(registry))
+    return Diagnosis(run, resolve("llmbench.worker.diagnosis.diagnose:descriptions")(registry))
 
 
 def check_budget(seconds: float, name: str) -> None:

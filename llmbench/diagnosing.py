@@ -10,7 +10,7 @@ import click
 
 from llmbench.api import check_budget
 
-CALL = "llmbench.worker.diagnose:diagnose_target"
+CALL = "llmbench.worker.diagnosis.diagnose:diagnose_target"
 SLACK_S = 300.0  # beyond the budget, before the process is taken for dead: a model may take long to load
 
 

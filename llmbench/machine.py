@@ -19,7 +19,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     environment: dict[str, Any] = {}
     try:
         with asking() as executor:
-            environment = dict(executor.call("llmbench.worker.environment:capture"))
+            environment = dict(executor.call("llmbench.worker.machine.environment:capture"))
     except (RuntimeError, UserError) as error:
         problems.append(f"no process can look at this machine: {(str(error).splitlines() or ['unknown'])[-1]}")
     packages = environment.get("packages", {})
@@ -40,7 +40,7 @@ def ceilings_of(device: str, *, fresh: bool, say: Callable[[str], None]) -> dict
 
     precisions = [provided.spec for provided in discover_noting(()).by_kind["precision"].values()]
     with asking() as executor:
-        environment = dict(executor.call("llmbench.worker.environment:capture"))
+        environment = dict(executor.call("llmbench.worker.machine.environment:capture"))
         chosen = best_device(environment) if device == "auto" else device
         try:
             return ensure(executor, environment, chosen, say, precisions=precisions, fresh=fresh)

@@ -1,4 +1,4 @@
-"""Stand-ins for `llmbench.worker.main:run_job` that go wrong in every way a cell can."""
+"""Stand-ins for `llmbench.worker.job:run_job` that go wrong in every way a cell can."""
 
 import os
 import signal

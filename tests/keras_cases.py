@@ -11,8 +11,8 @@ import numpy as np
 
 import llmbench
 from llmbench.plugins.discovery import discover
-from llmbench.worker import stages
-from llmbench.worker.work import Training
+from llmbench.worker.measuring import loops
+from llmbench.worker.measuring.step_kinds import Training
 
 V, C, STEPS = 300, 4, 12
 SPECIAL = llmbench.SpecialTokens()
@@ -63,7 +63,7 @@ def batches(engine, model, head, train=True):
 
 
 def losses(engine, model, head):
-    return [engine.loss_value(stages.train_step(engine, batch)) for batch in batches(engine, model, head)]
+    return [engine.loss_value(loops.train_step(engine, batch)) for batch in batches(engine, model, head)]
 
 
 def side_by_side(name, head, optimizer):

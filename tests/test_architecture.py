@@ -67,7 +67,7 @@ LAYERS = {
 HEAVY = ("torch", "pandas", "transformers", "numpy", "evaluate", "datasets", "rich", "yaml", "llmbench_plugins")
 CORE_FILES = sorted(CORE.rglob("*.py"))
 #: The torch engine is the worker's own; its plugin only says where it is.
-PRIVATE_USE = {"llmbench_plugins.engines.torch": {"llmbench.worker.torch_engine.TorchEngine"}}
+PRIVATE_USE = {"llmbench_plugins.engines.torch": {"llmbench.worker.torch_engine.engine.TorchEngine"}}
 PLUGIN_FILES = sorted(p for p in (ROOT / "plugins").rglob("*.py") if not {"tests", "build"} & set(p.parts))
 
 
@@ -141,7 +141,7 @@ def test_layers_import_downward_only(path):
         ("stats.py", "def f():\n    import llmbench.cli"),
         ("schema.py", "from llmbench import stats"),
         ("report/cells.py", "from llmbench.worker import data"),
-        ("cli.py", "import importlib\nimportlib.import_module('llmbench.worker.main')"),
+        ("cli.py", "import importlib\nimportlib.import_module('llmbench.worker.job')"),
         ("worker/data.py", "from llmbench.records.run_dir import RunDir"),
         ("cli.py", "import llmbench_plugins.models.x"),
         ("stats.py", "from .report import cells"),

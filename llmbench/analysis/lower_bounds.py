@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmbench.suite.plan import Plan
 
 MIB = 2**20
-BACKWARD_FACTOR = 3  # as in `llmbench.worker.work`
+BACKWARD_FACTOR = 3  # as in `llmbench.worker.measuring.step_kinds`
 #: Elements per parameter that AdamW reads or writes (parameter, gradient and both moments; all but the gradient are
 #: written), and clipping (the gradient is read for its norm, read again and written).
 UPDATE_ELEMENTS, CLIP_ELEMENTS = 7, 3

@@ -48,10 +48,10 @@ class Host:
             engine.prepare_training(learning_rate=1e-3, steps=1000, optimizer="adamw")
         features = models.features_of(head, [3 + 5 * n % 14 for n in range(ROWS)])
         ctx = CollateContext(models.SPECIAL, models.SEQ, models.TARGET, models.V, self.train)
-        feed = resolve("llmbench.worker.stages:Feed")(engine, features, spec.layouts[head], ctx, 0)
+        feed = resolve("llmbench.worker.measuring.loops:Feed")(engine, features, spec.layouts[head], ctx, 0)
         order = [list(range(at, at + BATCH)) for at in range(0, ROWS, BATCH)]
         kind = "Training" if self.train else "Prediction"
-        return engine, feed, order, resolve(f"llmbench.worker.work:{kind}")(spec, request)
+        return engine, feed, order, resolve(f"llmbench.worker.measuring.step_kinds:{kind}")(spec, request)
 
     def cell(self) -> Cell:
         """Return the cell that it would be."""
@@ -61,7 +61,7 @@ class Host:
     def trial(self) -> Any:
         """Return a trial of its step, settled: learning rates are 0 from here on."""
         engine, feed, order, work = self.parts()
-        make = resolve("llmbench.worker.trials:cell_trial")
+        make = resolve("llmbench.worker.verification.cell_trial:cell_trial")
         made = make(engine, feed, order, work, self.cell(), name=self.subject.spec.engine, memory_used=0.0)
         made.settle(0.05)
         return made
@@ -71,7 +71,7 @@ class Host:
         engine, feed, _, work = self.parts()
         cell = self.cell()
         job = Job(cell, 0, 0, 1, Budget(seconds=0.2), str(self.subject.folder), {})
-        found: dict[str, Any] = resolve("llmbench.worker.main:measure")(job, engine, feed, work)
+        found: dict[str, Any] = resolve("llmbench.worker.job:measure")(job, engine, feed, work)
         return {"cell": cell.to_json(), "status": "ok", "interventions": {}, **found}
 
 

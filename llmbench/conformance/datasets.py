@@ -118,7 +118,7 @@ def encodes(subject: Subject) -> None:
     for request, data in requests(subject):
         task = request.task
         texts = [text for example in data.train[:MOST] for text in task.texts(example)]
-        tokenizer = resolve("llmbench.worker.tokenizer:train")(texts, 400)
+        tokenizer = resolve("llmbench.worker.data.tokenizer:train")(texts, 400)
         classes = task.num_labels(data.info)
         for split in SPLITS:
             rows = list(getattr(data, split)[:MOST])

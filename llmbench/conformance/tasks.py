@@ -42,7 +42,7 @@ def data_of(subject: Subject) -> Dataset:
 def context_of(subject: Subject, data: Dataset, *, train: bool = False) -> EncodeContext:
     """Return a context with a tokenizer that was trained on the examples."""
     texts = [text for example in [*data.train, *data.test] for text in subject.spec.texts(example)]
-    tokenizer = resolve("llmbench.worker.tokenizer:train")(texts or ["a b"], VOCABULARY)
+    tokenizer = resolve("llmbench.worker.data.tokenizer:train")(texts or ["a b"], VOCABULARY)
     return EncodeContext(tokenizer, SEQ, TARGET, data.info, train)
 
 

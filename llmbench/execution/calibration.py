@@ -26,8 +26,8 @@ from llmbench.contract.ceilings import (
 from llmbench.contract.files import write_atomic
 from llmbench.records.json_lines import dump_json
 
-CALIBRATE = "llmbench.worker.calibrate:calibrate"
-RECHECK = "llmbench.worker.calibrate:recheck"
+CALIBRATE = "llmbench.worker.ceilings.calibrate:calibrate"
+RECHECK = "llmbench.worker.ceilings.calibrate:recheck"
 #: A check takes this share of the time of measuring everything.
 RECHECK_SHARE = 0.2
 

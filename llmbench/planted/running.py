@@ -15,7 +15,7 @@ from llmbench.planted.cases import PLANTS, Case
 
 TARGETS = "llmbench.planted.targets"
 TURNS = "llmbench.planted.truth:turns"
-DIAGNOSE = "llmbench.worker.diagnose:diagnose_target"
+DIAGNOSE = "llmbench.worker.diagnosis.diagnose:diagnose_target"
 KEPT = ("outcome", "reason", "predicted_x", "measured_x", "ci", "low", "material")
 
 

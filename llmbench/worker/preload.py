@@ -30,8 +30,8 @@ MODULES = (
     "tokenizers",
     "torch.utils.flop_counter",  # imports what compiles, too: half a second for each cell that is traced
     "torch._inductor.config",  # torch.profiler asks it when it starts
-    "llmbench.worker.main",
-    "llmbench.worker.tracing",
+    "llmbench.worker.job",
+    "llmbench.worker.torch_engine.tracing",
 )
 
 for _name in MODULES:

@@ -13,7 +13,7 @@ kernels for is told apart.
 
 Both arms read the same features in the same order through torch's DataLoader, without loader processes, and collate
 with the same layout (`--data loader`); with `--data ready` the batches are collated before the clock starts.
-Ours is what `llmbench.worker.measure.timed_pass` does: `stages.run_steps` with `Training.step` and `Training.note`.
+Ours is what `llmbench.worker.measuring.passes.timed_pass` does: `stages.run_steps` with `Training.step` and `Training.note`.
 `Monitor` and `EnergyMeter`, which read their counters before and after a pass and do nothing in between, do so before
 the first and behind the last block here, too: they read for milliseconds, which empties the caches of the step that
 follows, once in a pass of seconds. The bare loop is `bare_steps`. Training starts over with each process, and the
@@ -140,14 +140,14 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> tuple[Block, 
 
     `printed_s` are the seconds that its steps record.
     """
-    from llmbench.worker import stages
-    from llmbench.worker.main import build_request, collate_context, start
-    from llmbench.worker.work import Training
+    from llmbench.worker.cell_run import build_request, collate_context, start
+    from llmbench.worker.measuring import loops
+    from llmbench.worker.measuring.step_kinds import Training
 
     cell = work.job.cell
     engine, _ = start(work.job, work.registry, work.spec, work.data)
     engine.prepare_training(learning_rate=LEARNING_RATE, steps=setting.steps, optimizer=cell.optimizer)
-    feed = stages.Feed(engine, work.features, work.layout, collate_context(cell, work.data, True), cell.workers)
+    feed = loops.Feed(engine, work.features, work.layout, collate_context(cell, work.data, True), cell.workers)
     training = Training(work.spec, build_request(work.job, work.spec, work.data))
 
     def block(order: Sequence[list[int]]) -> dict[str, float]:
@@ -156,7 +156,7 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> tuple[Block, 
             batches = iter(list(batches))
         engine.synchronize()
         begin = time.perf_counter()
-        samples = stages.run_steps(engine, batches, training.step, len(order), training.note)
+        samples = loops.run_steps(engine, batches, training.step, len(order), training.note)
         wall_s = time.perf_counter() - begin
         return {"wall_s": wall_s, "printed_s": sum(samples["step_s"]), "tokens": sum(samples["step_tokens"])}
 
@@ -168,8 +168,8 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> tuple[Block, 
 
 def measure(setting: Setting, options: Options, folder: Path) -> dict[str, Any]:
     """Return the seconds per step of each block of both arms, and what our steps say they took."""
-    from llmbench.worker.energy import EnergyMeter
-    from llmbench.worker.monitor import Monitor
+    from llmbench.worker.machine.energy import EnergyMeter
+    from llmbench.worker.machine.monitor import Monitor
 
     work = load(setting, folder)
     makers = {"ours": our_arm, "bare": bare_arm}
@@ -279,7 +279,7 @@ def run(
     began = time.monotonic()
     preload = ("transformers.models.bert.modeling_bert", "transformers.models.gpt2.modeling_gpt2")
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(Path(folder) / "logs", preload=preload) as executor:
-        environment = executor.call("llmbench.worker.environment:capture")
+        environment = executor.call("llmbench.worker.machine.environment:capture")
         for number in range(rounds):
             if time.monotonic() - began > most_s:
                 break

@@ -24,8 +24,8 @@ ROUNDS = 7
 def test_starting_a_process_that_can_run_a_cell(benchmark, tmp_path, start_method):
     """Time a call into the worker; `spawn` has to import torch each time, the server has done so once."""
     with LocalExecutor(tmp_path / "logs", start_method=start_method) as executor:
-        executor.call("llmbench.worker.environment:devices")
-        benchmark.pedantic(executor.call, args=("llmbench.worker.environment:devices",), rounds=ROUNDS)
+        executor.call("llmbench.worker.machine.environment:devices")
+        benchmark.pedantic(executor.call, args=("llmbench.worker.machine.environment:devices",), rounds=ROUNDS)
 
 
 def test_a_forked_cell_starts_several_times_faster_than_a_spawned_one(tmp_path):
@@ -35,11 +35,11 @@ def test_a_forked_cell_starts_several_times_faster_than_a_spawned_one(tmp_path):
         LocalExecutor(tmp_path / "a" / "logs") as forked,
         LocalExecutor(tmp_path / "b" / "logs", start_method="spawn") as spawned,
     ):
-        forked.call("llmbench.worker.environment:devices")
+        forked.call("llmbench.worker.machine.environment:devices")
         for _ in range(ROUNDS):
             for name, executor in (("forkserver", forked), ("spawn", spawned)):
                 begin = time.perf_counter()
-                executor.call("llmbench.worker.environment:devices")
+                executor.call("llmbench.worker.machine.environment:devices")
                 seconds[name].append(time.perf_counter() - begin)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     print(json.dumps({"start_up_s": medians}))

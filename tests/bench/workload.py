@@ -84,14 +84,14 @@ class Workload:
         """Return a new module in float32 on the host, with the weights of the cell's seed."""
         import torch
 
-        from llmbench.worker.main import build_request
+        from llmbench.worker.cell_run import build_request
 
         torch.manual_seed(self.job.cell.seed)
         return self.spec.build(build_request(self.job, self.spec, self.data))
 
     def order(self, steps: int) -> list[list[int]]:
         """Return llmbench's batches, as indices of features."""
-        from llmbench.worker.data import training_order
+        from llmbench.worker.data.features import training_order
 
         return training_order(self.features, self.layout, self.job.cell, steps)
 
@@ -99,7 +99,7 @@ class Workload:
         """Return the arguments of the module's forward pass as tensors."""
         import torch
 
-        from llmbench.worker.main import collate_context
+        from llmbench.worker.cell_run import collate_context
 
         arrays = self.layout.collate(rows, collate_context(self.job.cell, self.data, True)).arrays
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -111,7 +111,7 @@ def load(setting: Setting, folder: Path, plugin_files: Sequence[str] = ()) -> Wo
     from llmbench.plugins.discovery import discover
     from llmbench.suite.file import load_suite
     from llmbench.suite.plan import plan_cells
-    from llmbench.worker.data import load_cell_data
+    from llmbench.worker.data.features import load_cell_data
 
     registry = discover(plugin_files)
     path = write_suite(setting.suite("workload", 1.0), folder / f"{setting.label.replace('/', '-')}.yaml")

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import llmbench
 from llmbench.plugins.discovery import discover
-from llmbench.worker.diagnose import Kept, UserWork, user_trial, watched_step
-from llmbench.worker.user import UserEngine
+from llmbench.worker.diagnosis.restore import Kept
+from llmbench.worker.diagnosis.user_engine import UserEngine
+from llmbench.worker.diagnosis.user_step import UserWork, user_trial, watched_step
 from llmbench_plugins.causes import _core, _watch, kernel, recurrence, vocabulary
 
 torch.set_num_threads(1)  # small tensors, and other tests beside them

@@ -17,8 +17,8 @@ from llmbench.contract import pretrained
 from llmbench.contract.job import Job
 from llmbench.plugins import discovery
 from llmbench.suite import file, plan
-from llmbench.worker.main import run_job
-from llmbench.worker.pretrained_tokenizer import load as load_tokenizer
+from llmbench.worker.data.pretrained_tokenizer import load as load_tokenizer
+from llmbench.worker.job import run_job
 from llmbench_plugins.models import hf
 
 V = models.V
@@ -180,9 +180,9 @@ def test_the_weights_are_those_of_the_folder(folders):
 
 @pytest.mark.parametrize(("kind", "head"), [(k, h) for k, h in CASES if k in ("llama", "t5", "bert")])
 def test_flops_by_analysis_are_those_that_are_counted(kind, head, folders):
-    from llmbench.worker.counting import totals
-    from llmbench.worker.torch_engine import TorchEngine
-    from llmbench.worker.tracing import StepOf, count
+    from llmbench.worker.torch_engine.engine import TorchEngine
+    from llmbench.worker.torch_engine.operator_counter import totals
+    from llmbench.worker.torch_engine.tracing import StepOf, count
 
     spec, request, _ = make(folders[kind], head)
     engine = TorchEngine(device="cpu", precision=llmbench.PrecisionSpec("fp32"))

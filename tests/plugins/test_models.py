@@ -252,9 +252,9 @@ def test_low_precision_has_a_finite_loss_in_float32(model, head, dtype, request)
 
 def counted_flops(model, head, *, train, attention="sdpa", precision=None):
     """Return (analysis, counted without recomputation) of one step through the engine."""
-    from llmbench.worker.counting import totals
-    from llmbench.worker.torch_engine import TorchEngine
-    from llmbench.worker.tracing import StepOf, count
+    from llmbench.worker.torch_engine.engine import TorchEngine
+    from llmbench.worker.torch_engine.operator_counter import totals
+    from llmbench.worker.torch_engine.tracing import StepOf, count
 
     spec = spec_of(model)
     engine = TorchEngine(device="cpu", precision=precision or llmbench.PrecisionSpec("fp32"))

@@ -14,10 +14,11 @@ import llmbench
 from llmbench.contract.cell import Budget, Cell, id_of_cell
 from llmbench.contract.job import Job
 from llmbench.plugins.discovery import discover
-from llmbench.worker.data import OnTheFly
-from llmbench.worker.stages import train_step
-from llmbench.worker.torch_engine import OPTIMIZERS, TorchEngine, split_rows
-from llmbench.worker.trials import causes
+from llmbench.worker.data.features import OnTheFly
+from llmbench.worker.measuring.loops import train_step
+from llmbench.worker.torch_engine.engine import OPTIMIZERS, TorchEngine
+from llmbench.worker.torch_engine.loader import split_rows
+from llmbench.worker.verification.cell_trial import causes
 
 torch.set_num_threads(1)
 REGISTRY = discover()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llmbench
-from llmbench.worker.tokenizer import train as train_tokenizer
+from llmbench.worker.data.tokenizer import train as train_tokenizer
 from llmbench_plugins.metrics.perplexity import perplexities
 from llmbench_plugins.tasks import classification, pretraining, qa, summarization, translation
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from llmbench.contract.errors import Unsupported
-from llmbench.worker import allocator
+from llmbench.worker.machine import allocator
 
 STEPS = """
 import resource, sys

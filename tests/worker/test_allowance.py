@@ -11,9 +11,10 @@ import torch
 from llmbench.contract.errors import OutOfTime
 from llmbench.contract.specs import CauseSpec, Intervention
 from llmbench.plugins.discovery import discover
-from llmbench.worker import diagnose, measure
-from llmbench.worker.allowance import Allowance, BoundedTrial
-from llmbench.worker.user import UserEngine, pool_of
+from llmbench.worker.diagnosis import diagnose, restore, user_step
+from llmbench.worker.diagnosis.time_budget import Allowance, BoundedTrial
+from llmbench.worker.diagnosis.user_engine import UserEngine, pool_of
+from llmbench.worker.measuring import passes
 
 
 class FakeTime:
@@ -63,24 +64,24 @@ def batches():
 def still(monkeypatch):
     """Let warm-up and the watch over the machine take no part in it."""
     monkeypatch.setattr(diagnose, "Monitor", lambda kind: type("Nobody", (), {"start": int, "stop": dict})())
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(passes.time, "perf_counter", lambda: 0.0)
 
 
 @pytest.mark.parametrize("step_s", [0.001, 0.05, 0.4, 1.0, 2.0])
 def test_measuring_the_step_leaves_most_of_the_budget_to_the_causes(still, step_s):
     clock = FakeTime(step_s)
     allowance = Allowance(60.0, 0.0, clock=clock)
-    fields = diagnose.measured(FakeEngine(clock), diagnose.UserWork(), batches(), allowance)
+    fields = diagnose.measured(FakeEngine(clock), user_step.UserWork(), batches(), allowance)
     assert allowance.left_s() > 0.5 * 60
     assert len(fields["samples"]["step_s"]) >= 3 and len(fields["phases"]["forward_s"]) >= 2
     if step_s <= 0.05:  # the usual fewest, where there is time for them
-        assert len(fields["samples"]["step_s"]) >= measure.MIN_SAMPLES
-        assert len(fields["phases"]["forward_s"]) >= measure.MIN_PAIRS
+        assert len(fields["samples"]["step_s"]) >= passes.MIN_SAMPLES
+        assert len(fields["phases"]["forward_s"]) >= passes.MIN_PAIRS
 
 
 def test_a_clean_pass_takes_no_more_steps_than_it_may():
     clock = FakeTime(1.0)
-    clean = measure.timed_pass(FakeEngine(clock), batches(), lambda e, b: e.step(b), seconds=9, ci_pct=1, most_steps=8)
+    clean = passes.timed_pass(FakeEngine(clock), batches(), lambda e, b: e.step(b), seconds=9, ci_pct=1, most_steps=8)
     assert clock.steps == 8 and len(clean.samples["step_s"]) == 4
     assert clean.how["steady"] is None  # not: False, which would say that it was still changing
 
@@ -127,7 +128,7 @@ def test_causes_end_with_the_budget_whatever_they_take(monkeypatch, step_s, step
     allowance = Allowance(30.0, 0.0, end_s=1.0, clock=clock)
     trial = trial_of(clock, step_s=step_s)
     monkeypatch.setattr(diagnose, "causes", lambda registry, device: [cause(f"c{i}", steps) for i in range(8)])
-    monkeypatch.setattr("llmbench.worker.verify.time.perf_counter", clock)
+    monkeypatch.setattr("llmbench.worker.verification.verify.time.perf_counter", clock)
     monkeypatch.setattr("llmbench.contract.step_trial.time.perf_counter", clock)
     fields = {"memory": {"peak_mib": 1.0, "capacity_mib": 100.0}}
     found, _ = diagnose.tried(trial, None, fields, "verdict", allowance, 0, lambda event: None)
@@ -165,7 +166,7 @@ def test_parts_add_up_to_what_was_spent():
 
 def test_a_slow_loader_fills_a_smaller_pool(monkeypatch):
     clock = FakeTime(1.0)
-    monkeypatch.setattr("llmbench.worker.user.time.perf_counter", clock)
+    monkeypatch.setattr("llmbench.worker.diagnosis.user_engine.time.perf_counter", clock)
 
     class Slow:
         def __iter__(self):
@@ -191,8 +192,8 @@ def test_optimizers_of_an_own_step_are_given_back_too():
             optimizer.zero_grad()
 
     engine = UserEngine({"model": model, "data": [], "step": step}, discover().get("precision", "fp32"))
-    with diagnose.as_it_was(engine) as kept:
-        trains, found = diagnose.watched_step(engine, (torch.randn(4, 64),), kept)
+    with restore.as_it_was(engine) as kept:
+        trains, found = user_step.watched_step(engine, (torch.randn(4, 64),), kept)
         assert trains and found is optimizers[0]
         assert not torch.equal(head.weight, before[-2])
     after = [p for m in (model, head) for p in m.parameters()]
@@ -215,6 +216,6 @@ def test_what_is_random_goes_on_as_if_nothing_had_been(monkeypatch):
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
-    with diagnose.as_it_was(engine):
+    with restore.as_it_was(engine):
         [draw() for draw in states for _ in range(3)]
     assert [draw() for draw in states] == expected

@@ -17,9 +17,9 @@ from llmbench.contract.ceilings import MODES as NAMED_MODES
 from llmbench.contract.ceilings import OPERATIONS, matmul_peak
 from llmbench.contract.errors import SuiteError, Unsupported
 from llmbench.records.json_lines import dump_json
-from llmbench.worker import bandwidth, calibrate, matmul, teams, timing, transfers
-from llmbench.worker.sampling import Candidate, best_estimate, estimate, lower_rank, rounds, sweep
-from llmbench.worker.teams import joint_rates
+from llmbench.worker.ceilings import all_cores, bandwidth, calibrate, matmul, timing, transfers
+from llmbench.worker.ceilings.all_cores import joint_rates
+from llmbench.worker.ceilings.sampling import Candidate, best_estimate, estimate, lower_rank, rounds, sweep
 
 CPU = torch.device("cpu")
 RATES = st.lists(st.floats(1e-3, 1e15), min_size=1, max_size=60)
@@ -214,7 +214,7 @@ def test_a_team_reports_what_goes_wrong_in_a_thread():
     def fails():
         raise RuntimeError("no kernel")
 
-    team = teams.Team({}, 1.0, (fails, lambda: None), lambda i: None)
+    team = all_cores.Team({}, 1.0, (fails, lambda: None), lambda i: None)
     with pytest.raises(RuntimeError, match="no kernel"):
         team.meter(0.001).burst(0.01, time.perf_counter)
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from llmbench.worker.compilation import CompileWatch, compile_seconds, recompilations, short, why
+from llmbench.worker.torch_engine.compilation import CompileWatch, compile_seconds, recompilations, short, why
 
 
 class Tiny(torch.nn.Module):
@@ -99,7 +99,7 @@ def test_a_frame_that_gave_up_says_so():
 
 def test_nothing_is_imported_for_an_eager_cell():
     code = (
-        "import sys\nfrom llmbench.worker.compilation import CompileWatch\nw = CompileWatch()\nw.start()\n"
+        "import sys\nfrom llmbench.worker.torch_engine.compilation import CompileWatch\nw = CompileWatch()\nw.start()\n"
         "found = w.stop(0.5, 0.1)\nassert 'torch' not in sys.modules\n"
         "assert found['graphs'] == 0 and found['compile_s'] == 0.4, found"
     )

@@ -13,9 +13,15 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import llmbench
-from llmbench.worker import counting, events, operators, profiling, tracing
-from llmbench.worker.counting import OperatorCounter, OperatorRow, UncountedOperator, difference, totals
-from llmbench.worker.torch_engine import TorchEngine
+from llmbench.worker.torch_engine import operator_classes, operator_counter, profile_events, profiling, tracing
+from llmbench.worker.torch_engine.engine import TorchEngine
+from llmbench.worker.torch_engine.operator_counter import (
+    OperatorCounter,
+    OperatorRow,
+    UncountedOperator,
+    difference,
+    totals,
+)
 
 F32 = 4  # bytes
 
@@ -117,13 +123,13 @@ def test_lstm_in_inference_mode(dtype):
 def test_cudnn_lstm_formula_counts_every_layer_and_direction():
     x, H, E = torch.empty(6, 4, 8), 16, 8
     weights = [torch.empty(4 * H, E), torch.empty(4 * H, H), torch.empty(4 * H), torch.empty(4 * H)] * 2
-    formulas = operators.flop_formulas()
+    formulas = operator_classes.flop_formulas()
     assert formulas["_cudnn_rnn"](x, weights, 4, None, None, None) == 2 * 2 * 24 * 4 * H * (E + H)
     assert formulas["_cudnn_rnn_backward"](x, weights, 4, None, None, None) == 2 * 2 * 2 * 24 * 4 * H * (E + H)
 
 
 def test_grouped_products():
-    grouped = operators.flop_formulas()["_grouped_mm"]
+    grouped = operator_classes.flop_formulas()["_grouped_mm"]
     assert grouped(torch.empty(10, 3), torch.empty(4, 3, 5)) == 2 * 10 * 3 * 5
     assert grouped(torch.empty(3, 10), torch.empty(10, 5)) == 2 * 3 * 10 * 5
     assert grouped(torch.empty(4, 6, 3), torch.empty(3, 10)) == 2 * 6 * 3 * 10
@@ -134,15 +140,15 @@ def test_grouped_products():
 
 
 def test_a_product_without_a_formula_is_an_error_that_names_it(monkeypatch):
-    monkeypatch.setattr(operators, "flop_formulas", dict)
+    monkeypatch.setattr(operator_classes, "flop_formulas", dict)
     with pytest.raises(UncountedOperator, match=r"aten.addmm.default .*no formula.*\(12, 7\)"):
         train(torch.nn.Linear(7, 5), torch.randn(12, 7))
 
 
 def test_a_formula_that_gives_zero_is_an_error(monkeypatch):
-    known = operators.flop_formulas()
+    known = operator_classes.flop_formulas()
     name = "_scaled_dot_product_flash_attention_for_cpu"
-    monkeypatch.setattr(operators, "flop_formulas", lambda: {**known, name: lambda *a, **k: 0})
+    monkeypatch.setattr(operator_classes, "flop_formulas", lambda: {**known, name: lambda *a, **k: 0})
     q = torch.randn(1, 1, 4, 8)
     with pytest.raises(UncountedOperator, match=r"class attention.*gives 0"):
         counted(lambda _: functional.scaled_dot_product_attention(q, q, q))
@@ -289,7 +295,7 @@ def test_difference_takes_out_a_beginning_and_refuses_other_work():
     ],
 )
 def test_classes(name, phase, kind):
-    assert operators.operator_class(name, phase) == kind
+    assert operator_classes.operator_class(name, phase) == kind
 
 
 # --- the whole trace ------------------------------------------------------------------------------------
@@ -409,7 +415,7 @@ def test_our_mode_changes_no_result():
     with OperatorCounter():
         seen = layer(x)[0]
     assert torch.equal(plain, seen)
-    assert issubclass(counting.OperatorCounter, TorchDispatchMode)
+    assert issubclass(operator_counter.OperatorCounter, TorchDispatchMode)
 
 
 def test_raw_events_hold_the_times_that_torchs_own_list_does():
@@ -417,7 +423,7 @@ def test_raw_events_hold_the_times_that_torchs_own_list_does():
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=cpu) as profiler, torch.profiler.record_function("outer"):
         layer(x).sum().backward()
-    mine = events.host_events(profiler, cuda=False)
+    mine = profile_events.host_events(profiler, cuda=False)
     own_us, theirs_us = Counter(), Counter()
     for event in mine:
         own_us[event.name] += 1e6 * event.own_s

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench.worker import energy, nvml
-from llmbench.worker.energy import EnergyMeter, rapl_joules, wrapped_uj
+from llmbench.worker.machine import energy, nvml
+from llmbench.worker.machine.energy import EnergyMeter, rapl_joules, wrapped_uj
 
 
 def powercap(root, **counters_uj):

@@ -19,9 +19,9 @@ from llmbench.analysis.machine_differences import different_facts
 from llmbench.contract.cell import content_id
 from llmbench.report.cells import Run
 from llmbench.report.tables import HEADER_FACTS, header_table
-from llmbench.worker import environment, hardware, nvml, software
+from llmbench.worker.machine import environment, hardware, nvml, software
 
-CAPTURE = "import json; from llmbench.worker.environment import capture; print(json.dumps(capture()))"
+CAPTURE = "import json; from llmbench.worker.machine.environment import capture; print(json.dumps(capture()))"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_it_is_quick(captured):
 
 def test_no_tensor_operation_runs_and_no_thread_starts():
     code = f"""
-import os, torch, llmbench.worker.environment
+import os, torch, llmbench.worker.machine.environment
 from torch.utils._python_dispatch import TorchDispatchMode
 class Forbid(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None): raise SystemExit(f"ran {{func}}")

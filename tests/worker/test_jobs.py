@@ -16,9 +16,9 @@ from llmbench.records.json_lines import dump_json
 from llmbench.report.trust import residual_pct
 from llmbench.suite.file import load_suite
 from llmbench.suite.plan import plan_cells
-from llmbench.worker.data import load_cell_data
-from llmbench.worker.main import run_job
-from llmbench.worker.quality import Scorer
+from llmbench.worker.data.features import load_cell_data
+from llmbench.worker.job import run_job
+from llmbench.worker.scoring import Scorer
 
 SUITE = """name: small
 matrix: {model: MODEL, size: tiny, task: TASK, stage: [pretrain, finetune, eval], dataset: synthetic}
@@ -152,7 +152,7 @@ def test_health_and_energy_say_what_is_not_known(records):
 def test_a_precision_is_found_unsupported_by_trying_it_and_only_where_fp32_runs(tmp_path, monkeypatch):
     """The step is made to fail as a missing kernel does; what fails in fp32 too stays an error."""
     from llmbench import Unsupported
-    from llmbench.worker import stages
+    from llmbench.worker.measuring import loops
 
     text = (
         SUITE.replace("MODEL", "gpt")
@@ -164,14 +164,14 @@ def test_a_precision_is_found_unsupported_by_trying_it_and_only_where_fp32_runs(
     plan = plan_cells(suite, discover())
     assert plan.cells[0].blocked is None  # nobody says beforehand that a CPU has no float16
     job = Job(plan.cells[0].cell, 0, 0, 1, suite.budget, str(tmp_path), dict(plan.sources), plan.corpora)
-    real = stages.train_step
+    real = loops.train_step
 
     def no_kernel(engine, batch):
         if engine.precision.name in failing:
             raise RuntimeError("could not create a primitive descriptor")
         return real(engine, batch)
 
-    monkeypatch.setattr(stages, "train_step", no_kernel)
+    monkeypatch.setattr(loops, "train_step", no_kernel)
     failing = {"fp16"}
     with pytest.raises(Unsupported, match="gpt does not run in fp16 on cpu: RuntimeError: could not create"):
         run_job(job, lambda event: None)

@@ -12,10 +12,10 @@ import llmbench
 from llmbench.contract.job import KEEP
 from llmbench.contract.specs import CollateContext, SpecialTokens
 from llmbench.layouts import CausalBlocks, EncoderDecoder, TwoSequences
-from llmbench.worker import largest
-from llmbench.worker.largest import Rehearsal, add_largest_batch, longest, search, unending
-from llmbench.worker.stages import train_step
-from llmbench.worker.torch_engine import TorchEngine
+from llmbench.worker import largest_batch
+from llmbench.worker.largest_batch import Rehearsal, add_largest_batch, longest, search, unending
+from llmbench.worker.measuring.loops import train_step
+from llmbench.worker.torch_engine.engine import TorchEngine
 
 SPECIAL = SpecialTokens()
 CTX = CollateContext(SPECIAL, seq_len=16, target_len=6, vocab_size=60, train=True)
@@ -25,7 +25,7 @@ CTX = CollateContext(SPECIAL, seq_len=16, target_len=6, vocab_size=60, train=Tru
 def test_the_search_ends_within_five_percent_below_the_limit(capacity, first):
     tried = []
     assert search(lambda batch: batch <= capacity, first, tried, clock=lambda: 0.0) is None
-    found, failing = largest.bracket(tried)
+    found, failing = largest_batch.bracket(tried)
     assert found <= capacity < failing and failing - found <= max(1, 0.05 * found)
     assert len({batch for batch, _ in tried}) == len(tried) and tried[0][0] == first
 
@@ -54,7 +54,7 @@ def test_a_try_that_would_end_too_late_is_not_begun():
     why = search(fits, 10, tried, clock=lambda: now[0])
     assert tried == [(10, True), (20, True), (40, True)]  # 70 s, and 80 more would be beyond 120
     assert "stopped after 3 tries and 70 s" in why and "40 fits, nothing beyond was tried" in why
-    assert now[0] <= largest.LIMIT_S
+    assert now[0] <= largest_batch.LIMIT_S
 
 
 def test_the_longest_row_is_as_long_as_the_cell_allows():
@@ -112,7 +112,7 @@ def rehearsal(limit, says="DefaultCPUAllocator: can't allocate memory: you tried
         engine.module.calls = 0
 
     feature = longest([{"ids": [2, 7, 8]}], CausalBlocks(), CTX)
-    return Rehearsal(engine, feature, CausalBlocks(), CTX, train_step, largest.TRAIN_STEPS, prepare)
+    return Rehearsal(engine, feature, CausalBlocks(), CTX, train_step, largest_batch.TRAIN_STEPS, prepare)
 
 
 def record():

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.contract.specs import Batch, BuildRequest, SpecialTokens
-from llmbench.worker import measure, stages
-from llmbench.worker.work import Prediction, Training
+from llmbench.worker.measuring import loops, passes
+from llmbench.worker.measuring.step_kinds import Prediction, Training
 
 COSTS = {"input": 3.0, "copy": 0.5, "forward": 2.0, "backward": 4.0, "update": 1.0}
 
@@ -82,7 +82,7 @@ def request(head="classify", target_len=5):
 
 def test_a_step_is_timed_from_the_wait_for_its_batch_to_the_end_of_its_update():
     engine = Clock()
-    samples = stages.run_steps(engine, engine.batches([1, 2, 1]), stages.train_step, 3)
+    samples = loops.run_steps(engine, engine.batches([1, 2, 1]), loops.train_step, 3)
     whole = sum(COSTS.values())
     assert samples["step_s"] == [whole, 2 * whole, whole]
     assert samples["step_tokens"] == [2, 4, 2]
@@ -91,10 +91,10 @@ def test_a_step_is_timed_from_the_wait_for_its_batch_to_the_end_of_its_update():
 
 def test_tokens_over_the_sum_of_steps_is_tokens_over_wall_time():
     engine = Clock()
-    clean = measure.timed_pass(engine, engine.batches(itertools.cycle([1, 3])), stages.train_step, seconds=1, ci_pct=2)
+    clean = passes.timed_pass(engine, engine.batches(itertools.cycle([1, 3])), loops.train_step, seconds=1, ci_pct=2)
     begin_to_end = engine.now - sum(COSTS.values()) * sum(engine.taken[: -len(clean.samples["step_s"])])
     assert sum(clean.samples["step_s"]) == pytest.approx(begin_to_end)
-    assert len(clean.samples["step_s"]) == clean.how["samples"] >= measure.MIN_SAMPLES
+    assert len(clean.samples["step_s"]) == clean.how["samples"] >= passes.MIN_SAMPLES
 
 
 def test_warm_up_goes_on_while_steps_get_faster():
@@ -103,9 +103,9 @@ def test_warm_up_goes_on_while_steps_get_faster():
             self.now += COSTS[what] * (1 + 5 * max(0, 20 - len(self.taken)))
 
     engine, cold = Clock(), Warming()
-    assert measure.warm_up(engine, engine.batches(itertools.repeat(1)), stages.train_step, limit_s=9) == (6, True)
-    steps, steady = measure.warm_up(cold, cold.batches(itertools.repeat(1)), stages.train_step, limit_s=9)
-    assert steady and 20 < steps <= 2 * measure.MAX_WARMUP_STEPS
+    assert passes.warm_up(engine, engine.batches(itertools.repeat(1)), loops.train_step, limit_s=9) == (6, True)
+    steps, steady = passes.warm_up(cold, cold.batches(itertools.repeat(1)), loops.train_step, limit_s=9)
+    assert steady and 20 < steps <= 2 * passes.MAX_WARMUP_STEPS
 
 
 def test_warm_up_that_never_ends_is_said_to():
@@ -114,8 +114,8 @@ def test_warm_up_that_never_ends_is_said_to():
             self.now += COSTS[what] * 1.2 ** len(self.taken)
 
     engine = Worse()
-    steps, steady = measure.warm_up(engine, engine.batches(itertools.repeat(1)), stages.train_step, limit_s=9)
-    assert not steady and steps >= measure.MAX_WARMUP_STEPS
+    steps, steady = passes.warm_up(engine, engine.batches(itertools.repeat(1)), loops.train_step, limit_s=9)
+    assert not steady and steps >= passes.MAX_WARMUP_STEPS
 
 
 def test_no_batch_and_no_loss_is_kept_from_step_to_step():
@@ -136,7 +136,7 @@ def test_no_batch_and_no_loss_is_kept_from_step_to_step():
             return super().mark()
 
     engine, work = Watching(), Training(Model(), request())
-    stages.run_steps(engine, engine.batches([1] * 9), work.step, 9, work.note)
+    loops.run_steps(engine, engine.batches([1] * 9), work.step, 9, work.note)
     assert len(alive) == 9 and len(work.shapes) == 9
 
 
@@ -149,45 +149,45 @@ def test_watches_see_the_clean_pass_and_nothing_else():
             return {"seconds": engine.now - self.begin}
 
     engine = Clock()
-    clean = measure.timed_pass(
-        engine, engine.batches(itertools.repeat(1)), stages.train_step, seconds=1, ci_pct=2, watches={"look": Look()}
+    clean = passes.timed_pass(
+        engine, engine.batches(itertools.repeat(1)), loops.train_step, seconds=1, ci_pct=2, watches={"look": Look()}
     )
     assert clean.seen["look"]["seconds"] == pytest.approx(sum(clean.samples["step_s"]))
 
 
 @given(st.integers(1, 40), st.integers(0, 60))
 def test_every_batch_of_a_pair_is_given_twice_in_a_row(pairs, extra):
-    order = [[i] for i in range(measure.PHASE_WARMUP_STEPS + pairs + extra)]
-    given_ = measure.paired_order(order, pairs)
-    rest = given_[measure.PHASE_WARMUP_STEPS :]
-    assert given_[: measure.PHASE_WARMUP_STEPS] == order[: measure.PHASE_WARMUP_STEPS]
-    assert rest[::2] == rest[1::2] == order[measure.PHASE_WARMUP_STEPS : measure.PHASE_WARMUP_STEPS + pairs]
+    order = [[i] for i in range(passes.PHASE_WARMUP_STEPS + pairs + extra)]
+    given_ = passes.paired_order(order, pairs)
+    rest = given_[passes.PHASE_WARMUP_STEPS :]
+    assert given_[: passes.PHASE_WARMUP_STEPS] == order[: passes.PHASE_WARMUP_STEPS]
+    assert rest[::2] == rest[1::2] == order[passes.PHASE_WARMUP_STEPS : passes.PHASE_WARMUP_STEPS + pairs]
 
 
 @given(st.floats(1e-6, 1e3), st.floats(1e-3, 1e3))
 def test_the_number_of_pairs_fits_the_time_within_its_limits(step_s, seconds):
-    pairs = measure.pairs_for(step_s, seconds)
-    assert measure.MIN_PAIRS <= pairs <= measure.MAX_PAIRS
-    if pairs > measure.MIN_PAIRS:
+    pairs = passes.pairs_for(step_s, seconds)
+    assert passes.MIN_PAIRS <= pairs <= passes.MAX_PAIRS
+    if pairs > passes.MIN_PAIRS:
         assert 2 * pairs * step_s <= seconds * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("pairs", [6, 9])
 def test_phases_of_training_add_up_to_the_clean_steps_of_the_same_batches(pairs):
     engine = Clock()
-    order = measure.paired_order([1 + i % 4 for i in range(50)], pairs)
+    order = passes.paired_order([1 + i % 4 for i in range(50)], pairs)
     work = Training(Model(), request())
-    found = measure.phase_pass(engine, engine.batches(order), work, pairs)
+    found = passes.phase_pass(engine, engine.batches(order), work, pairs)
     assert list(found.phases) == list(work.phases)
     sums = [sum(times) for times in zip(*found.phases.values(), strict=True)]
     assert sums == pytest.approx(found.samples["paired_step_s"]) and len(sums) == pairs
-    assert found.phases["backward_s"][0] == COSTS["backward"] * order[measure.PHASE_WARMUP_STEPS]
+    assert found.phases["backward_s"][0] == COSTS["backward"] * order[passes.PHASE_WARMUP_STEPS]
 
 
 def test_drift_cancels_between_the_halves_of_the_phase_pass():
     engine = Clock(drift=1e-4)
     work = Training(Model(), request())
-    found = measure.phase_pass(engine, engine.batches(measure.paired_order([1] * 50, 20)), work, 20)
+    found = passes.phase_pass(engine, engine.batches(passes.paired_order([1] * 50, 20)), work, 20)
     sums = [sum(times) for times in zip(*found.phases.values(), strict=True)]
     ratios = [a / b for a, b in zip(sums, found.samples["paired_step_s"], strict=True)]
     assert max(ratios) > 1 > min(ratios)  # each half comes first as often
@@ -204,8 +204,8 @@ def test_pairs_that_scatter_are_followed_by_more(noise, taken):
             return [scale * seconds for seconds in super().seconds_between(marks)]
 
     engine = Noisy()
-    order = measure.paired_order([1] * 50, 40)
-    found = measure.phase_pass(engine, engine.batches(order), Training(Model(), request()), 8, 40)
+    order = passes.paired_order([1] * 50, 40)
+    found = passes.phase_pass(engine, engine.batches(order), Training(Model(), request()), 8, 40)
     number = len(found.samples["paired_step_s"])
     assert number == taken if isinstance(taken, int) else taken[0] <= number < taken[1]
     assert {len(times) for times in found.phases.values()} == {number}
@@ -214,7 +214,7 @@ def test_pairs_that_scatter_are_followed_by_more(noise, taken):
 def test_of_a_generation_the_first_token_is_told_from_the_others():
     engine = Clock(generated=(2, 4))
     work = Prediction(Model(), request("generate", target_len=9))
-    found = measure.phase_pass(engine, engine.batches(measure.paired_order([1] * 50, 6)), work, 6)
+    found = passes.phase_pass(engine, engine.batches(passes.paired_order([1] * 50, 6)), work, 6)
     assert found.phases["prefill_s"] == [COSTS["forward"]] * 6
     assert found.phases["decode_s"] == [4 * COSTS["forward"]] * 6  # 5 calls for 4 tokens and the end, one is prefill
     sums = [sum(times) for times in zip(*found.phases.values(), strict=True)]
@@ -262,8 +262,8 @@ def test_the_cache_is_that_of_the_mean_batch_of_the_clean_pass():
     engine = Clock(generated=(2, 4))
     for model, mean in ((Keeps(), 2 * (statistics.fmean([3, 5]) + 5) * 2), (Model(), None)):
         work = Prediction(model, request("generate", target_len=9), 2)
-        stages.run_steps(engine, engine.batches([3, 5]), work.step, 2, work.note)
+        loops.run_steps(engine, engine.batches([3, 5]), work.step, 2, work.note)
         assert work.kept() == {"kv_cache_mib": mean}
     for work in (Prediction(Keeps(), request()), Training(Keeps(), request("generate"))):
-        stages.run_steps(engine, engine.batches([3]), work.step, 1, work.note)
+        loops.run_steps(engine, engine.batches([3]), work.step, 1, work.note)
         assert work.kept() == {}

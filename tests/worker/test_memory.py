@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from llmbench.worker import memory
+from llmbench.worker.torch_engine import memory
 
 
 class Engine:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from llmbench.worker import cgroups, counters, nvml
-from llmbench.worker.monitor import RULES, Monitor, cpu_between, others_pct, warnings
+from llmbench.worker.machine import cgroups, counters, nvml
+from llmbench.worker.machine.monitor import RULES, Monitor, cpu_between, others_pct, warnings
 
 STAT = "cpu  100 10 50 800 40 3 7 20 5 0\ncpu0 50 5 25 400 20 1 3 10 0 0\ncpu1 50 5 25 400 20 2 4 10 0 0\nintr 1 2\n"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmbench.contract.errors import DataError, SuiteError
 from llmbench.contract.specs import SpecialTokens
-from llmbench.worker import tokenizer as tok
+from llmbench.worker.data import tokenizer as tok
 
 TEXTS = ["the cat sat on the mat", "ein Hund läuft", "你好 世界", "a <unk> and a <mask>", "it 's 1999 , naïve"] * 20
 

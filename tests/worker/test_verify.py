@@ -8,8 +8,9 @@ import pytest
 
 from llmbench import stats
 from llmbench.contract import errors, specs, step_trial
-from llmbench.worker import verify as verify_module
-from llmbench.worker.verify import CLOSE_ENOUGH, MOST_PAIRS, enough, verify
+from llmbench.worker.verification import verify as verify_module
+from llmbench.worker.verification.paired_blocks import enough
+from llmbench.worker.verification.verify import CLOSE_ENOUGH, MOST_PAIRS, verify
 
 
 def pairs(spread, headroom, count=12, seed=0):

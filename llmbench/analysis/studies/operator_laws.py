@@ -1,6 +1,6 @@
 """The law by which each part of a step grows: its counted work, at rates that are fitted. Pure functions of records.
 
-The operators of a step are counted (`llmbench.worker.counting`): calls, FLOPs and bytes of each class. They take
+The operators of a step are counted (`llmbench.worker.torch_engine.operator_counter`): calls, FLOPs and bytes of each class. They take
 o calls + FLOPs / P + bytes / W: a rate that saturates (half of P at o P FLOPs a call; Hockney and Jesshope 1981), a
 roofline whose corner is smooth. o, P and W are fitted to measured times, none negative. Counts are whole polynomials
 of the axis, so that a law holds beyond the largest point without a count of it.

@@ -7,7 +7,7 @@ import llmbench
 
 def open_engine(request: llmbench.EngineRequest) -> llmbench.Engine:
     """Return the engine; raises Unsupported where the device is absent."""
-    from llmbench.worker.torch_engine import TorchEngine
+    from llmbench.worker.torch_engine.engine import TorchEngine
 
     return TorchEngine(**vars(request))
 

@@ -312,7 +312,7 @@ def sweep_llmbench(seconds: float, place: Place, measure: str) -> dict[str, Any]
 
 def work_s(record: dict[str, Any]) -> float:
     """Return the seconds that a cell of llmbench spends in training and inference."""
-    from llmbench.worker.measure import PHASE_WARMUP_STEPS
+    from llmbench.worker.measuring.passes import PHASE_WARMUP_STEPS
 
     samples, timing = record["samples"], record["counts"]["timing"]
     first = FIRST_STEPS if record["cell"]["stage"] != "eval" else 0
@@ -487,7 +487,7 @@ def arguments() -> argparse.Namespace:
 
 def capture(place: Place) -> dict[str, Any]:
     """Return the environment, as llmbench records it."""
-    code = "import json; from llmbench.worker.environment import capture; print(json.dumps(capture()))"
+    code = "import json; from llmbench.worker.machine.environment import capture; print(json.dumps(capture()))"
     return json.loads(place.start([sys.executable, "-c", code]))
 
 

@@ -1,0 +1,1 @@
+"""Text to features: tokenizers and the data of a cell."""

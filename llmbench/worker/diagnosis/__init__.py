@@ -1,0 +1,1 @@
+"""The bottleneck of a step of one's own."""

@@ -1,0 +1,131 @@
+"""A step of one's own, whole and in its parts, as it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from llmbench.contract.engines import Engine
+from llmbench.contract.errors import UserError
+from llmbench.contract.specs import Batch
+from llmbench.worker.diagnosis.restore import Kept
+from llmbench.worker.diagnosis.time_budget import BoundedTrial
+from llmbench.worker.diagnosis.user_engine import UserEngine, endless
+
+
+class UserWork:
+    """A user's step, whole and in its parts."""
+
+    trains = True
+    max_new_tokens = 0
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Return the phases; of a step of the user's own only the wait for its batch is seen."""
+        return ("input_s",) if self.own else ("input_s", "copy_s", "forward_s", "backward_s", "optimizer_s")
+
+    own = False
+
+    def step(self, engine: Engine, batch: Batch) -> None:
+        """Take a step."""
+        engine.step(batch)  # type: ignore[attr-defined]
+
+    def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
+        """Take a marked step."""
+        user: UserEngine = engine  # type: ignore[assignment]
+        self.own = user.own_step is not None
+        marks = [user.mark()]
+        batch = next(batches)
+        marks.append(user.mark())
+        if self.own:
+            user.step(batch)
+            return [*marks, user.mark()]
+        arrays = user.copy(batch)
+        marks.append(user.mark())
+        loss = user.forward(arrays)
+        marks.append(user.mark())
+        user.backward(loss)
+        marks.append(user.mark())
+        user.update()
+        return [*marks, user.mark()]
+
+    def split(self, seconds: list[float]) -> list[float]:
+        """Return the seconds of each phase."""
+        return seconds[: len(self.phases)]
+
+    def note(self, shapes: Any, result: Any) -> None:
+        """Keep nothing."""
+
+    def samples(self) -> dict[str, list[float]]:
+        """Return nothing."""
+        return {}
+
+    def kept(self) -> dict[str, float | None]:
+        """Return nothing."""
+        return {}
+
+    def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+def user_trial(engine: UserEngine, work: UserWork, pool: list[Any], data: Any) -> BoundedTrial:
+    """Return the trial of the user's step."""
+    compiled = getattr(engine.module, "_compiled_call_impl", None) is not None or hasattr(engine.module, "_orig_mod")
+    return BoundedTrial(
+        module=engine.module,
+        optimizer=engine.optimizer,
+        device=engine.device.type,
+        trains=work.trains,
+        generates=False,
+        pool=pool,
+        take_step=engine.step,
+        make_fresh=lambda: endless(data),
+        mark=engine.mark,
+        between=engine.seconds_between,
+        compiled=compiled,
+        workers=int(getattr(data, "num_workers", 0) or 0),
+    )
+
+
+def watched_step(engine: UserEngine, batch: Any, kept: Kept) -> tuple[bool, Any]:
+    """Take a step; return whether it has a backward pass, and the torch optimizer that it steps first, if one.
+
+    Before an optimizer that nobody named makes its first step, `kept` takes its state.
+    """
+    seen: list[Any] = []
+    backward: list[bool] = []
+    before = torch.autograd.backward
+
+    def stepped(optimizer: Any, *_: Any) -> None:
+        seen.append(optimizer)
+        kept.keep(optimizer)
+
+    hook = register_optimizer_step_pre_hook(stepped)
+
+    def noted(*args: Any, **kwargs: Any) -> None:
+        backward.append(True)
+        before(*args, **kwargs)
+
+    torch.autograd.backward = noted
+    try:
+        engine.step(batch)
+    except UserError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise UserError(f"the first step failed: {type(error).__name__}: {line}") from error
+    finally:
+        torch.autograd.backward = before
+        hook.remove()
+    return bool(backward or seen), seen[0] if seen else None
+
+
+def batch_tensors(batch: Any) -> list[torch.Tensor]:
+    """Return the tensors of a batch that have rows."""
+    from llmbench.worker.torch_engine.tensor_trees import tensors
+
+    return [t for t in tensors(batch).values() if t.dim()]

@@ -1,0 +1,104 @@
+"""Scoring: the model, the oracle and the trivial baselines on the same examples, by the same metrics.
+
+What the oracle and the baselines score does not depend on the model, so a run scores them once per test split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmbench.contract.cell import content_id
+from llmbench.contract.job import Job
+from llmbench.contract.specs import BaselineContext
+from llmbench.plugins.registry import Registry
+from llmbench.worker.data.features import CellData, as_python, features_key
+
+REFERENCES_VERSION = 1  # raise when what oracles or baselines score changes
+
+
+class Scorer:
+    """The metrics of one task over one data set, loaded once."""
+
+    def __init__(self, job: Job, data: CellData, registry: Registry) -> None:
+        self.data, self.seed = data, job.cell.seed
+        specs = registry.metrics(data.task)
+        metrics = [[spec.name, sorted(spec.values)] for spec in specs]
+        self.split = content_id([REFERENCES_VERSION, metrics, job.cell.seed, *features_key(job.cell, train=False)])
+        cache = Path(job.run_dir) / "cache" / "metrics"
+        cache.mkdir(parents=True, exist_ok=True)
+        self.cache = cache
+        self.each = [spec.each for spec in specs if spec.each is not None]
+        self.metrics = [(spec.load(str(cache)), spec.options(data.info)) for spec in specs]
+        self.direction = {name: way for spec in specs for name, way in spec.values.items()}
+        references = [data.task.reference(example) for example in data.test_examples]
+        # Pretraining cuts documents into windows: its references say nothing, one per prediction.
+        self.references = references
+
+    def score(self, predictions: Sequence[Any]) -> dict[str, float]:
+        """Return all values of all metrics for decoded predictions."""
+        references = self.references
+        if len(references) != len(predictions):
+            references = [None] * len(predictions)
+        values: dict[str, float] = {}
+        for metric, options in self.metrics:
+            result = metric.compute(predictions=list(predictions), references=references, **options)
+            values.update({k: v for k, v in (result or {}).items() if k in self.direction})
+        return as_python(values)
+
+    def scores(self, predictions: Sequence[Any]) -> dict[str, list[float]]:
+        """Return the score of each example, of the metrics that are means of such scores."""
+        found: dict[str, list[float]] = {}
+        if len(self.references) == len(predictions):
+            for each in self.each:
+                found.update(each(list(predictions), self.references))
+        return as_python(found)
+
+    def model(self, raw: Sequence[Any]) -> dict[str, Any]:
+        """Return the record's `quality` for the engine's raw predictions."""
+        data = self.data
+        examples: Sequence[Any] = data.test_examples
+        if len(examples) != len(data.test):
+            examples = [{}] * len(data.test)
+        decoded = [
+            data.task.decode(prediction, example, feature, data.tokenizer)
+            for prediction, example, feature in zip(raw, examples, data.test, strict=True)
+        ]
+        values = self.score(decoded)
+        direction = {name: self.direction[name] for name in values}
+        found = {"values": values, "examples": len(decoded), "primary": data.task.primary, "direction": direction}
+        return {**found, "each": self.scores(decoded)}
+
+    def oracle(self) -> dict[str, Any] | None:
+        """Return what the oracle scores, or None where the data set has none."""
+        return self._once("oracle", self._oracle)
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Return what each trivial baseline scores."""
+        return self._once("baselines", self._baselines)
+
+    def _once(self, what: str, score: Callable[[], Any]) -> Any:
+        """Return `score()`, from the run's cache where another cell has scored the same split before."""
+        path = self.cache / f"{what}-{self.split}.json"
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
+        value = score()
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(value), encoding="utf-8")
+        temporary.replace(path)
+        return value
+
+    def _oracle(self) -> dict[str, Any] | None:
+        oracle = self.data.dataset.oracle
+        if oracle is None:
+            return None
+        predictions = oracle.predict(self.data.test_examples)
+        return {"kind": oracle.kind, "values": self.score(predictions), "each": self.scores(predictions)}
+
+    def _baselines(self) -> dict[str, dict[str, float]]:
+        data = self.data
+        ctx = BaselineContext(data.dataset, data.test_examples, data.tokenizer, data.test, self.seed)
+        return {name: self.score(predict(ctx)) for name, predict in data.task.baselines.items()}

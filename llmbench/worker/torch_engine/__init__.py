@@ -1,0 +1,1 @@
+"""The engine of torch: steps, trials, traces, memory."""

@@ -1,0 +1,1 @@
+"""Causes on trial: predicted, removed, measured in pairs."""

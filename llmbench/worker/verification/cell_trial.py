@@ -1,0 +1,81 @@
+"""Trials of built-in cells: the step of an engine, its batches from the cell's features, and what only a cell knows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llmbench.contract.cell import Cell
+from llmbench.contract.engines import Engine
+from llmbench.contract.specs import Batch, CauseSpec
+from llmbench.contract.step_trial import StepTrial
+from llmbench.plugins.registry import Registry
+from llmbench.worker.measuring.loops import Feed
+from llmbench.worker.measuring.step_kinds import Work
+
+if TYPE_CHECKING:
+    pass
+
+from llmbench.worker.measuring.step_kinds import Origin
+
+POOL = 16  # batches
+
+
+def causes(registry: Registry, device: str | None = None) -> list[CauseSpec]:
+    """Return all causes, in the order of their names; their advice ends with the remedies that answer them.
+
+    With a `device` (its kind), those that it can have.
+    """
+    remedies = [registry.get("remedy", name) for name in registry.names("remedy")]
+    remedies = [remedy for remedy in remedies if device is None or device in remedy.devices]
+    found = []
+    for name in registry.names("cause"):
+        cause = registry.get("cause", name)
+        answers = ", ".join(remedy.name for remedy in remedies if name in remedy.answers)
+        advice = "; ".join(filter(None, [cause.advice, f"remedies: {answers}" if answers else ""]))
+        found.append(replace(cause, advice=advice))
+    return found
+
+
+def cell_trial(
+    engine: Engine, feed: Feed, order: Sequence[list[int]], work: Work, cell: Cell, *, name: str, memory_used: float
+) -> StepTrial:
+    """Return the trial of a cell's step. `order` are batches of indices, of which the first are the pool.
+
+    Learning rates are 0 for good: use the engine, called `name`, for nothing else afterwards.
+    """
+    chosen = list(order[:POOL])
+    ready = Feed(engine, feed.features, feed.layout, feed.ctx, 0)
+    plain = StepTrial(
+        module=None,
+        optimizer=None,
+        device=cell.device.partition(":")[0],
+        trains=work.trains,
+        generates="decode_s" in work.phases,
+        pool=list(ready(chosen)),
+        take_step=lambda batch: work.step(engine, batch),
+        make_fresh=lambda: _endless(feed, chosen),
+        mark=engine.mark,
+        between=engine.seconds_between,
+        workers=feed.workers,
+        regroup=lambda: _regrouped(ready, chosen, cell.batch_size),
+        tokens=lambda batch: batch.tokens,
+        facts={"memory_used": memory_used},
+        engine=name,
+        origin=Origin(ready, chosen, work),
+    )
+    return engine.trial(plain)
+
+
+def _endless(feed: Feed, order: Sequence[list[int]]) -> Iterator[Batch]:
+    """Yield the batches of `order` again and again; loader processes are started once for many rounds."""
+    while True:
+        yield from feed(list(itertools.chain.from_iterable(itertools.repeat(order, 64))))
+
+
+def _regrouped(feed: Feed, order: Sequence[list[int]], batch_size: int) -> list[Batch]:
+    """Return the same examples sorted by length, in as many batches."""
+    indices = sorted(itertools.chain.from_iterable(order), key=lambda i: feed.layout.length(feed.features[i]))
+    return list(feed([indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]))
