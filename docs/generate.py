@@ -133,10 +133,17 @@ def _signature(method: Any) -> str:
 
 def columns_page() -> str:
     """Return what each column of each table means."""
-    from llmbench.report import columns
+    from llmbench.report.tables import column_meanings
 
-    parts = ["# Columns", "", "Made from the code by `python docs/generate.py`.", "", inspect.getdoc(columns) or "", ""]
-    for table, known in columns.COLUMNS.items():
+    parts = [
+        "# Columns",
+        "",
+        "Made from the code by `python docs/generate.py`.",
+        "",
+        inspect.getdoc(column_meanings) or "",
+        "",
+    ]
+    for table, known in column_meanings.COLUMNS.items():
         parts += [f"## `{table}`", "", "| column | meaning |", "|---|---|"]
         parts += [f"| `{name}` | {text} |" for name, text in known.items()] + [""]
     return "\n".join(parts)

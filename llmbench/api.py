@@ -15,7 +15,7 @@ from llmbench.contract.errors import UserError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from llmbench.report.cells import Run
+    from llmbench.report.cells.summary import Run
     from llmbench.results import Results
 
 GIVEN = "given objects"
@@ -31,7 +31,7 @@ class Diagnosis:
     @cached_property
     def document(self) -> dict[str, Any]:
         """Return what `llmbench diagnose --json` prints: the fields of a cell, `bottlenecks` and `remedies`."""
-        from llmbench.report import json
+        from llmbench.report.formats import json
 
         return json.one(self.run)
 
@@ -47,7 +47,8 @@ class Diagnosis:
         return found
 
     def __str__(self) -> str:
-        from llmbench.report import diagnosis, terminal
+        from llmbench.report.formats import terminal
+        from llmbench.report.tables import diagnosis
 
         text = io.StringIO()
         terminal.render(diagnosis.tables(self.run), text)
@@ -56,8 +57,8 @@ class Diagnosis:
     def _repr_html_(self) -> str:
         from html import escape
 
-        from llmbench.report import diagnosis
-        from llmbench.report.notebook import tables_html
+        from llmbench.report.formats.notebook import tables_html
+        from llmbench.report.tables import diagnosis
 
         said = "".join(f"<p>{escape(line)}</p>" for line in diagnosis.lines(self.run, self.causes))
         return said + tables_html(diagnosis.tables(self.run))
@@ -155,7 +156,7 @@ def planned(
     import pandas as pd
 
     from llmbench import running
-    from llmbench.report.inventory import plan_document
+    from llmbench.report.tables.inventory import plan_document
     from llmbench.results import settings_text
 
     registry = running.discover_noting(tuple(map(str, plugins)))
@@ -167,7 +168,7 @@ def found_plugins(*, plugins: Sequence[str | Path] = ()) -> DataFrame:
     """Return every plugin that is found: name, kind, owner, version, and what it supports; broken ones are noted."""
     import pandas as pd
 
-    from llmbench.report.inventory import plugin_document
+    from llmbench.report.tables.inventory import plugin_document
     from llmbench.running import discover_noting
 
     return pd.DataFrame(plugin_document(discover_noting(tuple(map(str, plugins))))["plugins"])
@@ -234,7 +235,7 @@ def diagnose(
     """
     begun_s = time.perf_counter()
     from llmbench.execution.child import resolve
-    from llmbench.report.cells import Run
+    from llmbench.report.cells.summary import Run
 
     check_budget(budget_s, "budget_s")
     if verify not in ("verdict", "all"):

@@ -26,7 +26,8 @@ def plugins_list(plugin_files: tuple[str, ...], as_json: bool) -> int:
     import json
 
     from llmbench.plugins.discovery import discover
-    from llmbench.report import inventory, terminal
+    from llmbench.report.formats import terminal
+    from llmbench.report.tables import inventory
 
     registry = discover(plugin_files, Path.cwd())
     if as_json:
@@ -43,7 +44,8 @@ def plugins_info(name: str, plugin_files: tuple[str, ...]) -> int:
     """Print everything the plugin NAME says about itself."""
     from llmbench.contract.errors import PluginError, did_you_mean
     from llmbench.plugins.discovery import discover
-    from llmbench.report import inventory, terminal
+    from llmbench.report.formats import terminal
+    from llmbench.report.tables import inventory
 
     registry = discover(plugin_files, Path.cwd())
     kinds = [kind for kind, by_name in registry.by_kind.items() if name in by_name]

@@ -19,6 +19,7 @@ from llmbench.contract.errors import UserError
 from llmbench.diagnosing import diagnose
 from llmbench.exporting import export
 from llmbench.planted.command import planted
+from llmbench.report import write
 
 if TYPE_CHECKING:
     from llmbench.plugins.registry import Registry
@@ -182,7 +183,7 @@ def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str |
             _print_runs(found, form, registry, baseline)
         return 0
     with guarded(found):
-        document = running.rendered(found, form, registry, baseline)
+        document = write.rendered(found, form, registry, baseline)
     try:
         output.write_bytes(document)
     except OSError as error:
@@ -193,7 +194,7 @@ def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str |
 
 def _print_runs(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> None:
     """Print the report of `runs`. Raises UserError rather than send what is no text to a terminal."""
-    document = running.rendered(runs, form, registry, baseline)
+    document = write.rendered(runs, form, registry, baseline)
     sys.stdout.flush()
     if b"\0" in document and sys.stdout.isatty():
         raise UserError(f"--format {form} is no text; write it to a file with -o FILE")
@@ -201,8 +202,8 @@ def _print_runs(runs: Sequence[Run], form: str, registry: Registry, baseline: st
 
 
 def _print_plans(plans: Sequence[Plan], registry: Registry, *, as_json: bool) -> None:
-    from llmbench.report import terminal
-    from llmbench.report.inventory import plan_document, plan_table
+    from llmbench.report.formats import terminal
+    from llmbench.report.tables.inventory import plan_document, plan_table
 
     predicted = running.predicted(plans, registry)
     if as_json:
@@ -230,7 +231,8 @@ def doctor(as_json: bool) -> int:
     import json
 
     from llmbench.machine import examine
-    from llmbench.report import inventory, terminal
+    from llmbench.report.formats import terminal
+    from llmbench.report.tables import inventory
 
     environment, problems = examine()
     if as_json:
@@ -248,8 +250,8 @@ def calibrate(device: str, fresh: bool, as_json: bool) -> int:
     """Measure what this machine can do at best: its ceilings, which are kept for the runs that follow."""
     from llmbench.machine import ceilings_of
     from llmbench.records.json_lines import dump_json
-    from llmbench.report import terminal
-    from llmbench.report.ceilings import ceilings_tables
+    from llmbench.report.formats import terminal
+    from llmbench.report.tables.ceilings import ceilings_tables
 
     doc = ceilings_of(device, fresh=fresh, say=running.note)
     if as_json:

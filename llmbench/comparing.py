@@ -117,7 +117,8 @@ def _write(found: Comparison, form: str, output: Path | None) -> None:
 
 
 def _print(found: Comparison, form: str, stream: TextIO) -> None:
-    from llmbench.report import comparison, terminal
+    from llmbench.report.formats import terminal
+    from llmbench.report.tables import comparison
 
     if form == "terminal":
         terminal.render(comparison.tables(found), stream)

@@ -43,10 +43,10 @@ def diagnose(target: str, budget_s: float, mode: str, plugin_files: tuple[str, .
 
     started_at = time.time()
     from llmbench.execution.local import LocalExecutor
-    from llmbench.report import diagnosis
-    from llmbench.report import json as report_json
-    from llmbench.report.cells import Run
-    from llmbench.report.terminal import text
+    from llmbench.report.cells.summary import Run
+    from llmbench.report.formats import json as report_json
+    from llmbench.report.formats.terminal import text
+    from llmbench.report.tables import diagnosis
 
     check_budget(budget_s, "--budget")
     if not quiet and not as_json and sys.stderr.isatty():

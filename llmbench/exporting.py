@@ -62,14 +62,14 @@ def export_runs(runs: list[Run], form: str, output: Path | None, *, samples: boo
 
 
 def _write(runs: list[Run], form: str, path: Path, *, samples: bool, keep_personal: bool) -> None:
-    from llmbench.report import benchmarks, csv, parquet
+    from llmbench.report.formats import csv, parquet, pytest_benchmark
 
     if form == "parquet":
         (parquet.write_samples if samples else parquet.write_cells)(runs, path)
     elif form == "csv":
         path.write_text(csv.document(runs), encoding="utf-8")
     elif form == "pytest-benchmark":
-        path.write_text(json.dumps(benchmarks.document(runs[0]), indent=1, allow_nan=False), encoding="utf-8")
+        path.write_text(json.dumps(pytest_benchmark.document(runs[0]), indent=1, allow_nan=False), encoding="utf-8")
     else:
         path.write_bytes(_bundle(runs[0], keep_personal=keep_personal))
 

@@ -95,7 +95,7 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test per cell, named by what it is: the name stays when llmbench or the data changes."""
-        from llmbench.report.variants import variants
+        from llmbench.report.cells.variants import variants
 
         plan = json.loads(self._llmbench("plan", str(self.path), "--json", *self._options()))
         cells = plan["plans"][0]["cells"]

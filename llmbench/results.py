@@ -36,7 +36,7 @@ class Results:
     @cached_property
     def report(self) -> Report:
         """The report that all formats are made of; reporters of plugins are given it."""
-        from llmbench.running import report_of
+        from llmbench.report.write import report_of
 
         return report_of(self.runs, self.registry, self.baseline)
 
@@ -62,8 +62,8 @@ class Results:
 
     def frame(self, name: str) -> DataFrame:
         """Return a table as a DataFrame: one of `llmbench.report.COLUMNS`. Raises UserError for an unknown name."""
-        from llmbench.report.columns import COLUMNS
-        from llmbench.report.frames import frame
+        from llmbench.report.formats.frames import frame
+        from llmbench.report.tables.column_meanings import COLUMNS
 
         if name not in COLUMNS:
             raise UserError(f"unknown table {name!r}{did_you_mean(name, COLUMNS)}; write one of: {', '.join(COLUMNS)}")
@@ -73,7 +73,7 @@ class Results:
         """Return what the columns of a table mean: a row per column, `column` and `meaning`."""
         import pandas as pd
 
-        from llmbench.report.columns import meaning
+        from llmbench.report.tables.column_meanings import meaning
 
         return pd.DataFrame([{"column": c, "meaning": meaning(name, str(c))} for c in self.frame(name)])
 
@@ -181,8 +181,8 @@ class Results:
         return f"Results({names}: {len(self.document['cells'])} cells)"
 
     def _repr_html_(self) -> str:
-        from llmbench.report.notebook import report_html
-        from llmbench.report.tables import FIRST
+        from llmbench.report.formats.notebook import report_html
+        from llmbench.report.tables.overview import FIRST
 
         return report_html(self.report, FIRST)
 
@@ -195,7 +195,7 @@ class Page:
     height_px: int = 800
 
     def _repr_html_(self) -> str:
-        from llmbench.report.notebook import page_html
+        from llmbench.report.formats.notebook import page_html
 
         return page_html(self.html, self.height_px)
 
@@ -209,7 +209,7 @@ class Compared:
     @property
     def document(self) -> dict[str, Any]:
         """What `llmbench compare --format json` prints, as a dict."""
-        from llmbench.report.comparison import document
+        from llmbench.report.tables.comparison import document
 
         return document(self.found)
 
@@ -223,37 +223,37 @@ class Compared:
         """One row per cell that was measured in both runs."""
         import pandas as pd
 
-        from llmbench.report.parquet import flat
+        from llmbench.report.formats.parquet import flat
 
         return pd.DataFrame([dict(flat(row)) for row in self.document["cells"]])
 
     @property
     def tables(self) -> list[Table]:
         """What differs between the machines, what cannot be paired, and what changed."""
-        from llmbench.report.comparison import tables
+        from llmbench.report.tables.comparison import tables
 
         return tables(self.found)
 
     def markdown(self) -> str:
         """Return the comparison as it fits a pull-request comment."""
-        from llmbench.report.comparison import comment
+        from llmbench.report.tables.comparison import comment
 
         return comment(self.found)
 
     def __str__(self) -> str:
-        from llmbench.report import comparison
+        from llmbench.report.tables import comparison
 
         return f"{text_of(self.tables)}{comparison.summary(self.found)}"
 
     def _repr_html_(self) -> str:
-        from llmbench.report.notebook import tables_html
+        from llmbench.report.formats.notebook import tables_html
 
         return tables_html(self.tables)
 
 
 def text_of(tables: Sequence[Table]) -> str:
     """Return tables as a terminal shows them, without colour."""
-    from llmbench.report import terminal
+    from llmbench.report.formats import terminal
 
     out = io.StringIO()
     terminal.render(tables, out)

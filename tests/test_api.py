@@ -22,7 +22,7 @@ from llmbench.plugins.discovery import discover
 from llmbench.records.read import Run
 from llmbench.records.run_dir import RunDir
 from llmbench.report import COLUMNS, Column, Table
-from llmbench.report.columns import meaning
+from llmbench.report.tables.column_meanings import meaning
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<script>alert(1)</script>"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from records import record
 
 from llmbench.analysis import attribution
-from llmbench.report import json as json_report
-from llmbench.report.cells import Run, summarise
-from llmbench.report.tables import run_tables
+from llmbench.report.cells.summary import Run, summarise
+from llmbench.report.formats import json as json_report
+from llmbench.report.tables.overview import run_tables
 
 
 def trial(headroom=1.0, axis="where", pairs=20, noise=0.01, predicted=None, seed=0, share=1.0, **fields):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from llmbench.contract import ceilings
 from llmbench.execution import calibration
 from llmbench.execution.calibration import CALIBRATE, RECHECK, cache_folder, cache_path, ensure, load
-from llmbench.report import terminal
-from llmbench.report.ceilings import ceilings_tables
+from llmbench.report.formats import terminal
+from llmbench.report.tables.ceilings import ceilings_tables
 
 NOW = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
 PRECISIONS = [

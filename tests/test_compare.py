@@ -18,7 +18,7 @@ from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
 from llmbench.records.read import Run
 from llmbench.records.run_dir import RunDir
-from llmbench.report import comparison
+from llmbench.report.tables import comparison
 
 CELLS = [Cell(f"m{i}", "tiny", "t", "made@1", "finetune") for i in range(8)]
 

@@ -12,7 +12,7 @@ import pytest
 import llmbench
 from llmbench.contract.errors import PluginError
 from llmbench.plugins.discovery import discover
-from llmbench.report.cells import summarise
+from llmbench.report.cells.summary import summarise
 
 PLUGIN = Path(__file__).parent / "numpy_engine.py"
 SUITE = """name: small

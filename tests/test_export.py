@@ -17,7 +17,7 @@ from llmbench.cli import cli
 from llmbench.contract.errors import UserError
 from llmbench.records.read import read_runs
 from llmbench.records.run_dir import RunDir
-from llmbench.report import benchmarks
+from llmbench.report.formats import pytest_benchmark
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_statistics_are_those_of_pytest_benchmark(times):
     theirs = Stats()
     for value in times:
         theirs.update(value)
-    assert benchmarks.summarise(times) == theirs.as_dict()
+    assert pytest_benchmark.summarise(times) == theirs.as_dict()
 
 
 def test_pytest_benchmark_compares_two_exports(run_path, tmp_path):

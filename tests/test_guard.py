@@ -15,7 +15,7 @@ import torch
 import llmbench
 from llmbench.plugins import guard, monkeypatches
 from llmbench.plugins.discovery import discover
-from llmbench.report.inventory import plugin_document
+from llmbench.report.tables.inventory import plugin_document
 
 MINE = """
 import llmbench

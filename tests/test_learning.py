@@ -14,7 +14,7 @@ from llmbench.analysis.studies.learning import WRONG_DOUBLED, WRONG_FURTHER, lea
 from llmbench.analysis.studies.time_to_quality import crossing, reach
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
-from llmbench.report.learning import learning_table, missing_table, reach_table
+from llmbench.report.tables.learning import learning_table, missing_table, reach_table
 
 RESULTS = Path(__file__).parent.parent / "results"
 EXAMPLES = 400

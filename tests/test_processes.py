@@ -9,8 +9,8 @@ from records import record
 from llmbench import stats
 from llmbench.analysis import process_counts
 from llmbench.records import attempts
-from llmbench.report.cells import summarise
-from llmbench.report.tables import bottleneck_table
+from llmbench.report.cells.summary import summarise
+from llmbench.report.tables.overview import bottleneck_table
 
 BUDGET = {"seconds": 1.0, "ci_pct": 5.0, "max_repeats": 12}
 NOISY = (0.100, 0.112, 0.094, 0.105, 0.108, 0.097, 0.101)

@@ -27,10 +27,10 @@ from llmbench.execution.scheduler import run_plan
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
 from llmbench.records.run_dir import RunDir
-from llmbench.report import json as report_json
-from llmbench.report.cells import Run
-from llmbench.report.remedies import recommendation_rows, remedy_rows
-from llmbench.report.tables import run_tables
+from llmbench.report.cells.summary import Run
+from llmbench.report.formats import json as report_json
+from llmbench.report.tables.overview import run_tables
+from llmbench.report.tables.remedies import recommendation_rows, remedy_rows
 from llmbench.suite.file import load_suite
 from llmbench.suite.plan import Plan, PlannedCell, plan_cells
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import record, scored
 
-from llmbench.report import csv as csv_report
-from llmbench.report import json as json_report
-from llmbench.report import markdown, terminal
-from llmbench.report.cells import Run, best_baseline, oracle_pct, summarise
-from llmbench.report.model import Column, Table
-from llmbench.report.tables import bottleneck_table, quality_table, run_tables
+from llmbench.report.cells.summary import Run, best_baseline, oracle_pct, summarise
+from llmbench.report.formats import csv as csv_report
+from llmbench.report.formats import json as json_report
+from llmbench.report.formats import markdown, terminal
+from llmbench.report.table import Column, Table
+from llmbench.report.tables.overview import bottleneck_table, quality_table, run_tables
 
 CONTRACT = set(
     """cell_id model size task dataset stage device precision status step_ms step_ms_ci steps tokens_per_s

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import record
 
-from llmbench.report import speed, trust
-from llmbench.report.cells import Run, summarise
-from llmbench.report.rooflines import roofline_table
-from llmbench.report.tables import capacity_table, hardware_table, inference_table, limits_table
+from llmbench.report.cells import speed, trust
+from llmbench.report.cells.summary import Run, summarise
+from llmbench.report.tables.overview import capacity_table, hardware_table, inference_table, limits_table
+from llmbench.report.tables.roofline import roofline_table
 
 PEAK, BANDWIDTH = 1e9, 1e8
 

@@ -11,7 +11,7 @@ from llmbench.analysis.studies.operator_laws import counted, described_from, law
 from llmbench.analysis.studies.scaling import growth, limit_power, scaling
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
-from llmbench.report.scaling import changes_table, scaling_table
+from llmbench.report.tables.scaling import changes_table, scaling_table
 from llmbench.stats.growth import LINEAR, ONE, SQUARE, Growth, fit, power, slope, total
 
 XS = [64, 128, 256, 512, 1024, 2048]

@@ -7,8 +7,8 @@ import dataclasses
 from records import record
 
 from llmbench.contract.cell import Cell
-from llmbench.report.cells import failures, summarise
-from llmbench.report.variants import variants
+from llmbench.report.cells.summary import failures, summarise
+from llmbench.report.cells.variants import variants
 
 
 def cell(**fields):

@@ -95,7 +95,7 @@ def rendered(name: str, files: list[str], cwd: str) -> dict[str, Any]:
     from llmbench.conformance.reporters import record
     from llmbench.plugins.discovery import discover
     from llmbench.report import Report
-    from llmbench.report.cells import Run
+    from llmbench.report.cells.summary import Run
 
     spec = discover(files, Path(cwd)).get("reporter", name)
     spec.render(Report([Run("run", [record()], {}, {}, {})]))

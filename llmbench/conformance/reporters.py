@@ -54,7 +54,7 @@ def record(model: str = "made", status: str = "ok", **fields: Any) -> dict[str, 
 def report(subject: Subject, text: str = "made", *, several: bool = False) -> Any:
     """Return a report with `text` wherever people's text can stand."""
     from llmbench.report import Report
-    from llmbench.report.cells import Run
+    from llmbench.report.cells.summary import Run
 
     failed = record(text, "error", error={"type": text, "message": text, "traceback": ""})
     records = [record(text, warnings=[text]), failed]
@@ -84,7 +84,7 @@ def spec(subject: Subject) -> None:
 def renders(subject: Subject) -> None:
     """Render small reports."""
     from llmbench.report import Report
-    from llmbench.report.cells import Run
+    from llmbench.report.cells.summary import Run
 
     failed = [record(status="oom", error={"type": "x", "message": "y", "traceback": ""})]
     unknown = record()
@@ -109,7 +109,7 @@ def renders(subject: Subject) -> None:
 def content(subject: Subject) -> None:
     """Render two reports that differ in one measured number, or in one name: of one run, or where it compares runs."""
     from llmbench.report import Report
-    from llmbench.report.cells import Run
+    from llmbench.report.cells.summary import Run
 
     def runs(*step_s: float) -> Any:
         records = [record() for _ in step_s]

@@ -7,20 +7,20 @@ from typing import Any
 
 #: name -> (module, its name there)
 _HOMES = {
-    "COLUMNS": ("columns", "COLUMNS"),
-    "UNKNOWN": ("model", "UNKNOWN"),
-    "Column": ("model", "Column"),
-    "Report": ("document", "Report"),
-    "Table": ("model", "Table"),
-    "brief_text": ("terminal", "brief_text"),
-    "csv_text": ("csv", "report_text"),
-    "markdown_text": ("markdown", "report_text"),
-    "oracle_pct": ("cells", "oracle_pct"),
-    "parquet_bytes": ("parquet", "report_bytes"),
-    "printable": ("model", "printable"),
-    "summary_text": ("markdown", "summary_text"),
-    "strict_json": ("json", "text"),
-    "terminal_text": ("terminal", "report_text"),
+    "COLUMNS": ("tables.column_meanings", "COLUMNS"),
+    "UNKNOWN": ("table", "UNKNOWN"),
+    "Column": ("table", "Column"),
+    "Report": ("report", "Report"),
+    "Table": ("table", "Table"),
+    "brief_text": ("formats.terminal", "brief_text"),
+    "csv_text": ("formats.csv", "report_text"),
+    "markdown_text": ("formats.markdown", "report_text"),
+    "oracle_pct": ("cells.summary", "oracle_pct"),
+    "parquet_bytes": ("formats.parquet", "report_bytes"),
+    "printable": ("table", "printable"),
+    "summary_text": ("formats.markdown", "summary_text"),
+    "strict_json": ("formats.json", "text"),
+    "terminal_text": ("formats.terminal", "report_text"),
 }
 
 __all__ = [

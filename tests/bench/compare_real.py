@@ -21,7 +21,7 @@ from llmbench.analysis.comparison import Comparison, compare
 from llmbench.contract.cell import Budget
 from llmbench.records import attempts
 from llmbench.records.read import Run, read_runs
-from llmbench.report.comparison import document, summary
+from llmbench.report.tables.comparison import document, summary
 
 SUITE = """
 name: delay

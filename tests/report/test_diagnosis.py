@@ -6,9 +6,9 @@ import pytest
 
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
-from llmbench.report import diagnosis
-from llmbench.report.cells import Run
-from llmbench.report.terminal import text
+from llmbench.report.cells.summary import Run
+from llmbench.report.formats.terminal import text
+from llmbench.report.tables import diagnosis
 
 CELL = Cell("Tagger", "own", "own", "mine.py:target", "finetune", batch_size=8, seq_len=20)
 MEANINGS = {"padding": "tokens that are none"}

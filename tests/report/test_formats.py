@@ -18,11 +18,11 @@ from records import record, scored
 from llmbench.plugins.discovery import discover
 from llmbench.records.read import read_all
 from llmbench.report import UNKNOWN, Column, Report, Table
-from llmbench.report.beside import side_by_side
-from llmbench.report.cells import Run, summarise
-from llmbench.report.document import merge
+from llmbench.report.cells.summary import Run, summarise
 from llmbench.report.findings import findings
-from llmbench.report.model import with_cells
+from llmbench.report.report import merge
+from llmbench.report.table import with_cells
+from llmbench.report.tables.side_by_side import side_by_side
 
 ROOT = Path(__file__).parents[2]
 MATRIX = ROOT / "results" / "amd-epyc-2-cores" / "matrix"
@@ -329,7 +329,7 @@ def test_a_cause_of_few_workloads_is_not_made_to_sound_like_all():
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_a_narrow_terminal_breaks_no_number_and_no_word(width):
-    from llmbench.report import terminal
+    from llmbench.report.formats import terminal
 
     report = Report([Run("r", [tried(2.0, 20), tried(1.3, 20) | {"cell_id": "1"}])])
     for table in report.tables:

@@ -9,7 +9,7 @@ from bench.many_records import records
 
 from llmbench.plugins.discovery import discover
 from llmbench.report import Report
-from llmbench.report.cells import Run
+from llmbench.report.cells.summary import Run
 
 FEW, MANY = 150, 1500
 

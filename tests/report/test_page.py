@@ -10,7 +10,7 @@ import pytest
 from llmbench.plugins.discovery import discover
 from llmbench.records.read import read_all
 from llmbench.report import Report
-from llmbench.report.cells import Run
+from llmbench.report.cells.summary import Run
 from report.browser import CHROMIUM, Browser
 from report.test_formats import HOSTILE, MATRIX, hostile_run, unpacked
 

@@ -17,8 +17,8 @@ import pytest
 
 from llmbench.analysis.machine_differences import different_facts
 from llmbench.contract.cell import content_id
-from llmbench.report.cells import Run
-from llmbench.report.tables import HEADER_FACTS, header_table
+from llmbench.report.cells.summary import Run
+from llmbench.report.tables.overview import HEADER_FACTS, header_table
 from llmbench.worker.machine import environment, hardware, nvml, software
 
 CAPTURE = "import json; from llmbench.worker.machine.environment import capture; print(json.dumps(capture()))"

@@ -13,7 +13,7 @@ import torch
 from llmbench.contract.job import Job
 from llmbench.plugins.discovery import discover
 from llmbench.records.json_lines import dump_json
-from llmbench.report.trust import residual_pct
+from llmbench.report.cells.trust import residual_pct
 from llmbench.suite.file import load_suite
 from llmbench.suite.plan import plan_cells
 from llmbench.worker.data.features import load_cell_data

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench.analysis.roofline import ALL
-from llmbench.report.model import CELL, Column, Table, cell_values, number
+from llmbench.report.table import CELL, Column, Table, cell_values, number
 
 #: Phases with a column of their own; those of a generation stand in for `forward`.
 PHASES = ("forward", "prefill", "decode", "backward", "optimizer")

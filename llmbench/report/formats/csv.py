@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from llmbench.report.cells import Run
-from llmbench.report.document import Report
-from llmbench.report.model import Table, printable
-from llmbench.report.tables import flat_table
+from llmbench.report.cells.summary import Run
+from llmbench.report.report import Report
+from llmbench.report.table import Table, printable
+from llmbench.report.tables.overview import flat_table
 
 #: How a formula begins in Excel, LibreOffice and Google Sheets, behind blanks that they skip.
 _FORMULA = re.compile(r"[\s\x00]*[=+\-@＝＋－＠]|[\t\r\n]")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmbench.report.columns import COLUMNS
-from llmbench.report.document import Report
-from llmbench.report.parquet import flat, sample_rows
+from llmbench.report.formats.parquet import flat, sample_rows
+from llmbench.report.report import Report
+from llmbench.report.tables.column_meanings import COLUMNS
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -10,8 +10,8 @@ from typing import Any
 
 from llmbench.analysis.studies import learning, scaling, time_to_quality
 from llmbench.contract.job import SCHEMA_VERSION
-from llmbench.report.cells import Run, failures, summarise
-from llmbench.report.remedies import recommendation_rows, remedy_rows
+from llmbench.report.cells.summary import Run, failures, summarise
+from llmbench.report.tables.remedies import recommendation_rows, remedy_rows
 
 try:
     import orjson

@@ -9,9 +9,9 @@ from typing import Any
 from llmbench import stats
 from llmbench.analysis.comparison import CellChange, Comparison, label
 from llmbench.contract.job import SCHEMA_VERSION
-from llmbench.report import csv, markdown
-from llmbench.report.model import CELL, Column, Table, cell_values, number
-from llmbench.report.variants import variants
+from llmbench.report.cells.variants import variants
+from llmbench.report.formats import csv, markdown
+from llmbench.report.table import CELL, Column, Table, cell_values, number
 
 #: Rows that a pull-request comment shows before it folds the rest, and characters that it may have (GitHub: 65,536).
 SHOWN, COMMENT_CHARACTERS = 20, 60_000

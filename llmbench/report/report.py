@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from llmbench.report import json as contract
-from llmbench.report.beside import side_by_side
-from llmbench.report.cells import Run, failures, summarise
+from llmbench.report.cells.summary import Run, failures, summarise
 from llmbench.report.findings import Finding, findings
-from llmbench.report.model import Column, Table
-from llmbench.report.remedies import recommendation_rows
-from llmbench.report.tables import FIRST, run_tables
+from llmbench.report.formats import json as contract
+from llmbench.report.table import Column, Table
+from llmbench.report.tables.overview import FIRST, run_tables
+from llmbench.report.tables.remedies import recommendation_rows
+from llmbench.report.tables.side_by_side import side_by_side
 
 #: Tables that say the same of each machine: once is enough.
 ONCE = ("How the numbers were obtained",)

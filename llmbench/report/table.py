@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+from html import escape
+from typing import TYPE_CHECKING
+
+pass
+if TYPE_CHECKING:
+    pass
+
 UNKNOWN = "n/a"
 
 
@@ -81,7 +88,7 @@ class Table:
         return pd.DataFrame([list(row) for row in self.rows], columns=headings)
 
     def _repr_html_(self) -> str:
-        from llmbench.report.notebook import table_html
+        pass
 
         return table_html(self)
 
@@ -148,3 +155,35 @@ def _ids(names: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> dict[Any, 
 def cell_values(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the values of the columns that name a cell."""
     return tuple(map(cell.get, _NAMES))
+
+
+#: Rows that a notebook shows of a table; all of them are in its `frame()`.
+SHOWN = 60
+
+_CELL = "padding:2px 8px;border-bottom:1px solid rgba(128,128,128,.3);vertical-align:top"
+
+_NOTE = "margin:2px 0;font-size:.85em;opacity:.75"
+
+
+def table_html(table: Table) -> str:
+    """Return one table with its title and notes."""
+    shown, same = table.without_constants()
+    sides = ["right" if column.align == "right" else "left" for column in shown.columns]
+    heads = "".join(
+        f'<th style="text-align:{side};{_CELL}">{escape(column.heading)}</th>'
+        for column, side in zip(shown.columns, sides, strict=True)
+    )
+    rows = []
+    for row in shown.rows[:SHOWN]:
+        texts = [column.text(value) for column, value in zip(shown.columns, row, strict=True)]
+        fields = (f'<td style="text-align:{s};{_CELL}">{escape(t)}</td>' for t, s in zip(texts, sides, strict=True))
+        rows.append(f"<tr>{''.join(fields)}</tr>")
+    notes = [*([f"all: {same}"] if same else []), *table.notes]
+    if len(table.rows) > SHOWN:
+        notes.insert(0, f"{SHOWN} of {len(table.rows)} rows are shown")
+    below = "".join(f'<p style="{_NOTE}">{escape(note)}</p>' for note in notes)
+    return (
+        f'<div style="overflow-x:auto;margin:.8em 0"><b>{escape(table.title)}</b>'
+        f'<table style="border-collapse:collapse;margin:4px 0"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>{below}</div>"
+    )

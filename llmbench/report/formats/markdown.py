@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmbench.report.cells import Run
-from llmbench.report.document import Report
-from llmbench.report.model import Table, printable
+from llmbench.report.cells.summary import Run
+from llmbench.report.report import Report
+from llmbench.report.table import Table, printable
 
 
 def render(tables: Sequence[Table], level: int = 2) -> str:

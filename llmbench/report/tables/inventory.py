@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmbench.analysis.lower_bounds import Prediction, total_s
-from llmbench.report.model import Column, Table, number
+from llmbench.report.table import Column, Table, number
 
 if TYPE_CHECKING:
     from llmbench.plugins.registry import Registry

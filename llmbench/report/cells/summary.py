@@ -18,7 +18,7 @@ from llmbench.contract.job import FAILED
 from llmbench.records import attempts
 from llmbench.records.lazy import mapped
 from llmbench.records.read import Run  # noqa: F401  (its readers know it from here)
-from llmbench.report import capacity, compiled, inference, speed, trust, variants
+from llmbench.report.cells import capacity, compilation, inference, speed, trust, variants
 
 Record = Mapping[str, Any]
 
@@ -70,7 +70,7 @@ def summarise(
     fields = [group[0]["cell"] for group in groups.values()]
     for cell, variant in zip(cells, variants.variants(fields), strict=True):
         cell["variant"] = variant
-    return compiled.with_pay_off(cells, fields)
+    return compilation.with_pay_off(cells, fields)
 
 
 def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def _summary(
     out |= capacity.largest_batch(by_repeat.get(0), reasons, why)
     out |= _verdict(good, causes, reasons, why)
     out |= trust.trust(good, described, reasons, why)
-    out |= compiled.compilation(good, first["cell"], reasons, why)
+    out |= compilation.compilation(good, first["cell"], reasons, why)
     out |= _quality(by_repeat.get(0), reasons)
     training = (by_repeat.get(0) or {}).get("training") or None
     if training is None:

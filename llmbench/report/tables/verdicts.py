@@ -7,7 +7,7 @@ from typing import Any
 
 from llmbench.analysis import attribution
 from llmbench.report.findings import changes
-from llmbench.report.model import CELL, Column, Table, cell_values, number
+from llmbench.report.table import CELL, Column, Table, cell_values, number
 
 Cell = Mapping[str, Any]
 

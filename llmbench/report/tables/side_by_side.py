@@ -7,9 +7,9 @@ from typing import Any
 
 from llmbench import stats
 from llmbench.records import attempts
-from llmbench.report.cells import Run, oracle_pct
-from llmbench.report.model import CELL, Column, Table, number
-from llmbench.report.variants import DERIVED, names_of, values_of
+from llmbench.report.cells.summary import Run, oracle_pct
+from llmbench.report.cells.variants import DERIVED, names_of, values_of
+from llmbench.report.table import CELL, Column, Table, number
 
 Cell = Mapping[str, Any]
 Pair = tuple[Run, Sequence[Cell]]  # a run and the summaries of its cells

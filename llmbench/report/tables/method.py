@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmbench.analysis import attribution
-from llmbench.report.model import Column, Table
+from llmbench.report.table import Column, Table
 
 Cell = Mapping[str, Any]
 

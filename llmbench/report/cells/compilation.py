@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench.analysis.costs import steps_to_pay_off
-from llmbench.report.variants import DERIVED
+from llmbench.report.cells.variants import DERIVED
 
 Record = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmbench.analysis.studies import scaling
-from llmbench.report.model import Column, Table, number
+from llmbench.report.table import Column, Table, number
 
 Record = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmbench.contract.ceilings import MODES, OPERATIONS
-from llmbench.report.model import Column, Table
+from llmbench.report.table import Column, Table
 
 MIB = 2**20
 #: What is measured once: path in the document -> (name, unit, factor from the document's unit)

@@ -6,15 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench.report.beside import device_table, precision_table
-from llmbench.report.cells import Run, failures, oracle_pct, summarise
-from llmbench.report.learning import learning_table, missing_table, reach_table
-from llmbench.report.method import method_table
-from llmbench.report.model import CELL, Column, Table, cell_values, number, with_cells
-from llmbench.report.remedies import remedy_tables
-from llmbench.report.rooflines import roofline_table
-from llmbench.report.scaling import changes_table, scaling_table
-from llmbench.report.verdicts import causes_table, untried_table, verdict_table
+from llmbench.report.cells.summary import Run, failures, oracle_pct, summarise
+from llmbench.report.table import CELL, Column, Table, cell_values, number, with_cells
+from llmbench.report.tables.learning import learning_table, missing_table, reach_table
+from llmbench.report.tables.method import method_table
+from llmbench.report.tables.remedies import remedy_tables
+from llmbench.report.tables.roofline import roofline_table
+from llmbench.report.tables.scaling import changes_table, scaling_table
+from llmbench.report.tables.side_by_side import device_table, precision_table
+from llmbench.report.tables.verdicts import causes_table, untried_table, verdict_table
 
 #: Titles of the tables that say what was run and what bounds it.
 FIRST = ("Run", "What bounds each cell")

@@ -11,7 +11,7 @@ from typing import Any
 from llmbench.contract.cell import Cell
 from llmbench.records import attempts
 from llmbench.records.read import Run
-from llmbench.report.variants import variants
+from llmbench.report.cells.variants import variants
 
 #: Version of pytest-benchmark whose format this is.
 FORMAT_VERSION = "5.1.0"

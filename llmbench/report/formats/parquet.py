@@ -10,7 +10,7 @@ from typing import Any
 
 from llmbench.records import attempts
 from llmbench.records.read import Run
-from llmbench.report.document import Report
+from llmbench.report.report import Report
 
 
 def write_cells(runs: Sequence[Run], path: Path) -> None:

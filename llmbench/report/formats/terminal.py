@@ -10,12 +10,12 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from llmbench.report.model import UNKNOWN, Table, printable
+from llmbench.report.table import UNKNOWN, Table, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llmbench.report.document import Report
+    from llmbench.report.report import Report
 
 #: Width where there is no terminal to ask: wide enough that a file or a pipe gets whole rows.
 PIPE_WIDTH = 220

@@ -8,11 +8,11 @@ from typing import Any
 
 from llmbench.analysis import attribution
 from llmbench.records import attempts
-from llmbench.report.cells import Run, summarise
+from llmbench.report.cells.summary import Run, summarise
 from llmbench.report.findings import changes, spoken
-from llmbench.report.model import Column, Table, number, printable
-from llmbench.report.tables import warning_table
-from llmbench.report.verdicts import interval
+from llmbench.report.table import Column, Table, number, printable
+from llmbench.report.tables.overview import warning_table
+from llmbench.report.tables.verdicts import interval
 
 Cell = Mapping[str, Any]
 
