@@ -89,7 +89,7 @@ def _marked(text: str) -> str:
 
 
 def spec_types() -> list[type]:
-    """Return every type of `llmbench.contract.specs` and `engines`: what hooks return, and what their functions are given."""
+    """Return the types that hooks return, and those that their functions are given."""
     from llmbench.contract import engines, specs, step_trial
 
     found = [

@@ -10,7 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmbench.api import Diagnosis, calibrate, diagnose, doctor, found_plugins, load, planned, plant, run
+    from llmbench.api.diagnosis import Diagnosis, diagnose
+    from llmbench.api.functions import calibrate, doctor, found_plugins, load, planned, plant, run
+    from llmbench.api.results import Compared, Results
     from llmbench.contract.engines import Engine, EngineRequest, EngineSpec
     from llmbench.contract.errors import (
         DataError,
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
         Trial,
     )
     from llmbench.contract.step_trial import StepTrial
-    from llmbench.results import Compared, Results
 
 __version__ = "0.1.0"
 
@@ -64,10 +65,9 @@ _HOMES = {
     ),
     "llmbench.contract.engines": ("Engine", "EngineRequest", "EngineSpec"),
     "llmbench.contract.step_trial": ("StepTrial",),
-    "llmbench.api": (
-        "Diagnosis",
+    "llmbench.api.diagnosis": ("Diagnosis", "diagnose"),
+    "llmbench.api.functions": (
         "calibrate",
-        "diagnose",
         "doctor",
         "found_plugins",
         "load",
@@ -75,7 +75,7 @@ _HOMES = {
         "planned",
         "run",
     ),
-    "llmbench.results": ("Compared", "Results"),
+    "llmbench.api.results": ("Compared", "Results"),
     "llmbench.contract.headroom": ("headroom_of", "part_of", "without"),
     "llmbench.contract.hookspecs": ("API_VERSION", "hookimpl"),
     "llmbench.contract.specs": (

@@ -5,66 +5,43 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "llmbench"
-LAYERS = {
-    **dict.fromkeys(("errors", "schema", "specs", "trials", "engines"), 0),
-    **dict.fromkeys(
-        (
-            "hookspecs",
-            "plugins",
-            "suite",
-            "stats",
-            "roofline",
-            "layouts",
-            "environments",
-            "costs",
-            "headroom",
-            "pretrained",
-        ),
-        1,
-    ),
-    **dict.fromkeys(("ceilings", "sizes", "powers", "crossed", "scrub", "checks", "json_schemas"), 1),
-    **dict.fromkeys(("guard", "tampering"), 1),
-    **dict.fromkeys(("conformance",), 4),
-    # behind `stats`
-    **dict.fromkeys(("distributions", "intervals", "ratios", "changes", "samples", "steady", "stopping"), 1),
-    **dict.fromkeys(
-        ("plan", "predict", "keep", "points", "store", "sources", "calibration", "attribution", "compare", "processes"),
-        2,
-    ),
-    **dict.fromkeys(("bundle", "differences", "scores", "stored"), 2),
-    **dict.fromkeys(("remedies", "scaffold"), 2),
-    **dict.fromkeys(("studies", "learning", "reach", "scaling", "laws"), 2),
-    **dict.fromkeys(("executors", "report"), 3),
-    **dict.fromkeys(
-        (
-            "cli",
-            "api",
-            "running",
-            "machine",
-            "results",
-            "__main__",
-            "progress",
-            "authoring",
-            "diagnosing",
-            "comparing",
-            "exporting",
-            "pytest_plugin",
-            "planted",
-        ),
-        4,
-    ),
+#: package -> the packages of llmbench that its files import; `__init__` and `__main__` are the top. A package imports
+#: packages of a lower rank only, so the order of this table is the order in which to read the code from the bottom.
+RANKS = {
+    "contract": 0,
+    "stats": 0,
+    "layouts": 1,
+    "plugins": 1,
+    "records": 1,
+    "suite": 2,
+    "analysis": 2,
+    "worker": 3,
+    "execution": 3,
+    "report": 3,
+    "conformance": 4,
+    "planted": 4,
+    "api": 5,
+    "cli": 6,
 }
+MAY_IMPORT = {
+    "worker": {"contract", "stats", "plugins", "layouts"},  # all that is loaded into a measured process
+}
+#: The only file that names functions of the worker.
+WORKER_CALLS = "llmbench.execution.worker_calls"
 HEAVY = ("torch", "pandas", "transformers", "numpy", "evaluate", "datasets", "rich", "yaml", "llmbench_plugins")
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 CORE_FILES = sorted(CORE.rglob("*.py"))
 #: The torch engine is the worker's own; its plugin only says where it is.
 PRIVATE_USE = {"llmbench_plugins.engines.torch": {"llmbench.worker.torch_engine.engine.TorchEngine"}}
@@ -100,55 +77,146 @@ def imported(tree: ast.AST, module: str, *, package: bool) -> set[str]:
     return found
 
 
-def part_of(name: str) -> str | None:
-    """The part of llmbench that an imported name belongs to; None for other packages, '' for `llmbench` itself."""
+def package_of(name: str) -> str | None:
+    """The package or top-level module of llmbench that an imported name is in; '' for `llmbench` itself, None: none."""
     pieces = name.split(".")
     if pieces[0] != "llmbench":
         return None
-    known = len(pieces) > 1 and (pieces[1] in LAYERS or pieces[1] == "worker")
-    return pieces[1] if known or (len(pieces) > 1 and (CORE / pieces[1]).exists()) else ""
+    return pieces[1] if len(pieces) > 1 and pieces[1] in RANKS else ""
+
+
+def runtime_tree(source: str) -> ast.AST:
+    """The syntax tree without what only type checkers see."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    return tree
 
 
 def violations(path: Path, source: str | None = None) -> list[str]:
     module = module_of(path)
-    tree = ast.parse(source if source is not None else path.read_text())
-    me = module.split(".")[1] if "." in module else ""
+    tree = runtime_tree(source if source is not None else path.read_text())
+    me = module.split(".")[1] if module not in ("llmbench", "llmbench.__main__") else ""
     wrong = []
     for name in sorted(imported(tree, module, package=path.name == "__init__.py")):
-        part = part_of(name)
+        package = package_of(name)
         if name.split(".")[0] == "llmbench_plugins":
             wrong.append(f"{module} imports {name}: the core names no plugin")
-        if not part or not me or part == me:
+        if not package or not me or package == me:
             continue
-        if part == "worker":
-            wrong.append(f"{module} imports {name}: a file is the boundary to the worker")
-        elif LAYERS[part] > (1 if me == "worker" else LAYERS[me]):
-            wrong.append(f"{module} imports {name}: layers import downward only")
+        if package == "worker":
+            wrong.append(f"{module} imports {name}: nobody imports the worker; name the function in {WORKER_CALLS}")
+        elif RANKS[package] >= RANKS[me] or package not in MAY_IMPORT.get(me, RANKS):
+            wrong.append(f"{module} imports {name}: {me} may not import {package}")
     return wrong
 
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=module_of)
-def test_layers_import_downward_only(path):
+def test_packages_import_lower_ones_only(path):
     module = module_of(path)
-    assert module == "llmbench" or module.split(".")[1] in {*LAYERS, "worker"}, f"{module} has no layer"
+    top = "__main__" if module == "llmbench.__main__" else module.partition(".")[2].partition(".")[0]
+    assert top in {"", "__main__", *RANKS}, f"{module}: its package has no rank"
     assert violations(path) == []
 
 
 @pytest.mark.parametrize(
-    "part, line",
+    "path, line",
     [
-        ("stats.py", "from llmbench.suite.plan import plan_cells"),
-        ("stats.py", "def f():\n    import llmbench.cli"),
-        ("schema.py", "from llmbench import stats"),
-        ("report/cells.py", "from llmbench.worker import data"),
-        ("cli.py", "import importlib\nimportlib.import_module('llmbench.worker.job')"),
-        ("worker/data.py", "from llmbench.records.run_dir import RunDir"),
-        ("cli.py", "import llmbench_plugins.models.x"),
-        ("stats.py", "from .report import cells"),
+        ("stats/ratios.py", "from llmbench.suite.plan import plan_cells"),
+        ("stats/ratios.py", "def f():\n    import llmbench.cli.app"),
+        ("contract/cell.py", "from llmbench import stats"),
+        ("report/findings.py", "from llmbench.worker.data import features"),
+        ("cli/run.py", "import importlib\nimportlib.import_module('llmbench.worker.job')"),
+        ("worker/job.py", "from llmbench.records.run_dir import RunDir"),
+        ("worker/job.py", "from llmbench.suite.plan import Plan"),
+        ("cli/run.py", "import llmbench_plugins.models.x"),
+        ("stats/ratios.py", "from ..report import findings"),
+        ("suite/plan.py", "from llmbench.analysis import costs"),
     ],
 )
-def test_the_layer_check_sees(part, line):
-    assert violations(CORE / part, line)
+def test_the_layer_check_sees(path, line):
+    assert violations(CORE / path, line)
+
+
+def test_what_only_type_checkers_see_is_no_import():
+    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from llmbench.suite.plan import Plan"
+    assert violations(CORE / "analysis" / "costs.py", source) == []
+
+
+def imports_between_files(sources: Mapping[str, tuple[str, bool]]) -> dict[str, set[str]]:
+    """module -> the modules that it imports, wherever the import stands; `sources`: text, and whether a package."""
+    imports = {}
+    for module, (text, package) in sources.items():
+        names = imported(runtime_tree(text), module, package=package)
+        targets = {name if name in sources else name.rpartition(".")[0] for name in names}
+        imports[module] = {target for target in targets if target in sources and target != module}
+    return imports
+
+
+def circle_of(imports: Mapping[str, set[str]]) -> list[str]:
+    """A circle of imports, as the modules on it; empty where there is none."""
+    done: set[str] = set()
+
+    def walk(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in done:
+            return []
+        for target in sorted(imports[module]):
+            circle = walk(target, [*way, module])
+            if circle:
+                return circle
+        done.add(module)
+        return []
+
+    return next((circle for module in sorted(imports) if (circle := walk(module, []))), [])
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    files = [*CORE_FILES, *PLUGIN_FILES]
+    sources = {module_of(path): (path.read_text(), path.name == "__init__.py") for path in files}
+    assert circle_of(imports_between_files(sources)) == []
+
+
+def test_the_search_for_circles_sees_one():
+    sources = {"a": ("import b", False), "b": ("def f():\n    from c import x", False), "c": ("import a", False)}
+    assert circle_of(imports_between_files(sources)) == ["a", "b", "c", "a"]
+    assert circle_of(imports_between_files(sources | {"c": ("", False)})) == []
+
+
+@pytest.mark.parametrize(
+    "package", ["llmbench", "llmbench.stats", "llmbench.report", "llmbench.cli", "llmbench.plugins"]
+)
+def test_no_submodule_hides_a_public_name(package):
+    module = importlib.import_module(package)
+    assert {one.name for one in pkgutil.iter_modules(module.__path__)} & set(module.__all__) == set()
+
+
+@pytest.mark.parametrize("path", [*CORE_FILES, *PLUGIN_FILES], ids=module_of)
+def test_no_module_has_the_name_of_something_in_it(path):
+    defined = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, DEFINITIONS)}
+    assert path.stem not in defined
+
+
+def test_few_things_lie_at_the_top():
+    assert len([one for one in CORE.iterdir() if one.name != "__pycache__"]) <= 20
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=module_of)
+def test_functions_of_the_worker_are_named_in_one_file(path):
+    names = {text for text in string_literals(ast.parse(path.read_text())) if "llmbench.worker." in text}
+    module = module_of(path)
+    assert not names or module in (WORKER_CALLS, "llmbench.worker.preload")
+
+
+def test_every_function_of_the_worker_that_is_named_is_there():
+    from llmbench.execution import worker_calls
+    from llmbench.execution.child import resolve
+
+    calls = {text for name, text in vars(worker_calls).items() if name.isupper()}
+    assert calls and all(callable(resolve(call)) for call in calls if ":" in call)
+    assert all(importlib.util.find_spec(call) for call in calls if ":" not in call)
 
 
 @pytest.mark.parametrize("path", PLUGIN_FILES, ids=module_of)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from records import record
 
 from llmbench.analysis import attribution
-from llmbench.report.cells.summary import Run, summarise
+from llmbench.records.read import Run
+from llmbench.report.cells.summary import summarise
 from llmbench.report.formats import json as json_report
 from llmbench.report.tables.overview import run_tables
 

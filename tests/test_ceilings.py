@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from llmbench.contract import ceilings
 from llmbench.execution import calibration
-from llmbench.execution.calibration import CALIBRATE, RECHECK, cache_folder, cache_path, ensure, load
+from llmbench.execution.calibration import cache_folder, cache_path, ensure, load
+from llmbench.execution.worker_calls import MEASURE_CEILINGS, RECHECK_CEILINGS
 from llmbench.report.formats import terminal
 from llmbench.report.tables.ceilings import ceilings_tables
 
@@ -122,7 +123,7 @@ class Worker:
 
     def call(self, name, *args):
         self.asked.append((name, args))
-        return json.loads(json.dumps({CALIBRATE: self.answer, RECHECK: self.again}[name]))
+        return json.loads(json.dumps({MEASURE_CEILINGS: self.answer, RECHECK_CEILINGS: self.again}[name]))
 
     @property
     def names(self):
@@ -283,14 +284,14 @@ def test_ceilings_are_measured_once_and_then_kept(cache):
     worker, notes = Worker(measured()), []
     first = ensure(worker, ENVIRONMENT, "cpu", notes.append, precisions=PRECISIONS, seconds=3.0)
     second = ensure(worker, ENVIRONMENT, "cpu", notes.append, precisions=PRECISIONS[:1])
-    assert worker.names == [CALIBRATE]
+    assert worker.names == [MEASURE_CEILINGS]
     assert worker.asked[0][1] == ("cpu", PRECISIONS, 3.0, str(cache))
     assert second["ceilings_id"] == first["ceilings_id"] and second["matmul"] == first["matmul"]
     assert "bf16-pure" in first["precisions"] and "bf16-pure" not in second["precisions"]
     assert [p.name for p in cache.iterdir()] == [cache_path(ENVIRONMENT, "cpu").name]
     assert len(notes) == 2
     ensure(worker, ENVIRONMENT, "cpu", notes.append, fresh=True)
-    assert worker.names == [CALIBRATE, CALIBRATE]
+    assert worker.names == [MEASURE_CEILINGS, MEASURE_CEILINGS]
 
 
 def keep(cache, doc, device="cpu"):
@@ -305,20 +306,20 @@ def test_a_stale_document_is_kept_when_a_check_confirms_it(cache):
     path = keep(cache, old)
     worker = Worker(measured(), again(1.02))
     found = ensure(worker, ENVIRONMENT, "cpu", lambda _: None)
-    assert worker.names == [RECHECK]
+    assert worker.names == [RECHECK_CEILINGS]
     assert found["ceilings_id"] == old["ceilings_id"] and found["measured_at"] == old["measured_at"]
     assert load(path)["checked_at"] == found["checked_at"]
     assert ensure(worker, ENVIRONMENT, "cpu", lambda _: None)["ceilings_id"] == old["ceilings_id"]
-    assert worker.names == [RECHECK]
+    assert worker.names == [RECHECK_CEILINGS]
 
 
 @pytest.mark.parametrize(
     "old, new, asked",
     [
-        ({}, again(1.5), [RECHECK, CALIBRATE]),
-        ({"warnings": ["busy"]}, again(1.0), [RECHECK, CALIBRATE]),  # quiet now: worth measuring
-        ({"warnings": ["busy"]}, again(1.0, warnings=["busy"]), [RECHECK]),
-        ({"schema": 0}, None, [CALIBRATE]),
+        ({}, again(1.5), [RECHECK_CEILINGS, MEASURE_CEILINGS]),
+        ({"warnings": ["busy"]}, again(1.0), [RECHECK_CEILINGS, MEASURE_CEILINGS]),  # quiet now: worth measuring
+        ({"warnings": ["busy"]}, again(1.0, warnings=["busy"]), [RECHECK_CEILINGS]),
+        ({"schema": 0}, None, [MEASURE_CEILINGS]),
     ],
 )
 def test_a_stale_document_is_replaced_when_it_is_not_confirmed(cache, old, new, asked):
@@ -336,7 +337,7 @@ def test_a_broken_cache_file_is_measured_again(cache, text):
     assert load(path) is None
     worker = Worker(measured())
     ensure(worker, ENVIRONMENT, "cpu", lambda _: None)
-    assert worker.names == [CALIBRATE] and load(path) is not None
+    assert worker.names == [MEASURE_CEILINGS] and load(path) is not None
 
 
 def test_an_edited_cache_file_is_not_believed(cache):

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from llmbench import stats
-from llmbench.analysis.comparison import compare
+from llmbench.analysis.comparison import compare_runs
 from llmbench.cli import cli
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
@@ -55,8 +55,8 @@ def verdicts(found):
 
 def test_equal_runs_are_the_same_or_undecided_and_a_slow_cell_is_found():
     base = simulated(1)
-    assert set(verdicts(compare(base, simulated(2)))) <= {"same", "undecided"}
-    found = compare(base, simulated(2, slow={3: 1.1, 5: 0.9}))
+    assert set(verdicts(compare_runs(base, simulated(2)))) <= {"same", "undecided"}
+    found = compare_runs(base, simulated(2, slow={3: 1.1, 5: 0.9}))
     assert verdicts(found)[3] == "slower" and verdicts(found)[5] == "faster"
     assert set(verdicts(found)[:3]) <= {"same", "undecided"}
     one = found.cells[3]
@@ -70,7 +70,7 @@ def test_false_alarms_and_power_of_many_comparisons():
     alarms = found = 0
     for seed in range(8):
         head = simulated(1000 + seed, slow={0: 1.05}, own=half, shared=half, cells=cells)
-        names = verdicts(compare(simulated(seed, own=half, shared=half, cells=cells), head))
+        names = verdicts(compare_runs(simulated(seed, own=half, shared=half, cells=cells), head))
         found += names[0] == "slower"
         alarms += bool({"slower", "faster"} & set(names[1:]))
     assert found == 8 and alarms == 0
@@ -78,10 +78,10 @@ def test_false_alarms_and_power_of_many_comparisons():
 
 def test_undecided_says_how_many_processes_decide():
     base, head = (simulated(s, own=0.04) for s in (1, 2))
-    found = compare(base, head)
+    found = compare_runs(base, head)
     wanted = {one.repeats_to_decide for one in found.cells if one.verdict == "undecided"}
     assert wanted and None not in wanted and min(wanted) > 3
-    more = compare(*(simulated(s, own=0.04, repeats=max(wanted)) for s in (3, 4)))
+    more = compare_runs(*(simulated(s, own=0.04, repeats=max(wanted)) for s in (3, 4)))
     assert verdicts(more).count("undecided") <= 1
 
 
@@ -96,11 +96,11 @@ def disturbed(run, *places):
 
 def test_processes_that_others_disturbed_are_left_out_where_enough_are_left():
     base, head = simulated(1, repeats=5), disturbed(simulated(2, repeats=5, slow={3: 1.1}), (3, 0), (5, 2), (6, 4))
-    found = compare(base, head)
+    found = compare_runs(base, head)
     assert verdicts(found)[3] == "slower" and set(verdicts(found)) - {"slower"} <= {"same", "undecided"}
     assert found.left_out == (0, 3) and found.cells[5].repeats == (5, 4) and found.cells[4].repeats == (5, 5)
     assert any("3 of run-2 are left out" in note for note in comparison.notes(found))
-    few = compare(simulated(1), disturbed(simulated(2), (0, 0), (0, 1)))
+    few = compare_runs(simulated(1), disturbed(simulated(2), (0, 0), (0, 1)))
     assert few.left_out == (0, 0) and few.cells[0].repeats == (3, 3)
 
 
@@ -109,9 +109,9 @@ def test_a_round_that_a_cell_lacks_takes_what_that_round_added_with_it():
     base, head = np.exp(rng.normal(0, 0.003, (2, 12, 6, 1)))
     base[:, 0], head[:, 5] = 3 * base[:, 0], 2 * head[:, 5]  # one slow round in each
     lists = [[[list(p) for p in cell] for cell in side] for side in (base, head)]
-    whole = stats.changes(*lists)
+    whole = stats.find_changes(*lists)
     lists[0][2][0], lists[1][7][5] = [], []
-    gaps = stats.changes(*lists)
+    gaps = stats.find_changes(*lists)
     assert gaps.shared.value == pytest.approx(whole.shared.value, rel=0.01)
     for before, after in zip(whole.cells, gaps.cells, strict=True):
         assert after.own.value == pytest.approx(before.own.value, rel=0.01)
@@ -120,43 +120,43 @@ def test_a_round_that_a_cell_lacks_takes_what_that_round_added_with_it():
 
 def test_what_is_shared_by_all_cells_is_told_apart_from_what_a_cell_does():
     head = simulated(2, slow={0: 1.2}, shift=1.03, shared=0.03)
-    found = compare(simulated(1, shared=0.03), head)
+    found = compare_runs(simulated(1, shared=0.03), head)
     assert found.shared is not None and found.shared.low < 1.03 < found.shared.high
     assert verdicts(found)[0] == "slower" and set(verdicts(found)[1:]) <= {"same", "undecided"}
 
 
 def test_runs_of_different_hours_must_differ_by_more_than_the_noise_floor():
     base, later = (simulated(1, own=0.002, shared=0.0005), simulated(2, own=0.002, shared=0.0005, hour=3, shift=1.04))
-    assert set(verdicts(compare(base, later))) <= {"same", "undecided"}
-    assert set(verdicts(compare(base, later, noise_floor_pct=0))) == {"slower"}
-    far = compare(base, simulated(2, own=0.002, shared=0.0005, hour=3, shift=1.2), fail_on_pct=14.5)
+    assert set(verdicts(compare_runs(base, later))) <= {"same", "undecided"}
+    assert set(verdicts(compare_runs(base, later, noise_floor_pct=0))) == {"slower"}
+    far = compare_runs(base, simulated(2, own=0.002, shared=0.0005, hour=3, shift=1.2), fail_on_pct=14.5)
     assert set(verdicts(far)) == {"slower"} and not far.regressed and len(far.unsure) == len(CELLS)
     assert all(one.low < 1.2 / 1.05 < 1.2 * 1.04 < one.high for one in far.cells)
-    assert compare(base, simulated(3)).interleaved and not compare(base, later).interleaved
+    assert compare_runs(base, simulated(3)).interleaved and not compare_runs(base, later).interleaved
 
 
 def test_cells_that_do_not_agree_have_only_their_whole_change():
     head = simulated(2, slow={0: 1.2, 1: 1.2, 2: 1.2, 3: 1.2}, own=0.001, shared=0.001)
-    found = compare(simulated(1, own=0.001, shared=0.001), head)
+    found = compare_runs(simulated(1, own=0.001, shared=0.001), head)
     assert found.shared is None
     assert verdicts(found) == ["slower"] * 4 + ["same"] * 4
 
 
 def test_one_process_a_side_decides_nothing():
-    found = compare(simulated(1, repeats=1), simulated(2, repeats=1, slow={0: 2.0}))
+    found = compare_runs(simulated(1, repeats=1), simulated(2, repeats=1, slow={0: 2.0}))
     assert set(verdicts(found)) == {"undecided"}
     assert "repeats: 3" in found.cells[0].reason
 
 
 def test_two_cells_are_compared_too():
-    found = compare(*(simulated(s, repeats=6, cells=CELLS[:2], slow=w) for s, w in ((1, None), (2, {0: 1.3}))))
+    found = compare_runs(*(simulated(s, repeats=6, cells=CELLS[:2], slow=w) for s, w in ((1, None), (2, {0: 1.3}))))
     assert found.shared is None and verdicts(found)[0] == "slower"
 
 
 def test_other_data_is_named_and_its_quality_refused():
     base = simulated(1)
     other = simulated(2, cells=[dataclasses.replace(c, dataset="made@2") for c in CELLS])
-    found = compare(base, other)
+    found = compare_runs(base, other)
     assert len(found.cells) == len(CELLS) and all(one.data_differ for one in found.cells)
     assert {q.verdict for q in found.quality} == {"refused"}
     assert any(d.what.startswith("data made") and (d.base, d.head) == ("1", "2") for d in found.differences)
@@ -166,7 +166,7 @@ def test_quality_has_an_interval_where_one_is_known():
     base, head = simulated(1), simulated(2)
     for record, value in zip(head.records, (0.5, 0.52, 0.8, 0.2), strict=False):
         record["quality"]["values"]["acc"] = value
-    found = compare(base, head).quality
+    found = compare_runs(base, head).quality
     assert [q.verdict for q in found[:4]] == ["same", "undecided", "better", "worse"]
     assert found[2].low < 0.3 < found[2].high and found[2].low > 0.15
 
@@ -178,7 +178,7 @@ def test_environments_and_missing_cells_are_listed_first():
     for record in head.records:
         if record["cell"]["model"] == "m1":
             record |= {"status": "oom", "samples": {}}
-    found = compare(base, head, fail_on_pct=5)
+    found = compare_runs(base, head, fail_on_pct=5)
     assert {d.what for d in found.differences} == {"cpu", "packages.torch"}
     assert sorted(why for _, why in found.only) == ["failed in head: oom", "only in base"]
     assert len(found.failed) == 1
@@ -216,7 +216,7 @@ def test_exit_codes(tmp_path):
 
 
 def test_formats_say_the_same(tmp_path):
-    found = compare(simulated(1, name="a<b>"), simulated(2, slow={2: 1.2}), fail_on_pct=5)
+    found = compare_runs(simulated(1, name="a<b>"), simulated(2, slow={2: 1.2}), fail_on_pct=5)
     document = json.loads(comparison.render(found))
     assert [c["verdict"] for c in document["cells"]] == verdicts(found)
     assert document["counts"]["slower"] == 1
@@ -229,12 +229,12 @@ def test_formats_say_the_same(tmp_path):
 def test_a_comment_of_many_cells_fits():
     cells = [Cell(f"m{i}", "tiny", "t", "made@1", "finetune") for i in range(700)]
     base, head = (simulated(s, cells=cells, own=0.001, repeats=2, slow=w) for s, w in ((1, None), (2, {5: 1.5})))
-    text = comparison.comment(compare(base, head))
+    text = comparison.comment(compare_runs(base, head))
     assert len(text) < 65536 and "too long for a comment" in text
 
 
 def test_repeats_to_decide_is_where_the_interval_cannot_hold_both():
-    change = stats.changes(*([[list(p) for p in cell] for cell in side] for side in _two_sides())).cells[0]
+    change = stats.find_changes(*([[list(p) for p in cell] for cell in side] for side in _two_sides())).cells[0]
     wanted = stats.repeats_to_decide(change, 0.999, 0.05, 3)
     assert stats.repeats_to_decide(change, 0.999, 0.025, 3) > 3 * wanted
     assert stats.repeats_to_decide(change, 0.999, 1e-6, 3) is None

@@ -32,12 +32,12 @@ def without_torch(name, globals=None, *rest, **more):
     return imported(name, globals, *rest, **more)
 builtins.__import__ = without_torch
 from pathlib import Path
-from llmbench.plan import plan_cells
-from llmbench.plugins import discover
-from llmbench.schema import Job
-from llmbench.store import dump_json
-from llmbench.suite import load_suite
-from llmbench.worker.main import run_job
+from llmbench.suite.plan import plan_cells
+from llmbench.plugins.discovery import discover
+from llmbench.contract.job import Job
+from llmbench.records.json_lines import dump_json
+from llmbench.suite.file import load_suite
+from llmbench.worker.job import run_job
 plugin, folder = sys.argv[1:]
 suite = load_suite(str(Path(folder) / "small.yaml"))
 plan = plan_cells(suite, discover([plugin]))

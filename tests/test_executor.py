@@ -176,9 +176,10 @@ def test_call_returns_the_value_or_raises_what_was_raised(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from llmbench.executors import local
-from llmbench.executors.local import LocalExecutor
-from llmbench.schema import Budget, Cell, Job
+from llmbench.execution import local
+from llmbench.execution.local import LocalExecutor
+from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.job import Job
 
 local.PRELOAD = ("llmbench.execution.child",)
 print("imported", flush=True)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from llmbench.analysis.studies.learning import learning
+from llmbench.analysis.studies.learning import learning_rows
 from llmbench.contract.job import new_record
 from llmbench.execution import follow_up
 from llmbench.execution.scheduler import pairs_left, run_plan
@@ -57,7 +57,7 @@ def studied(tmp_path, machine, steps=60, follow_="follow: 8"):
         run_plan(plan, run_dir, machine, then=lambda rounds: follow_up.follow(rounds, plan, registry))
         more = follow_up.left(follow_up.to_run(plan, run_dir.records(), registry), plan, run_dir.settled())
         assert not pairs_left(plan, run_dir) and not more
-        return learning(run_dir.records())
+        return learning_rows(run_dir.records())
 
 
 def test_a_lack_that_doubling_does_not_show_is_found_by_eight_times_as_much(tmp_path):

@@ -67,7 +67,9 @@ def folder(tmp_path):
         if name in ("hangs_on", "hangs_later"):
             continue  # one that hangs is enough to wait for
         (tmp_path / "plugins" / f"{name}.py").write_text(text)
-    own = "import llmbench.contract.errors\nllmbench.errors.did_you_mean = lambda *_: 0\n" + MINE.format(name="patched")
+    own = "import llmbench.contract.errors\nllmbench.contract.errors.did_you_mean = lambda *_: 0\n" + MINE.format(
+        name="patched"
+    )
     (tmp_path / "plugins" / "patches.py").write_text(own)  # importing torch takes longer than these may
     (tmp_path / "plugins" / "good.py").write_text(MINE.format(name="good"))
     return tmp_path
@@ -114,7 +116,7 @@ def test_help_looks_for_no_plugins(folder):
 
 def test_what_was_replaced_is_put_back(tmp_path):
     before = torch.nn.functional.softmax, torch.nn.Linear.forward, guard.limit_s
-    text = "import torch, functools\nfrom llmbench import guard\nF = torch.nn.functional\n"
+    text = "import torch, functools\nfrom llmbench.plugins import guard\nF = torch.nn.functional\n"
     text += "F.softmax = functools.wraps(F.softmax)(lambda x, dim: x)\nguard.limit_s = lambda: 0\n"
     text += "torch.nn.Linear.forward = torch.nn.Identity.forward\ntorch.nn.LSTM.extra = lambda self: 0\n"
     (tmp_path / "bad.py").write_text(text)

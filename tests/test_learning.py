@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from llmbench import stats
-from llmbench.analysis.studies.learning import WRONG_DOUBLED, WRONG_FURTHER, learning, multiplied, to_follow, verdict
+from llmbench.analysis.studies.learning import (
+    WRONG_DOUBLED,
+    WRONG_FURTHER,
+    learning_rows,
+    multiplied,
+    to_follow,
+    verdict,
+)
 from llmbench.analysis.studies.time_to_quality import crossing, reach
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
@@ -58,7 +65,7 @@ def study(base, data=0.0, steps=0.0, size=0.0, seeds=4, **fields):
     ],
 )
 def test_the_axis_that_moves_quality_most_is_named(gains, found):
-    (row,) = learning(study(0.6, **gains))
+    (row,) = learning_rows(study(0.6, **gains))
     assert (row["verdict"], row["because"]) == (found, None)
     axis = {"size": "parameters"}.get(next(iter(gains)), next(iter(gains)))
     low, high = row["gains"][axis]["ci"]
@@ -67,12 +74,12 @@ def test_the_axis_that_moves_quality_most_is_named(gains, found):
 
 
 def test_at_the_ceiling_nothing_is_named():
-    (row,) = learning(study(0.95))
+    (row,) = learning_rows(study(0.95))
     assert row["verdict"] == "none" and row["gap_ci"][0] < 0.02
 
 
 def test_far_from_the_oracle_without_gains_is_undecided():
-    (row,) = learning(study(0.6, noise=0.001, seeds=6))
+    (row,) = learning_rows(study(0.6, noise=0.001, seeds=6))
     assert row["verdict"] == "undecided" and "much more of it" in row["because"]
 
 
@@ -86,7 +93,7 @@ def deep(base=0.3, seeds=4, noise=0.02, **gains):
 
 
 def test_a_deep_lack_is_named_by_much_more_of_it():
-    (row,) = learning(deep(data=0.0, steps=0.5, size=0.01))
+    (row,) = learning_rows(deep(data=0.0, steps=0.5, size=0.01))
     assert (row["verdict"], row["times"], row["because"]) == ("training", 8, None)
     assert row["gains"]["steps"]["gain"] == pytest.approx(0.5, abs=0.05)
     assert row["doubled"]["steps"]["gain"] == pytest.approx(0.0, abs=0.05)
@@ -96,13 +103,13 @@ def test_a_deep_lack_is_named_by_much_more_of_it():
 
 def test_published_studies_that_followed_nothing_have_their_whole_5_percent():
     path = RESULTS / "amd-epyc-avx2-2-cores" / "learning" / "records.jsonl"
-    rows = learning(json.loads(line) for line in path.open())
+    rows = learning_rows(json.loads(line) for line in path.open())
     assert [row["verdict"] for row in rows if row["model"] == "gpt"] == ["none", "data", "training", "capacity"]
     assert {row["times"] for row in rows} == {2}
 
 
 def test_one_axis_with_more_is_another_point_and_no_second_question():
-    (row,) = learning(deep(steps=0.5))
+    (row,) = learning_rows(deep(steps=0.5))
     assert (row["verdict"], row["times"], row["doubled"]) == ("undecided", 2, None)
 
 
@@ -113,7 +120,7 @@ def test_what_a_doubling_decides_is_not_asked_again():
         cell = points.get(record["cell"]["parent"], record["cell"])
         if cell["steps"] == 200 and record["quality"]:
             record["quality"]["each"]["acc"] = [1] * EXAMPLES
-    (row,) = learning(records)
+    (row,) = learning_rows(records)
     assert (row["verdict"], row["times"]) == ("training", 2)
     assert to_follow(records, cells_of(records), 8) == []
 
@@ -166,7 +173,7 @@ AXES_OF = ("data", "steps", "parameters")
 
 
 def test_two_that_gain_alike_are_undecided():
-    (row,) = learning(study(0.6, data=0.2, steps=0.2))
+    (row,) = learning_rows(study(0.6, data=0.2, steps=0.2))
     assert row["verdict"] == "undecided" and "may gain as much" in row["because"]
 
 
@@ -174,26 +181,26 @@ def test_records_from_before_a_field_was_added_belong_together():
     records = study(0.6, data=0.2)
     for record in records[: len(records) // 2]:
         del record["cell"]["compile"]
-    assert [row["seeds"] for row in learning(records)] == [4]
+    assert [row["seeds"] for row in learning_rows(records)] == [4]
 
 
 def test_one_seed_decides_nothing():
-    (row,) = learning(study(0.6, data=0.3, seeds=1))
+    (row,) = learning_rows(study(0.6, data=0.3, seeds=1))
     assert row["verdict"] == "undecided" and row["gains"]["data"]["ci"] is None
 
 
 def test_noise_between_seeds_is_in_the_interval():
-    (calm,), (wild,) = (learning(study(0.6, data=0.2, noise=n)) for n in (0.0, 0.15))
+    (calm,), (wild,) = (learning_rows(study(0.6, data=0.2, noise=n)) for n in (0.0, 0.15))
     assert np.ptp(wild["gains"]["data"]["ci"]) > 2 * np.ptp(calm["gains"]["data"]["ci"])
 
 
 def test_the_test_splits_own_error_is_in_the_interval():
     records = study(0.6, data=0.2, noise=0.0)
-    (row,) = learning(records)
+    (row,) = learning_rows(records)
     for record in records:
         if record["quality"]:
             record["quality"]["each"] = {}
-    (blind,) = learning(records)
+    (blind,) = learning_rows(records)
     assert np.ptp(row["gains"]["data"]["ci"]) > np.ptp(blind["gains"]["data"]["ci"])
     assert "another test split" in blind["reasons"]["test"] and "test" not in row["reasons"]
 
@@ -203,7 +210,7 @@ def test_data_that_are_not_there_are_no_doubling():
     for record in records:
         if record["training"]:
             record["training"]["examples"] = min(record["training"]["examples"], 1200)
-    (row,) = learning(records)
+    (row,) = learning_rows(records)
     assert "data" not in row["gains"] and "data" in row["reasons"]
 
 
@@ -216,7 +223,7 @@ def test_a_metric_that_is_better_when_lower_is_on_a_log_scale():
             record["quality"] = {"values": {"ppl": 20.0 if steps == 200 else 40.0 + cell["seed"] / 100}, "examples": 9}
             record["quality"] |= {"primary": "ppl", "direction": {"ppl": "lower"}}
             record |= {"oracle": {"kind": "exact", "values": {"ppl": 10.0}}, "baselines": {"u": {"ppl": 90.0}}}
-    (row,) = learning(records)
+    (row,) = learning_rows(records)
     assert row["verdict"] == "training" and row["scale"] == "-log ppl"
     assert row["gains"]["steps"]["gain"] == pytest.approx(np.log(2), abs=1e-2)
     assert row["quality"] == pytest.approx(40, abs=0.1) and row["gap"] == pytest.approx(np.log(4), abs=1e-2)
@@ -227,7 +234,9 @@ def test_the_distance_to_the_oracle_is_split_into_parts_that_add_up():
     for data, steps, size in itertools.product((1000, 8000), (100, 900), ("tiny", "big")):
         gain = 0.2 * (data > 1000) + 0.1 * (steps > 100) + 0.05 * (size == "big")
         records += [r for s in range(4) for r in run(0.5 + gain, data, steps, size, s, noise=0.0)]
-    found = next(row["missing"] for row in learning(records) if row["train_examples"] == 1000 and row["steps"] == 100)
+    found = next(
+        row["missing"] for row in learning_rows(records) if row["train_examples"] == 1000 and row["steps"] == 100
+    )
     parts = {name: part["value"] for name, part in found["parts"].items()}
     assert found["ample"] == {"data": 8000, "steps": 900, "parameters": "big"}
     assert sum(parts.values()) == pytest.approx(found["distance"])
@@ -237,7 +246,7 @@ def test_the_distance_to_the_oracle_is_split_into_parts_that_add_up():
 
 
 def test_other_runs_have_no_rows_and_a_study_has_its_tables():
-    assert learning(run(0.5)) == [] and not learning_table(run(0.5)).rows
+    assert learning_rows(run(0.5)) == [] and not learning_table(run(0.5)).rows
     table = learning_table(study(0.6, data=0.2))
     assert len(table.rows) == 1 and "data" in table.rows[0] and not missing_table(study(0.6)).rows
 
@@ -309,14 +318,14 @@ def test_a_masked_perplexity_stands_in_for_the_primary_metric():
             record["quality"]["values"] = {"masked_perplexity": 4000.0 / steps}
             record |= {"oracle": None, "baselines": {"unigram": {"perplexity": 90.0}}}
     assert reach(records) == []
-    (row,) = [row for row in learning(records) if row["steps"] == 200]
+    (row,) = [row for row in learning_rows(records) if row["steps"] == 200]
     assert row["metric"] == "masked_perplexity" and row["gains"]["steps"]["gain"] == pytest.approx(np.log(2))
 
 
 def test_published_runs_without_a_study_have_no_rows():
     for path in sorted(RESULTS.glob("*/quick/records.jsonl")):
         records = [json.loads(line) for line in path.read_text().splitlines()]
-        assert learning(records) == [] and reach(records) == []
+        assert learning_rows(records) == [] and reach(records) == []
 
 
 def test_crossing():
@@ -326,7 +335,7 @@ def test_crossing():
 
 def test_a_planted_lack_is_split_against_what_its_control_has():
     records = study(0.5, data=0.2) + [r for s in range(4) for r in run(0.9, data=50_000, seed=s)]
-    (row,) = [row for row in learning(records) if row["train_examples"] == 1000]
+    (row,) = [row for row in learning_rows(records) if row["train_examples"] == 1000]
     assert set(row["missing"]["parts"]) == {"data", "rest"} and row["missing"]["ample"]["data"] == 50_000
     assert row["missing"]["parts"]["data"]["value"] == pytest.approx(0.4, abs=0.03)
-    assert learning(study(0.5))[0]["missing"] is None
+    assert learning_rows(study(0.5))[0]["missing"] is None

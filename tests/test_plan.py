@@ -17,7 +17,7 @@ from llmbench.layouts import CausalBlocks, EncoderDecoder, Single
 from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
 from llmbench.suite.file import load_suite
 from llmbench.suite.plan import Plan, plan_cells
-from llmbench.suite.selection import parse_keep
+from llmbench.suite.selection import parse_selection
 
 LAYOUTS = {"classify": Single(), "generate": EncoderDecoder(), "pretrain": CausalBlocks()}
 BASE = {
@@ -247,7 +247,7 @@ def test_keep_keeps_parents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", ["and", "a or", "(a", "a)", "not", "a b", "()", "a and and b"])
 def test_bad_expressions_are_one_line(bad: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_keep(bad)
+        parse_selection(bad)
     assert "\n" not in str(caught.value) and f"-k {bad}:" in str(caught.value)
 
 
@@ -267,7 +267,7 @@ EXPRESSIONS = st.recursive(
 def test_keep_agrees_with_python(expression: str) -> None:
     tokens = expression.replace("(", " ( ").replace(")", " ) ").split()
     python = " ".join(str(WORDS[t]) if t in WORDS else t for t in tokens)
-    assert parse_keep(expression)(CELL) is eval(python)
+    assert parse_selection(expression)(CELL) is eval(python)
 
 
 AXES = {"batch_size": [1, 2, 3, 4], "seq_len": [8, 9, 10], "seed": [0, 1, 2], "precision": ["fp32", "bf16"]}

@@ -26,8 +26,8 @@ from llmbench.execution.remedy_search import Settings, plain_of, settings_for, t
 from llmbench.execution.scheduler import run_plan
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
+from llmbench.records.read import Run
 from llmbench.records.run_dir import RunDir
-from llmbench.report.cells.summary import Run
 from llmbench.report.formats import json as report_json
 from llmbench.report.tables.overview import run_tables
 from llmbench.report.tables.remedies import recommendation_rows, remedy_rows

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import record, scored
 
-from llmbench.report.cells.summary import Run, best_baseline, oracle_pct, summarise
+from llmbench.records.read import Run
+from llmbench.report.cells.summary import best_baseline, oracle_pct, summarise
 from llmbench.report.formats import csv as csv_report
 from llmbench.report.formats import json as json_report
 from llmbench.report.formats import markdown, terminal

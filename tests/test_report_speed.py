@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import record
 
+from llmbench.records.read import Run
 from llmbench.report.cells import speed, trust
-from llmbench.report.cells.summary import Run, summarise
+from llmbench.report.cells.summary import summarise
 from llmbench.report.tables.overview import capacity_table, hardware_table, inference_table, limits_table
 from llmbench.report.tables.roofline import roofline_table
 

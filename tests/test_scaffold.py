@@ -13,7 +13,7 @@ import yaml
 from test_cli import call
 
 import llmbench
-from llmbench import authoring
+from llmbench.cli import plugins
 from llmbench.plugins import scaffold
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import KINDS
@@ -22,7 +22,7 @@ from llmbench.suite.plan import plan_cells
 
 
 def test_the_command_knows_every_kind():
-    assert tuple(KINDS) == authoring.KINDS
+    assert tuple(KINDS) == plugins.KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)

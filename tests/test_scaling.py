@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench.analysis.studies.operator_laws import counted, described_from, laws, tokens, work_of
-from llmbench.analysis.studies.scaling import growth, limit_power, scaling
+from llmbench.analysis.studies.operator_laws import counted, described_from, fit_laws, tokens, work_of
+from llmbench.analysis.studies.scaling import growth, limit_power, scaling_rows
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
 from llmbench.report.tables.scaling import changes_table, scaling_table
@@ -136,14 +136,14 @@ def test_a_law_is_the_work_at_rates_that_are_found_again(rates, work):
 def test_a_law_has_no_power_that_its_work_has_not(ts):
     xs = [2**i for i in range(len(ts))]
     assert fit(xs, ts, (ONE, LINEAR)).coefficients[2] == 0
-    assert all(law.coefficients[2] == 0 for law in laws(xs, [ts, ts], (ONE, LINEAR)))
+    assert all(law.coefficients[2] == 0 for law in fit_laws(xs, [ts, ts], (ONE, LINEAR)))
 
 
 def test_a_law_is_fitted_behind_the_point_where_a_rate_changes():
     xs = [128, 256, 512, 768, 1024, 1536, 2048]
     switched = [1e-8 * x**2 * (1.5 if x < 700 else 1.0) for x in xs]
     assert described_from(xs, [switched] * 3, (ONE, SQUARE)) == 3
-    (found,) = laws(xs, [switched], (ONE, SQUARE))
+    (found,) = fit_laws(xs, [switched], (ONE, SQUARE))
     assert found.at(4096) == pytest.approx(1e-8 * 4096**2)
     assert described_from(xs, [[1e-8 * x**2 for x in xs]] * 3, (ONE, SQUARE)) == 0
     ragged = [t * (1.3 if i % 2 else 1.0) for i, t in enumerate(switched)]
@@ -208,7 +208,7 @@ TIMES = {"attention": lambda x: 1e-8 * x**2, "recurrent": lambda x: 4e-6 * x, "h
 
 
 def test_each_class_of_operators_has_its_own_exponent():
-    found = {row["part"]: row for row in scaling(records(TIMES))}
+    found = {row["part"]: row for row in scaling_rows(records(TIMES))}
     assert set(found) == {"step", "attention", "recurrent", "host"} or set(found) == {"step", "attention", "recurrent"}
     assert found["attention"]["exponent"] == pytest.approx(2) and found["attention"]["limit"] == 2
     assert found["recurrent"]["exponent"] == pytest.approx(1) and found["recurrent"]["limit"] == 1
@@ -224,7 +224,7 @@ def test_a_step_is_predicted_as_the_sum_of_its_parts():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         found = records(times, repeats=5, rows=operators, noise=lambda: np.exp(rng.normal(0, 0.03)))
-        step, *_ = scaling(found)
+        step, *_ = scaling_rows(found)
         errors.append(abs(step["error_pct"]))
         assert step["part"] == "step" and step["predicted_ms_ci"][0] < step["predicted_ms"] < step["predicted_ms_ci"][1]
     assert np.median(errors) < 3 and max(errors) < 10
@@ -232,12 +232,12 @@ def test_a_step_is_predicted_as_the_sum_of_its_parts():
 
 def test_the_held_out_point_has_no_say_in_its_prediction():
     found = records(TIMES, rows=operators)
-    before = {r["part"]: (r["predicted_ms"], r["limit"]) for r in scaling(found)}
+    before = {r["part"]: (r["predicted_ms"], r["limit"]) for r in scaling_rows(found)}
     for one in found:
         if one["cell"]["seq_len"] == XS[-1]:
             one["samples"]["step_s"] = [7 * s for s in one["samples"]["step_s"]]
             one["operators"]["rows"] = operators(5)
-    assert {r["part"]: (r["predicted_ms"], r["limit"]) for r in scaling(found)} == before
+    assert {r["part"]: (r["predicted_ms"], r["limit"]) for r in scaling_rows(found)} == before
 
 
 def test_a_process_that_others_kept_waiting_does_not_count():
@@ -245,15 +245,15 @@ def test_a_process_that_others_kept_waiting_does_not_count():
     one = next(r for r in found if r["cell"]["seq_len"] == 512 and r["repeat"] == 1)
     one["samples"]["step_s"] = [9.0] * 3
     one["health"] = {"wall_s": 1.0, "cores": 2, "other_cpu_s": 1.0, "run_wait_longest_s": 0.4, "steal_s": 0.0}
-    step, *_ = scaling(found)
+    step, *_ = scaling_rows(found)
     assert step["rounds"] == 2 and max(step["ms"]) < 1000
     one["health"]["run_wait_longest_s"] = 0.01  # others had a core of their own
-    step, *_ = scaling(found)
+    step, *_ = scaling_rows(found)
     assert step["rounds"] == 3 and max(step["ms"]) > 1000
 
 
 def test_the_place_where_another_class_leads_is_between_the_points():
-    row = scaling(records(TIMES))[0]
+    row = scaling_rows(records(TIMES))[0]
     (first,) = [c for c in row["changes"] if c["from"] == "host"]
     assert first["to"] in ("recurrent", "attention") and first["between"][0] < first["at"] <= first["between"][1]
     assert first["at"] == pytest.approx(447, rel=0.01)  # 1e-8 x^2 = 2e-3, by powers between 256 and 512
@@ -264,23 +264,23 @@ def test_a_change_of_the_verdict_is_reported():
         trial = {"axis": "where", "class": "algorithm", "outcome": "measured", "predicted_x": 2.0, "advice": ""}
         return {name: trial | {"clean_s": [2.0, 2.01] * 5, "treated_s": [1.0, 1.01] * 5, "share": 1.0}}
 
-    row = scaling(records(TIMES, verdicts=[of("input")] * 3 + [of("attention")] * 3))[0]
+    row = scaling_rows(records(TIMES, verdicts=[of("input")] * 3 + [of("attention")] * 3))[0]
     (change,) = [c for c in row["changes"] if c["kind"] == "verdict"]
     assert (change["from"], change["to"], change["between"]) == ("input", "attention", [256, 512])
 
 
 def test_keys_of_sizes_are_axes():
-    rows = scaling(records(TIMES, sizes=[f"tiny:hidden={x},layers=2" for x in XS]))
+    rows = scaling_rows(records(TIMES, sizes=[f"tiny:hidden={x},layers=2" for x in XS]))
     assert {row["axis"] for row in rows} == {"hidden"} and rows[0]["points"] == XS
 
 
 def test_few_points_have_no_fit_but_a_row():
-    (row, *_) = scaling([r for r in records(TIMES) if r["cell"]["seq_len"] <= 256])
+    (row, *_) = scaling_rows([r for r in records(TIMES) if r["cell"]["seq_len"] <= 256])
     assert row["exponent"] is None and "needs 4 points" in row["reason"]
-    assert scaling([r for r in records(TIMES) if r["cell"]["seq_len"] <= 128]) == []
+    assert scaling_rows([r for r in records(TIMES) if r["cell"]["seq_len"] <= 128]) == []
 
 
 def test_tables():
     found = records(TIMES)
-    assert len(scaling_table(found).rows) == len(scaling(found)) and changes_table(found).rows
+    assert len(scaling_table(found).rows) == len(scaling_rows(found)) and changes_table(found).rows
     assert not scaling_table(found[:3]).rows

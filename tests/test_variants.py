@@ -8,7 +8,7 @@ from records import record
 
 from llmbench.contract.cell import Cell
 from llmbench.report.cells.summary import failures, summarise
-from llmbench.report.cells.variants import variants
+from llmbench.report.cells.variants import find_variants
 
 
 def cell(**fields):
@@ -17,17 +17,17 @@ def cell(**fields):
 
 
 def test_nothing_varies():
-    assert variants([cell(), cell(stage="eval", parent="x"), cell(model="n", seq_len=8)]) == ["", "", ""]
+    assert find_variants([cell(), cell(stage="eval", parent="x"), cell(model="n", seq_len=8)]) == ["", "", ""]
 
 
 def test_options_that_vary_among_cells_alike_are_named():
-    found = variants([cell(), cell(compile=True, seed=1), cell(stage="eval", seed=2)])
+    found = find_variants([cell(), cell(compile=True, seed=1), cell(stage="eval", seed=2)])
     assert found == ["seed=0 compile=false", "seed=1 compile=true", ""]
 
 
 def test_data_sets_are_named_shortly_unless_only_their_content_differs():
-    assert variants([cell(), cell(dataset="file:spam@2")]) == ["news", "spam"]
-    assert variants([cell(), cell(dataset="file:news@2")]) == ["file:news@1", "file:news@2"]
+    assert find_variants([cell(), cell(dataset="file:spam@2")]) == ["news", "spam"]
+    assert find_variants([cell(), cell(dataset="file:news@2")]) == ["file:news@1", "file:news@2"]
 
 
 def test_summaries_and_failures_carry_it():

@@ -16,7 +16,7 @@ from typing import Any
 
 from llmbench import stats
 from llmbench.analysis.machine_differences import Difference, differences
-from llmbench.analysis.quality_changes import QualityChange, quality_changes
+from llmbench.analysis.quality_changes import QualityChange, compare_quality
 from llmbench.records import attempts
 from llmbench.records.read import Run
 
@@ -93,7 +93,7 @@ class Comparison:
         return {name: found[name] for name in ("slower", "faster", "same", "undecided")}
 
 
-def compare(
+def compare_runs(
     base: Run,
     head: Run,
     *,
@@ -113,7 +113,7 @@ def compare(
     pairs, only = _pairs(base.records, head.records)
     timed = [pair for pair in pairs if _times(pair[0]) and _times(pair[1])]
     only += [(pair[1][0]["cell"], _untimed(pair)) for pair in pairs if pair not in timed]
-    found = stats.changes([_by_rounds(b) for b, _ in timed], [_by_rounds(h) for _, h in timed], level)
+    found = stats.find_changes([_by_rounds(b) for b, _ in timed], [_by_rounds(h) for _, h in timed], level)
     shared_verdict = _shared_verdict(found.shared, margin / 100, floor / 100) if found.shared else None
     moved = shared_verdict in ("slower", "faster")
     cells = [
@@ -129,7 +129,7 @@ def compare(
         found.shared,
         shared_verdict,
         tuple(cells),
-        tuple(quality_changes(pairs, level)),
+        tuple(compare_quality(pairs, level)),
         interleaved,
         level,
         margin,
@@ -273,7 +273,7 @@ def _settings(cell: Record) -> tuple[tuple[str, str], ...]:
 
 
 def _counted(group: Sequence[Record]) -> list[Record]:
-    return [record for _, record in sorted(attempts.counted(group).items())]
+    return [record for _, record in sorted(attempts.latest_attempts(group).items())]
 
 
 def _times(records: Sequence[Record]) -> list[list[float]]:

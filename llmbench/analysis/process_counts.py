@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from llmbench import stats
-from llmbench.records.attempts import Record, by_cell, counted, good, step_times
+from llmbench.records.attempts import Record, by_cell, good, latest_attempts, step_times
 
 
 def first_stage(records: Sequence[Record]) -> list[Record]:
@@ -56,7 +56,7 @@ def decide(records: Iterable[Record], *, repeats: int, max_repeats: int | None, 
     """
     if max_repeats is None or max_repeats <= repeats:
         return {}
-    cells = {name: good(counted(group)) for name, group in by_cell(records).items()}
+    cells = {name: good(latest_attempts(group)) for name, group in by_cell(records).items()}
     first = {name: step_times([r for r in found if r["repeat"] < repeats]) for name, found in cells.items()}
     prior = stats.fit_prior(list(first.values()))
     counts: dict[str, int] = {}

@@ -30,7 +30,7 @@ class QualityChange:
     reason: str | None = None
 
 
-def quality_changes(pairs: Iterable[tuple[Sequence[Record], Sequence[Record]]], level: float) -> list[QualityChange]:
+def compare_quality(pairs: Iterable[tuple[Sequence[Record], Sequence[Record]]], level: float) -> list[QualityChange]:
     """Return every metric that both runs have of a cell (repeat 0 is scored); all intervals hold together at `level`.
 
     The interval is of what another draw of as many test examples would give; that another seed trains another model is

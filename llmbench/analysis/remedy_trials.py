@@ -13,7 +13,7 @@ from llmbench import stats
 from llmbench.contract.cell import Cell
 from llmbench.contract.job import LEARN
 from llmbench.contract.specs import RemedySpec
-from llmbench.records.attempts import counted, disturbed
+from llmbench.records.attempts import disturbed, latest_attempts
 
 Record = Mapping[str, Any]
 
@@ -118,7 +118,7 @@ def trials_of(records: Iterable[Record]) -> dict[str, Trials]:
 
 
 def _counted(attempts: Sequence[Record]) -> Record:
-    return next(iter(counted([{**r, "repeat": 0} for r in attempts]).values()))
+    return next(iter(latest_attempts([{**r, "repeat": 0} for r in attempts]).values()))
 
 
 def unit_of(record: Record) -> str:

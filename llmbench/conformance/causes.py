@@ -16,6 +16,7 @@ from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import LlmbenchError, NotMeasured
 from llmbench.contract.job import Job
 from llmbench.contract.specs import AXES, CAUSE_CLASSES, CollateContext
+from llmbench.execution import worker_calls
 from llmbench.execution.child import resolve
 from llmbench.plugins.monkeypatches import Snapshot
 
@@ -36,8 +37,8 @@ class Host:
     train: bool
     options: dict[str, Any]
 
-    def parts(self) -> tuple[Any, Any, list[list[int]], Any]:
-        """Return engine, feed, order of batches, and work, all new."""
+    def step(self) -> Any:
+        """Return a step of it, on a model and an engine that are new (`llmbench.worker.verification.kit.Step`)."""
         spec, head = self.subject.spec, self.head
         engine = models.opened(self.subject, spec.engine, models.PLAIN, **self.options)
         request = models.request_of(self.subject, head)
@@ -48,10 +49,8 @@ class Host:
             engine.prepare_training(learning_rate=1e-3, steps=1000, optimizer="adamw")
         features = models.features_of(head, [3 + 5 * n % 14 for n in range(ROWS)])
         ctx = CollateContext(models.SPECIAL, models.SEQ, models.TARGET, models.V, self.train)
-        feed = resolve("llmbench.worker.measuring.loops:Feed")(engine, features, spec.layouts[head], ctx, 0)
         order = [list(range(at, at + BATCH)) for at in range(0, ROWS, BATCH)]
-        kind = "Training" if self.train else "Prediction"
-        return engine, feed, order, resolve(f"llmbench.worker.measuring.step_kinds:{kind}")(spec, request)
+        return resolve(worker_calls.OPEN_STEP)(engine, spec, request, features, order, ctx, head=head)
 
     def cell(self) -> Cell:
         """Return the cell that it would be."""
@@ -60,19 +59,13 @@ class Host:
 
     def trial(self) -> Any:
         """Return a trial of its step, settled: learning rates are 0 from here on."""
-        engine, feed, order, work = self.parts()
-        make = resolve("llmbench.worker.verification.cell_trial:cell_trial")
-        made = make(engine, feed, order, work, self.cell(), name=self.subject.spec.engine, memory_used=0.0)
-        made.settle(0.05)
-        return made
+        return self.step().trial(self.cell(), self.subject.spec.engine)
 
     def record(self) -> dict[str, Any]:
         """Return what measuring its step gives."""
-        engine, feed, _, work = self.parts()
         cell = self.cell()
         job = Job(cell, 0, 0, 1, Budget(seconds=0.2), str(self.subject.folder), {})
-        found: dict[str, Any] = resolve("llmbench.worker.job:measure")(job, engine, feed, work)
-        return {"cell": cell.to_json(), "status": "ok", "interventions": {}, **found}
+        return {"cell": cell.to_json(), "status": "ok", "interventions": {}, **self.step().measure(job)}
 
 
 def hosts(subject: Subject) -> list[Host]:

@@ -13,6 +13,7 @@ from llmbench.conformance.common import fresh
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.contract.errors import UserError
 from llmbench.contract.specs import DataRequest, Dataset, EncodeContext
+from llmbench.execution import worker_calls
 from llmbench.execution.child import resolve
 
 _IDENTITY = re.compile(r"[\w.+-]+(?::[^@\s]+)?@[\w.+-]+")
@@ -118,7 +119,7 @@ def encodes(subject: Subject) -> None:
     for request, data in requests(subject):
         task = request.task
         texts = [text for example in data.train[:MOST] for text in task.texts(example)]
-        tokenizer = resolve("llmbench.worker.data.tokenizer:train")(texts, 400)
+        tokenizer = resolve(worker_calls.TRAIN_TOKENIZER)(texts, 400)
         classes = task.num_labels(data.info)
         for split in SPLITS:
             rows = list(getattr(data, split)[:MOST])

@@ -94,8 +94,8 @@ def rendered(name: str, files: list[str], cwd: str) -> dict[str, Any]:
     """Render a report; say whether that needed torch."""
     from llmbench.conformance.reporters import record
     from llmbench.plugins.discovery import discover
+    from llmbench.records.read import Run
     from llmbench.report import Report
-    from llmbench.report.cells.summary import Run
 
     spec = discover(files, Path(cwd)).get("reporter", name)
     spec.render(Report([Run("run", [record()], {}, {}, {})]))

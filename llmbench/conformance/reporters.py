@@ -53,8 +53,8 @@ def record(model: str = "made", status: str = "ok", **fields: Any) -> dict[str, 
 
 def report(subject: Subject, text: str = "made", *, several: bool = False) -> Any:
     """Return a report with `text` wherever people's text can stand."""
+    from llmbench.records.read import Run
     from llmbench.report import Report
-    from llmbench.report.cells.summary import Run
 
     failed = record(text, "error", error={"type": text, "message": text, "traceback": ""})
     records = [record(text, warnings=[text]), failed]
@@ -83,8 +83,8 @@ def spec(subject: Subject) -> None:
 @check("reporter", says="it renders any report: of one run, of several, of none that is ok")
 def renders(subject: Subject) -> None:
     """Render small reports."""
+    from llmbench.records.read import Run
     from llmbench.report import Report
-    from llmbench.report.cells.summary import Run
 
     failed = [record(status="oom", error={"type": "x", "message": "y", "traceback": ""})]
     unknown = record()
@@ -108,8 +108,8 @@ def renders(subject: Subject) -> None:
 @check("reporter", says="what it shows is what was measured")
 def content(subject: Subject) -> None:
     """Render two reports that differ in one measured number, or in one name: of one run, or where it compares runs."""
+    from llmbench.records.read import Run
     from llmbench.report import Report
-    from llmbench.report.cells.summary import Run
 
     def runs(*step_s: float) -> Any:
         records = [record() for _ in step_s]

@@ -74,7 +74,7 @@ def check(
     `only` are names of checks, `files` further plugin files, `limit_s` the seconds that one check may take.
     Raises PluginError where there is no such plugin or check.
     """
-    from llmbench.conformance import names
+    from llmbench.conformance.known_checks import names
 
     own = [target] if target.endswith(".py") else []
     given = tuple(dict.fromkeys(str(Path(file).resolve()) for file in (*files, *own)))

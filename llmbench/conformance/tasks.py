@@ -11,6 +11,7 @@ from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.contract.cell import STAGES
 from llmbench.contract.errors import UserError
 from llmbench.contract.specs import HEADS, BaselineContext, DataRequest, Dataset, EncodeContext, MetricSpec
+from llmbench.execution import worker_calls
 from llmbench.execution.child import resolve
 
 SEQ, TARGET, MOST, VOCABULARY = 64, 24, 40, 400
@@ -42,7 +43,7 @@ def data_of(subject: Subject) -> Dataset:
 def context_of(subject: Subject, data: Dataset, *, train: bool = False) -> EncodeContext:
     """Return a context with a tokenizer that was trained on the examples."""
     texts = [text for example in [*data.train, *data.test] for text in subject.spec.texts(example)]
-    tokenizer = resolve("llmbench.worker.data.tokenizer:train")(texts or ["a b"], VOCABULARY)
+    tokenizer = resolve(worker_calls.TRAIN_TOKENIZER)(texts or ["a b"], VOCABULARY)
     return EncodeContext(tokenizer, SEQ, TARGET, data.info, train)
 
 

@@ -1,8 +1,8 @@
 """What a machine can do at best: reading a document of measured ceilings, and the datasheet beside it. Pure.
 
-`llmbench.worker.ceilings.calibrate` measures, `llmbench.execution.calibration` keeps the documents. A document says per matmul *mode*
-(fp32, tf32, bf16, fp16, fp8, int8) what was reached, and which mode each precision computes its matmuls in. Unknown is
-None and never infinite, zero or guessed; `reasons` of the document says why.
+`llmbench.worker.ceilings.calibrate` measures, `llmbench.execution.calibration` keeps the documents. A document says per
+matmul *mode* (fp32, tf32, bf16, fp16, fp8, int8) what was reached, and which mode each precision computes its matmuls
+in. Unknown is None and never infinite, zero or guessed; `reasons` of the document says why.
 """
 
 from __future__ import annotations

@@ -357,8 +357,8 @@ def llmbench_engines() -> Iterable[EngineSpec]:
     """Return the engines this plugin brings: what drives the models whose `ModelSpec.engine` names them.
 
     `open(request)` returns an object with the methods of `llmbench.Engine`, whose docstrings say what each does.
-    `llmbench_plugins/engines/keras.py` is one for another framework, made of public names alone. A complete plugin,
-    torch with algorithms that give the same sums every time, and a model on it::
+    `llmbench_plugins/engines/keras.py` is one for another framework, made of public names alone.
+    A complete plugin, torch with algorithms that give the same sums every time, and a model on it::
 
         import dataclasses
         import llmbench

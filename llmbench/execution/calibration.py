@@ -24,10 +24,9 @@ from llmbench.contract.ceilings import (
     precision_modes,
 )
 from llmbench.contract.files import write_atomic
+from llmbench.execution import worker_calls
 from llmbench.records.json_lines import dump_json
 
-CALIBRATE = "llmbench.worker.ceilings.calibrate:calibrate"
-RECHECK = "llmbench.worker.ceilings.calibrate:recheck"
 #: A check takes this share of the time of measuring everything.
 RECHECK_SHARE = 0.2
 
@@ -66,7 +65,12 @@ def ensure(
         return kept | {"precisions": precision_modes(specs)}
     if kept is None:
         note(f"ceilings of {device}: measuring, about {seconds:.0f} s")
-        kept = complete(executor.call(CALIBRATE, device, specs, seconds, str(path.parent)), environment, device, now)
+        kept = complete(
+            executor.call(worker_calls.MEASURE_CEILINGS, device, specs, seconds, str(path.parent)),
+            environment,
+            device,
+            now,
+        )
     for warning in kept["warnings"]:
         note(f"ceilings of {device}: {warning}")
     try:
@@ -116,7 +120,7 @@ def _checked(
         note(f"ceilings of {device}: kept by another version of llmbench")
         return None
     note(f"ceilings of {device}: measured {kept['measured_at']}; checking, about {RECHECK_SHARE * seconds:.0f} s")
-    again = executor.call(RECHECK, kept, RECHECK_SHARE * seconds)
+    again = executor.call(worker_calls.RECHECK_CEILINGS, kept, RECHECK_SHARE * seconds)
     wrong = disagreements(kept, again)
     if not wrong and kept["warnings"] and not again["warnings"]:
         wrong = ["the machine, which was busy and is not any more"]

@@ -20,10 +20,10 @@ from llmbench.contract import errors
 from llmbench.contract.job import Job, new_record
 from llmbench.execution.child import UNSAFE_SERVER, Task, child_main
 from llmbench.execution.exit_reason import Ending, count_oom_kills, diagnose, log_size, log_tail
+from llmbench.execution.worker_calls import PRELOAD_MODULE, RUN_JOB
 from llmbench.records.run_dir import WORK
 
-RUN_JOB = "llmbench.worker.job:run_job"
-PRELOAD = ("llmbench.execution.child", "llmbench.worker.preload")
+PRELOAD = ("llmbench.execution.child", PRELOAD_MODULE)
 SERVER_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 STACK_DUMP_S = 0.5  # how long a hanging cell gets to write its stack to the log
 KILL_WAIT_S = 10.0

@@ -41,7 +41,7 @@ def try_remedies(rounds: Rounds, plan: Plan, registry: Registry, settings: Setti
     groups = attempts.by_cell(rounds.run_dir.records())
     found: dict[str, Cell] = {}
     for planned in plan.cells:
-        good = attempts.good(attempts.counted(groups.get(planned.cell.cell_id, ())))
+        good = attempts.good(attempts.latest_attempts(groups.get(planned.cell.cell_id, ())))
         if good:
             chosen = _Search(rounds, planned.cell, good, plan.suite.budget, registry, settings).run()
             if chosen is not None:

@@ -11,11 +11,11 @@ from typing import Any
 from llmbench.analysis import attribution
 from llmbench.contract.errors import UserError
 from llmbench.execution.local import LocalExecutor
+from llmbench.execution.worker_calls import DIAGNOSE_TARGET
 from llmbench.planted.cases import PLANTS, Case
 
 TARGETS = "llmbench.planted.targets"
 TURNS = "llmbench.planted.truth:turns"
-DIAGNOSE = "llmbench.worker.diagnosis.diagnose:diagnose_target"
 KEPT = ("outcome", "reason", "predicted_x", "measured_x", "ci", "low", "material")
 
 
@@ -24,7 +24,7 @@ def run_case(executor: LocalExecutor, case: Case, *, rounds: int, seconds: float
     begin = time.perf_counter()
     times = [executor.call(TURNS, case.name, seconds) for _ in range(rounds if case.plant else 0)]
     options = {"budget_s": budget_s, "mode": "verdict"}
-    record = executor.call(DIAGNOSE, f"{TARGETS}:{case.name}", options)["record"]
+    record = executor.call(DIAGNOSE_TARGET, f"{TARGETS}:{case.name}", options)["record"]
     return {
         "case": case.name,
         **{key: getattr(case, key) for key in ("host", "plant", "cause", "axis", "strength", "threads")},

@@ -1,8 +1,8 @@
 """Finding plugins: entry points, `--plugin FILE` and `./plugins/*.py`. A broken one stops nobody else.
 
-A third party's plugin is loaded under a watch (`llmbench.plugins.guard`): one that hangs, raises, replaces parts of torch or
-needs another version of the interface is left out, with its owner and one line that says why. Its claim to a name that
-a built-in plugin has is not heard; a name that two others claim is nobody's.
+A third party's plugin is loaded under a watch (`llmbench.plugins.guard`): one that hangs, raises, replaces parts of
+torch or needs another version of the interface is left out, with its owner and one line that says why. Its claim to a
+name that a built-in plugin has is not heard; a name that two others claim is nobody's.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def by_cell(records: Iterable[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def counted(records: Sequence[Record]) -> dict[int, Record]:
+def latest_attempts(records: Sequence[Record]) -> dict[int, Record]:
     """Return repeat -> the record that counts, of one cell: the latest ok attempt, else the latest."""
     best: dict[int, Record] = {}
     for record in sorted(records, key=lambda r: (r["repeat"], r["status"] == "ok", r["attempt"])):

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from llmbench.contract.errors import RunDirError
-from llmbench.contract.files import _sync_folder, write_atomic
+from llmbench.contract.files import sync_folder, write_atomic
 from llmbench.contract.job import FAILED, SETTLED
 from llmbench.records.json_lines import dump_json, parse_line, parse_records
 
@@ -115,7 +115,7 @@ class RunDir:
         finally:
             os.close(fd)
         if new:
-            _sync_folder(self.path)
+            sync_folder(self.path)
         if self._latest is not None:
             _note(self._latest, record)
 
@@ -191,7 +191,7 @@ class RunDir:
         while (kept := self.path / f"records-{number}.jsonl").exists():
             number += 1
         path.rename(kept)
-        _sync_folder(self.path)
+        sync_folder(self.path)
         return kept
 
     # --- other files ---

@@ -90,7 +90,7 @@ class Finding:
         return " ".join([*parts, *([self.others] if self.others else [])])
 
 
-def findings(
+def derive_findings(
     cells: Sequence[Cell],
     descriptions: Mapping[str, str] | None = None,
     recommended: Sequence[Mapping[str, Any]] = (),

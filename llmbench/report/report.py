@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from llmbench.report.cells.summary import Run, failures, summarise
-from llmbench.report.findings import Finding, findings
+from llmbench.records.read import Run
+from llmbench.report.cells.summary import failures, summarise
+from llmbench.report.findings import Finding, derive_findings
 from llmbench.report.formats import json as contract
 from llmbench.report.table import Column, Table
 from llmbench.report.tables.overview import FIRST, run_tables
 from llmbench.report.tables.remedies import recommendation_rows
-from llmbench.report.tables.side_by_side import side_by_side
+from llmbench.report.tables.side_by_side import build_side_by_side
 
 #: Tables that say the same of each machine: once is enough.
 ONCE = ("How the numbers were obtained",)
@@ -77,7 +78,7 @@ class Report:
     def findings(self) -> list[Finding]:
         """What bounds each kind of work, and what to do."""
         recommended = [{**row, "run": run.name} for run in self.runs for row in recommendation_rows(run)]
-        return findings(self.cells, self.descriptions, recommended, several=len(self.runs) > 1)
+        return derive_findings(self.cells, self.descriptions, recommended, several=len(self.runs) > 1)
 
     @cached_property
     def tables(self) -> list[Table]:
@@ -87,7 +88,7 @@ class Report:
         if len(found) == 1:
             return found[0]
         merged = merge([run.name for run in self.runs], found)
-        beside = side_by_side(list(zip(self.runs, self.summaries, strict=True)), "run", self.baseline)
+        beside = build_side_by_side(list(zip(self.runs, self.summaries, strict=True)), "run", self.baseline)
         at = sum(table.title in FIRST for table in merged)
         return [*merged[:at], beside, *merged[at:]] if beside.rows else merged
 

@@ -5,11 +5,11 @@ functions of lists; no clock, no global random state.
 
 - `intervals`: a step time over processes, and the prior that the cells of a run are for each other
 - `ratios`: the ratio of two step times, several at once, and whether two runs can be told apart
-- `changes`: what changed between two runs of the same cells, beyond what all cells share
-- `stopping`: how many samples and processes, from a first stage
-- `steady`: where warm-up ends
-- `crossed`: a mean over runs and the examples that each is scored on
-- `samples`: outliers, autocorrelation, and why not to rely on a measurement
+- `run_changes`: what changed between two runs of the same cells, beyond what all cells share
+- `sample_size`: how many samples and processes, from a first stage
+- `warmup`: where warm-up ends
+- `crossed_effects`: a mean over runs and the examples that each is scored on
+- `step_series`: outliers, autocorrelation, and why not to rely on a measurement
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llmbench.stats.ratios import (
     simultaneous_paired,
     without_share,
 )
-from llmbench.stats.run_changes import Change, Changes, changes, repeats_to_decide
+from llmbench.stats.run_changes import Change, Changes, find_changes, repeats_to_decide
 from llmbench.stats.sample_size import ProcessPlan, Reached, processes_for, samples_for, stein_interval
 from llmbench.stats.step_series import (
     Description,
@@ -57,7 +57,7 @@ __all__ = [
     "autocorrelation",
     "block_ratios",
     "changepoints",
-    "changes",
+    "find_changes",
     "crossed_mean",
     "effective_samples",
     "enough_cells",

@@ -73,7 +73,7 @@ class Changes:
     each: float
 
 
-def changes(base: Sequence[Processes], head: Sequence[Processes], level: float = 0.99) -> Changes:
+def find_changes(base: Sequence[Processes], head: Sequence[Processes], level: float = 0.99) -> Changes:
     """Return what changed from `base` to `head`; base[c] and head[c] are of the same cell, processes by rounds.
 
     A process without samples is one that a round lacks: the cell's others are compared all the same, each without what

@@ -18,7 +18,7 @@ from llmbench.contract.specs import DataRequest
 from llmbench.plugins.registry import Registry
 from llmbench.suite.file import Key, Suite
 from llmbench.suite.matrix import DEFAULT_DATASET, DEVICE_ORDER, Matrix, Point, leaves, value_at
-from llmbench.suite.selection import parse_keep
+from llmbench.suite.selection import parse_selection
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def plan_cells(suite: Suite, registry: Registry, keep: str | None = None, device
     `keep` is an expression over field values (`bert and not qa`); parents of kept cells are kept. `devices` of this
     machine resolve `auto`; without them it stays. Raises SuiteError for unknown names, DataError for bad data.
     """
-    selected = parse_keep(keep) if keep and keep.strip() else None
+    selected = parse_selection(keep) if keep and keep.strip() else None
     matrix = Matrix(suite, registry)
     data = _Data(registry)
     points = matrix.all_points()

@@ -18,7 +18,7 @@ def word_of(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def parse_keep(expression: str) -> Callable[[Cell], bool]:
+def parse_selection(expression: str) -> Callable[[Cell], bool]:
     """Return a test of cells: words joined by `and`, `or`, `not` and parentheses.
 
     A word matches a cell when it is the cell's id, the value of a field, or part of the data set's or model's name.

@@ -1,7 +1,8 @@
 """The points of a study: what is changed at a point of the matrix to learn what limits it. Pure functions.
 
 `learning` asks which of more data, more steps and more parameters moves quality most, `scaling` how cost grows along
-an axis. Both make ordinary points; `llmbench.analysis.studies.learning` and `llmbench.analysis.studies.scaling` recognise the cells by their content.
+an axis. Both make ordinary points; `llmbench.analysis.studies.learning` and `llmbench.analysis.studies.scaling`
+recognise the cells by their content.
 
 A point maps a field to a choice (stage -> value), see `llmbench.suite.matrix`.
 """

@@ -194,16 +194,16 @@ def try_causes(
     emit: Emit,
 ) -> None:
     """Remove the causes that the job asks for and measure again; fill in the record's `interventions`, `together`."""
-    from llmbench.worker.verification.cell_trial import causes, cell_trial
-    from llmbench.worker.verification.verify import verify
+    from llmbench.worker.verification.cell_trial import causes, make_cell_trial
+    from llmbench.worker.verification.verify import verify_causes
 
     cell = job.cell
     order = training_order(feed.features, feed.layout, cell, POOL_ORDER_STEPS)
     memory = fields["memory"]
     limit = job.budget.memory_mib or memory["capacity_mib"]
     used = memory["peak_mib"] / limit if limit else 0.0
-    trial = cell_trial(engine, feed, order, work, cell, name=model.engine, memory_used=used)
-    fields["interventions"], fields["together"] = verify(
+    trial = make_cell_trial(engine, feed, order, work, cell, name=model.engine, memory_used=used)
+    fields["interventions"], fields["together"] = verify_causes(
         trial,
         fields,
         causes(registry, trial.device),

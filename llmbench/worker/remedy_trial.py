@@ -1,4 +1,7 @@
-"""A trial of remedies: one process that times a configuration, or trains and scores it. See `llmbench.analysis.remedy_choice`."""
+"""A trial of remedies: one process that times a configuration, or trains and scores it.
+
+See `llmbench.analysis.remedy_choice`.
+"""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def simulate(setting: Setting, runs: int, seed: int = 0) -> dict:
             logs = rounds + rng.normal(0, 1, (CELLS, setting.repeats)) * own_sd * scale
             logs[0] += math.log1p(slow / 100)
             sides.append([[[value] for value in row] for row in np.exp(logs).tolist()])
-        result = stats.changes(*sides, LEVEL)
+        result = stats.find_changes(*sides, LEVEL)
         names = []
         for cell in result.cells:
             interval = cell.own or cell.ratio

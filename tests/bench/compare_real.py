@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from llmbench.analysis.comparison import Comparison, compare
+from llmbench.analysis.comparison import Comparison, compare_runs
 from llmbench.contract.cell import Budget
 from llmbench.records import attempts
 from llmbench.records.read import Run, read_runs
@@ -44,7 +44,9 @@ def done(folder: Path, name: str) -> int:
     """Return how many rounds a run has whole."""
     if not (folder / name / "records.jsonl").exists():
         return 0
-    found = [attempts.counted(group) for group in attempts.by_cell(read_runs(folder / name)[0].records).values()]
+    found = [
+        attempts.latest_attempts(group) for group in attempts.by_cell(read_runs(folder / name)[0].records).values()
+    ]
     return min(map(len, found), default=0)
 
 
@@ -102,7 +104,7 @@ def main() -> None:
         written = {}
         for name, rounds in found.items():
             base, again, late = (first(read_runs(folder / name)[0], rounds) for name in RUNS)
-            pairs = [compare(base, head, margin_pct=PLANTED_PCT) for head in (again, late)]
+            pairs = [compare_runs(base, head, margin_pct=PLANTED_PCT) for head in (again, late)]
             print(f"{name}:")
             for one in pairs:
                 show(one)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from llmbench import stats
 from llmbench.contract.files import write_atomic
-from llmbench.records.attempts import counted
+from llmbench.records.attempts import latest_attempts
 from llmbench.records.run_dir import RunDir
 
 KEEP = "finetune and classification"
@@ -53,7 +53,7 @@ def processes_of(folder: Path) -> dict[str, list[list[float]]]:
     found = {}
     for group in groups.values():
         cell = group[0]["cell"]
-        times = [r["samples"]["step_s"] for _, r in sorted(counted(group).items()) if r["status"] == "ok"]
+        times = [r["samples"]["step_s"] for _, r in sorted(latest_attempts(group).items()) if r["status"] == "ok"]
         found[f"{cell['stage']}/{cell['model']}/{cell['task']}"] = times
     return found
 

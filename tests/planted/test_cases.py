@@ -9,8 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from llmbench.cli.planted import planted_command as planted
 from llmbench.planted import cases, plants, targets, truth
-from llmbench.planted.command import planted
 
 #: Plants that leave what a model computes from its first batch as it was.
 SAME_LOSS = ("sleep", "items", "tokenize", "mask", "ignored", "adam", "tensors", "checkpoint", "nested")

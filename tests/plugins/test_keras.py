@@ -147,6 +147,6 @@ def test_without_the_package_it_is_said_how_to_get_it(monkeypatch):
 
 
 def test_finding_the_plugins_imports_no_keras():
-    code = "import sys; from llmbench.plugins.registry import discover; discover(); print('keras' in sys.modules)"
+    code = "import sys; from llmbench.plugins.discovery import discover; discover(); print('keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"

@@ -6,7 +6,7 @@ import pytest
 
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
-from llmbench.report.cells.summary import Run
+from llmbench.records.read import Run
 from llmbench.report.formats.terminal import text
 from llmbench.report.tables import diagnosis
 

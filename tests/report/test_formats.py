@@ -16,13 +16,13 @@ import pytest
 from records import record, scored
 
 from llmbench.plugins.discovery import discover
-from llmbench.records.read import read_all
+from llmbench.records.read import Run, read_all
 from llmbench.report import UNKNOWN, Column, Report, Table
-from llmbench.report.cells.summary import Run, summarise
-from llmbench.report.findings import findings
+from llmbench.report.cells.summary import summarise
+from llmbench.report.findings import derive_findings
 from llmbench.report.report import merge
 from llmbench.report.table import with_cells
-from llmbench.report.tables.side_by_side import side_by_side
+from llmbench.report.tables.side_by_side import build_side_by_side
 
 ROOT = Path(__file__).parents[2]
 MATRIX = ROOT / "results" / "amd-epyc-2-cores" / "matrix"
@@ -219,7 +219,7 @@ def test_of_many_runs_each_has_a_row():
 
 def test_precisions_are_held_against_fp32():
     run = Run("r", other((0.1,) * 4, "bf16") + other((0.3,) * 4, "fp32"))
-    table = side_by_side([(run, summarise(run.records))], "precision")
+    table = build_side_by_side([(run, summarise(run.records))], "precision")
     names = [column.name for column in table.columns]
     assert [row[names.index("precision")] for row in table.rows] == ["fp32", "bf16"]
     assert table.rows[1][names.index("speed")] == pytest.approx(3.0)
@@ -255,7 +255,7 @@ def tried(gain, pairs=8):
 
 
 def test_the_finding_names_the_cause_the_gain_and_what_to_do():
-    (found,) = findings(summarise([tried(2.0, 20)]), {"optimizer": "updating the parameters"})
+    (found,) = derive_findings(summarise([tried(2.0, 20)]), {"optimizer": "updating the parameters"})
     assert found.bound == "optimizer" and found.measured_x == pytest.approx(2.0)
     assert "2.00x as fast (measured, 95 % interval" in found.text and "predicted 2.00x" in found.text
     assert "What to do: fuse it." in found.text and "updating the parameters" in found.text
@@ -265,10 +265,10 @@ def test_what_was_tried_comes_before_what_is_only_advised():
     made = tried(2.0, 20)
     cells = summarise([made])
     row = {"cell_id": made["cell_id"], "remedies": ["bf16", "compile"], "measured_x": 1.7, "ci": [1.6, 1.8]}
-    (found,) = findings(cells, recommended=[row])
+    (found,) = derive_findings(cells, recommended=[row])
     assert "bf16 and compile: tried here, it makes finetune t 1.70x as fast (measured, 95 %" in found.advice
     assert found.advice.endswith("in general: fuse it")
-    (other,) = findings(cells, recommended=[{**row, "measured_x": None}])
+    (other,) = derive_findings(cells, recommended=[{**row, "measured_x": None}])
     assert other.advice == "fuse it"
 
 
@@ -286,11 +286,11 @@ def test_of_several_runs_what_is_proven_comes_first():
 
 
 def test_what_is_not_proven_is_not_claimed():
-    (balanced,) = findings(summarise([tried(1.01)]))
+    (balanced,) = derive_findings(summarise([tried(1.01)]))
     assert balanced.bound is None and "no single cause" in balanced.text and "1.01x" in balanced.text
-    (suspected,) = findings(summarise([record()]))
+    (suspected,) = derive_findings(summarise([record()]))
     assert suspected.bound is None and "not a proof" in suspected.text and "verify=verdict" in suspected.text
-    assert findings([]) == []
+    assert derive_findings([]) == []
 
 
 def test_unknown_is_said(registry):
@@ -319,12 +319,12 @@ def test_the_summary_holds_what_was_tried_and_one_command_per_run(registry):
 
 def test_a_cause_of_few_workloads_is_not_made_to_sound_like_all():
     made = [tried(gain, 20) | {"cell_id": str(i)} for i, gain in enumerate((2.0, 1.0, 1.0))]
-    (found,) = findings(summarise(made))
+    (found,) = derive_findings(summarise(made))
     assert found.headline == "no single cause in 2 of 3 workloads, optimizer in 1" and found.bound == "optimizer"
     assert [(w.said.partition(";")[0], w.settled) for w in found.workloads] == [
         *[("optimizer", True), ("no single cause", False), ("no single cause", False)]
     ]
-    assert len(made) == 3 and findings(summarise(made[:1]))[0].headline == "bounded by optimizer"
+    assert len(made) == 3 and derive_findings(summarise(made[:1]))[0].headline == "bounded by optimizer"
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
@@ -352,7 +352,7 @@ def test_every_cause_of_a_finding_says_what_it_is_and_what_to_change():
     open_["interventions"]["optimizer"]["treated_s"] = [0.05, 0.12, 0.06, 0.12, 0.07, 0.11]
     made = [tried(2.0, 20), tried(2.1, 20) | {"cell_id": "1"}, other, open_]
     said = {"optimizer": "updating the parameters", "kernel": "operators too small"}
-    (found,) = findings(summarise(made), said)
+    (found,) = derive_findings(summarise(made), said)
     assert found.headline == "optimizer in 2 of 4 workloads, kernel in 1, not decided in 1"
     assert [(a.name, a.meaning, a.change) for a in found.answers[:2]] == [
         ("optimizer", "updating the parameters", "fuse it"),
@@ -380,5 +380,5 @@ def test_the_page_names_machines_and_keeps_options_whole(registry):
 def test_advice_is_for_the_device_and_names_no_remedies_by_heart():
     trial = tried(2.0, 20)
     trial["interventions"]["optimizer"]["advice"] = "CUDA graphs, fuse it; remedies: fused, batch-2x"
-    (found,) = findings(summarise([trial]))
+    (found,) = derive_findings(summarise([trial]))
     assert found.advice == "fuse it; llmbench tries what it can of this with --remedies"

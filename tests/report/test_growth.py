@@ -8,8 +8,8 @@ import pytest
 from bench.many_records import records
 
 from llmbench.plugins.discovery import discover
+from llmbench.records.read import Run
 from llmbench.report import Report
-from llmbench.report.cells.summary import Run
 
 FEW, MANY = 150, 1500
 

@@ -8,9 +8,8 @@ import re
 import pytest
 
 from llmbench.plugins.discovery import discover
-from llmbench.records.read import read_all
+from llmbench.records.read import Run, read_all
 from llmbench.report import Report
-from llmbench.report.cells.summary import Run
 from report.browser import CHROMIUM, Browser
 from report.test_formats import HOSTILE, MATRIX, hostile_run, unpacked
 

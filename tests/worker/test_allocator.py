@@ -14,7 +14,7 @@ from llmbench.worker.machine import allocator
 STEPS = """
 import resource, sys
 import numpy as np
-from llmbench.worker.allocator import keep_freed
+from llmbench.worker.machine.allocator import keep_freed
 if sys.argv[1] == "keep":
     keep_freed()
 def step():

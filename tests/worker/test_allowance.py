@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import plain_models as plain
@@ -118,7 +119,7 @@ def cause(name, steps):
         advice="",
         probe=probe,
         predict=lambda record, facts: 2.0,
-        intervene=lambda trial: Intervention(diagnose.contextlib.nullcontext),
+        intervene=lambda trial: Intervention(contextlib.nullcontext),
     )
 
 
@@ -129,6 +130,7 @@ def test_causes_end_with_the_budget_whatever_they_take(monkeypatch, step_s, step
     trial = trial_of(clock, step_s=step_s)
     monkeypatch.setattr(diagnose, "causes", lambda registry, device: [cause(f"c{i}", steps) for i in range(8)])
     monkeypatch.setattr("llmbench.worker.verification.verify.time.perf_counter", clock)
+    monkeypatch.setattr("llmbench.worker.verification.paired_blocks.time.perf_counter", clock)
     monkeypatch.setattr("llmbench.contract.step_trial.time.perf_counter", clock)
     fields = {"memory": {"peak_mib": 1.0, "capacity_mib": 100.0}}
     found, _ = diagnose.tried(trial, None, fields, "verdict", allowance, 0, lambda event: None)

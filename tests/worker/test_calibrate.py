@@ -393,7 +393,7 @@ def test_storage_that_cannot_be_written_has_a_reason():
 
 @pytest.fixture(scope="module")
 def ceilings(tmp_path_factory):
-    return calibrate.calibrate(
+    return calibrate.measure_ceilings(
         "cpu", [{"name": "mine", "autocast": "bfloat16"}], 0.3, str(tmp_path_factory.mktemp("c"))
     )
 
@@ -438,19 +438,19 @@ def test_a_second_look_measures_the_same_things(ceilings):
 
 def test_bad_input_is_one_clear_line():
     with pytest.raises(ValueError, match="seconds"):
-        calibrate.calibrate("cpu", [], 0.0)
+        calibrate.measure_ceilings("cpu", [], 0.0)
     with pytest.raises(SuiteError, match="device 'gpu'"):
-        calibrate.calibrate("gpu", [], 0.1)
+        calibrate.measure_ceilings("gpu", [], 0.1)
     if not torch.cuda.is_available():
         with pytest.raises(Unsupported, match="no CUDA device"):
-            calibrate.calibrate("cuda", [], 0.1)
+            calibrate.measure_ceilings("cuda", [], 0.1)
 
 
 @pytest.mark.cuda
 def test_a_gpu_has_its_ceilings(tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    doc = calibrate.calibrate("cuda:0", [], 5.0, str(tmp_path))
+    doc = calibrate.measure_ceilings("cuda:0", [], 5.0, str(tmp_path))
     assert doc["matmul"]["bf16"]["value"] > 2 * doc["matmul"]["fp32"]["value"]
     assert [level["level"] for level in doc["memory_levels"]] == ["L2", "dram"]
     assert all(doc[way][kind]["value"] > 1e8 for way in ("host_to_device", "device_to_host") for kind in doc[way])

@@ -17,7 +17,7 @@ import pytest
 
 from llmbench.analysis.machine_differences import different_facts
 from llmbench.contract.cell import content_id
-from llmbench.report.cells.summary import Run
+from llmbench.records.read import Run
 from llmbench.report.tables.overview import HEADER_FACTS, header_table
 from llmbench.worker.machine import environment, hardware, nvml, software
 

@@ -88,7 +88,7 @@ def test_a_broken_file_is_one_line(tmp_path, content):
 
 def test_training_is_the_same_in_another_process_and_a_fork_is_silent(small):
     code = (
-        "import sys, os, hashlib; from llmbench.worker import tokenizer as tok\n"
+        "import sys, os, hashlib; from llmbench.worker.data import tokenizer as tok\n"
         f"t = tok.train({TEXTS!r}, 300); t.encode_batch(['the cat'] * 64)\n"
         "pid = os.fork()\n"
         "if pid == 0:\n    t.encode_batch(['the cat'] * 64); os._exit(0)\n"

@@ -9,8 +9,8 @@ import pytest
 from llmbench import stats
 from llmbench.contract import errors, specs, step_trial
 from llmbench.worker.verification import verify as verify_module
-from llmbench.worker.verification.paired_blocks import enough
-from llmbench.worker.verification.verify import CLOSE_ENOUGH, MOST_PAIRS, verify
+from llmbench.worker.verification.paired_blocks import CLOSE_ENOUGH, LEFT_PAIRS, MOST_PAIRS, enough
+from llmbench.worker.verification.verify import verify_causes
 
 
 def pairs(spread, headroom, count=12, seed=0):
@@ -103,14 +103,14 @@ RECORD = {"samples": {"step_s": [0.05] * 9}, "phases": {"input_s": [0.0] * 9}}
 def test_the_leading_component_is_tried_though_its_fewest_pairs_take_nearly_all_of_the_time(clock):
     long = cause("padding", "where", 1.8, clock, 0.025, steps=16)  # six pairs: 7.2 s
     others = [cause(f"why{i}", "why", 1.5, clock, 0.04) for i in range(3)]
-    found, _ = verify(trial_on(clock), RECORD, [long, *others], mode="verdict", seconds=9.5)
+    found, _ = verify_causes(trial_on(clock), RECORD, [long, *others], mode="verdict", seconds=9.5)
     assert found["padding"]["outcome"] == "measured" and len(found["padding"]["clean_s"]) >= 6
 
 
 def test_what_was_too_long_for_its_share_gets_what_the_others_left(clock):
     first = cause("first", "why", 3.0, clock, 0.01)
     long = cause("long", "why", 1.5, clock, 0.025, steps=16)
-    found, _ = verify(trial_on(clock), RECORD, [first, long], mode="verdict", seconds=16.0)
+    found, _ = verify_causes(trial_on(clock), RECORD, [first, long], mode="verdict", seconds=16.0)
     assert clock.now < 16.0 * 1.2
     assert found["long"]["outcome"] == "measured" and found["long"]["reason"] is None
 
@@ -134,7 +134,7 @@ def test_what_starts_slowly_once_is_not_taken_for_long(clock):
     slow = dataclasses.replace(
         cause("input", "where", 1.5, clock, 0.0), intervene=lambda trial: specs.Intervention(treated=treated, burn=0)
     )
-    found, _ = verify(trial_on(clock), RECORD, [slow], mode="verdict", seconds=20.0)
+    found, _ = verify_causes(trial_on(clock), RECORD, [slow], mode="verdict", seconds=20.0)
     assert found["input"]["outcome"] == "measured"
 
 
@@ -150,18 +150,18 @@ def test_what_was_measured_before_the_budget_ended_stands(clock, ends_at, outcom
 
     trial.take_step = bounded
     one = cause("input", "where", 1.5, clock, 0.025)
-    found, _ = verify(trial, RECORD, [one], mode="verdict", seconds=60.0)
+    found, _ = verify_causes(trial, RECORD, [one], mode="verdict", seconds=60.0)
     row = found["input"]
     assert row["outcome"] == outcome
     assert len(row["clean_s"]) == len(row["treated_s"]) == len(row["clean_first"])
-    assert (len(row["clean_s"]) >= verify_module.LEFT_PAIRS) is (outcome == "measured")
+    assert (len(row["clean_s"]) >= LEFT_PAIRS) is (outcome == "measured")
 
 
 def test_no_trial_is_planned_beyond_the_end_of_the_budget(clock):
     trial = trial_on(clock)
     trial.until = 6.0
     long = cause("padding", "where", 1.8, clock, 0.025, steps=16)  # six pairs: 7.2 s
-    found, _ = verify(trial, RECORD, [long], mode="verdict", seconds=60.0)
+    found, _ = verify_causes(trial, RECORD, [long], mode="verdict", seconds=60.0)
     assert found["padding"]["outcome"] == "out_of_time" and clock.now < 6.0
 
 
@@ -173,13 +173,13 @@ def test_looking_at_causes_leaves_time_to_try_the_leading_one(clock):
         dataclasses.replace(cause(f"why{i}", "why", 1.2, clock, 0.04), probe=lambda trial: clock.spend(1.5) or {})
         for i in range(4)
     ]
-    found, _ = verify(trial, RECORD, [first, *slow], mode="verdict", seconds=6.0)
+    found, _ = verify_causes(trial, RECORD, [first, *slow], mode="verdict", seconds=6.0)
     assert found["input"]["outcome"] == "measured" and found["why3"]["outcome"] == "out_of_time"
 
 
 def test_what_no_time_is_left_for_says_so(clock):
     long = cause("long", "where", 1.5, clock, 2.0, steps=16)
-    found, _ = verify(trial_on(clock), RECORD, [long], mode="verdict", seconds=9.0)
+    found, _ = verify_causes(trial_on(clock), RECORD, [long], mode="verdict", seconds=9.0)
     assert found["long"]["outcome"] == "out_of_time" and "pairs would take" in found["long"]["reason"]
 
 

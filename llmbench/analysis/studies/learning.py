@@ -59,7 +59,7 @@ class Trained:
     scored: Record
 
 
-def learning(records: Iterable[Record]) -> list[Row]:
+def learning_rows(records: Iterable[Record]) -> list[Row]:
     """Return one row per point with doublings, in the order of the records."""
     return of_groups(grouped(records))
 
@@ -77,7 +77,7 @@ def of_groups(groups: Mapping[tuple[Any, ...], dict[Point, dict[int, Trained]]])
 def grouped(records: Iterable[Record]) -> dict[tuple[Any, ...], dict[Point, dict[int, Trained]]]:
     """Return setup -> point -> seed -> run, of all that was trained and scored, where a setup has several points."""
     found: dict[tuple[Any, ...], dict[Point, dict[int, Trained]]] = {}
-    first = {name: attempts.counted(group).get(0) for name, group in attempts.by_cell(records).items()}
+    first = {name: attempts.latest_attempts(group).get(0) for name, group in attempts.by_cell(records).items()}
     for setup, training, scored in _several(first):
         if not (scored.get("quality") or {}).get("values") or not training.get("training"):
             continue

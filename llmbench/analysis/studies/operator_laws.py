@@ -1,9 +1,9 @@
 """The law by which each part of a step grows: its counted work, at rates that are fitted. Pure functions of records.
 
-The operators of a step are counted (`llmbench.worker.torch_engine.operator_counter`): calls, FLOPs and bytes of each class. They take
-o calls + FLOPs / P + bytes / W: a rate that saturates (half of P at o P FLOPs a call; Hockney and Jesshope 1981), a
-roofline whose corner is smooth. o, P and W are fitted to measured times, none negative. Counts are whole polynomials
-of the axis, so that a law holds beyond the largest point without a count of it.
+The operators of a step are counted (`llmbench.worker.torch_engine.operator_counter`): calls, FLOPs and bytes of each
+class. They take o calls + FLOPs / P + bytes / W: a rate that saturates (half of P at o P FLOPs a call; Hockney and
+Jesshope 1981), a roofline whose corner is smooth. o, P and W are fitted to measured times, none negative. Counts are
+whole polynomials of the axis, so that a law holds beyond the largest point without a count of it.
 
 Rates change where a cache is outgrown or another kernel is taken. So a law is fitted to the longest run of largest
 points that it describes: to 2 %, or to within what processes differ by. No point that is predicted has a say in that.
@@ -31,7 +31,7 @@ DESCRIBED = 0.02  # of a time: what a step time is measured to by default (`Budg
 LEVEL = 0.95
 
 
-def laws(xs: Sequence[int], times: Sequence[Sequence[float]], work: Sequence[Growth]) -> list[Growth]:
+def fit_laws(xs: Sequence[int], times: Sequence[Sequence[float]], work: Sequence[Growth]) -> list[Growth]:
     """Return the law of a part of the step in each round. times: per round the seconds at each of `xs`."""
     first = described_from(xs, times, work)
     return [fit(xs[first:], seconds[first:], work) for seconds in times]

@@ -3,7 +3,8 @@
 A *curve* is a set of cells that are alike in all but one axis: a field (`seq_len`, `batch_size`, `workers`) or a key of
 the size's configuration (`hidden`, `layers`). What grows is the step, and within it each class of operator. The unit of
 replication is the process: everything is fitted for each round (repeat r of all cells of a curve) and the interval is
-Student's over rounds. The law of each part is that of its counted work (`llmbench.analysis.studies.operator_laws`), that of the step their sum.
+Student's over rounds. The law of each part is that of its counted work (`llmbench.analysis.studies.operator_laws`),
+that of the step their sum.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from llmbench import stats
 from llmbench.analysis import attribution
-from llmbench.analysis.studies.operator_laws import laws, work_of
+from llmbench.analysis.studies.operator_laws import fit_laws, work_of
 from llmbench.contract.cell import DEFAULTS, Cell
 from llmbench.contract.sizes import parse_size
 from llmbench.records import attempts
@@ -58,7 +59,7 @@ class Curve:
         return sorted(set.intersection(*(set(found) for found in self.points.values())))
 
 
-def scaling(records: Iterable[Record]) -> list[Row]:
+def scaling_rows(records: Iterable[Record]) -> list[Row]:
     """Return one row per curve and part of the step (`step`, and each class of operator that matters)."""
     return [row for curve in curves(records) for row in rows(curve)]
 
@@ -68,7 +69,7 @@ def curves(records: Iterable[Record]) -> list[Curve]:
     groups = list(attempts.by_cell(records).values())
     if not _axes([group[0]["cell"] for group in groups]):
         return []
-    usable = [_usable(attempts.counted(group)) for group in groups]
+    usable = [_usable(attempts.latest_attempts(group)) for group in groups]
     cells = [found for found in usable if found]
     axes = _axes([next(iter(cell.values()))["cell"] for cell in cells])
     found = [one for axis in axes for one in _along(axis, cells)]
@@ -240,7 +241,7 @@ def limit_power(xs: Sequence[int], times: Sequence[Sequence[float]]) -> tuple[fl
 
 def laws_of(xs: Sequence[int], summed: Work) -> list[Growth]:
     """Return per round the sum of the laws of all parts, from all points but the largest."""
-    found = [laws(xs[:-1], [t[:-1] for t in times], work) for work, times in summed]
+    found = [fit_laws(xs[:-1], [t[:-1] for t in times], work) for work, times in summed]
     return [total(one) for one in zip(*found, strict=True)]
 
 

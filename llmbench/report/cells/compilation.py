@@ -14,7 +14,7 @@ FIELDS = ("compilation", "compile_pays_off_steps")
 NOT_COMPILED = "the cell is not compiled"
 
 
-def compilation(
+def summarise_compilation(
     good: Sequence[Record], cell: Mapping[str, Any], reasons: dict[str, str], why: str | None
 ) -> dict[str, Any]:
     """Return `compilation`, what `torch.compile` did (of the first repeat), and `compile`, whether it was asked for."""

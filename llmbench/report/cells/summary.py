@@ -17,7 +17,6 @@ from llmbench.contract.cell import PHASES
 from llmbench.contract.job import FAILED
 from llmbench.records import attempts
 from llmbench.records.lazy import mapped
-from llmbench.records.read import Run  # noqa: F401  (its readers know it from here)
 from llmbench.report.cells import capacity, compilation, inference, speed, trust, variants
 
 Record = Mapping[str, Any]
@@ -64,11 +63,11 @@ def summarise(
     the cell also trains and is scored.
     """
     groups = attempts.by_cell(records)
-    prior = process_counts.fit_prior(attempts.good(attempts.counted(group)) for group in groups.values())
+    prior = process_counts.fit_prior(attempts.good(attempts.latest_attempts(group)) for group in groups.values())
     some = functools.partial(_summaries, commands=commands or {}, prior=prior, ceilings=ceilings or {}, known={})
     cells = mapped(some, list(groups.values()))
     fields = [group[0]["cell"] for group in groups.values()]
-    for cell, variant in zip(cells, variants.variants(fields), strict=True):
+    for cell, variant in zip(cells, variants.find_variants(fields), strict=True):
         cell["variant"] = variant
     return compilation.with_pay_off(cells, fields)
 
@@ -80,9 +79,9 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
     if all(record["status"] == "ok" for record in records):
         return found
     groups = attempts.by_cell(records)
-    names = dict(zip(groups, variants.variants([group[0]["cell"] for group in groups.values()]), strict=True))
+    names = dict(zip(groups, variants.find_variants([group[0]["cell"] for group in groups.values()]), strict=True))
     for group in groups.values():
-        for repeat, record in attempts.counted(group).items():
+        for repeat, record in attempts.latest_attempts(group).items():
             if record["status"] != "ok":
                 error = record.get("error") or {}
                 what = ": ".join(str(error[k]) for k in ("type", "message") if error.get(k))
@@ -100,7 +99,7 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 def _summaries(groups: Sequence[Sequence[Record]], **given: Any) -> list[dict[str, Any]]:
     """Return the summary of each cell; what is sought in their times is sought in those of all at once."""
-    counted = [attempts.counted(group) for group in groups]
+    counted = [attempts.latest_attempts(group) for group in groups]
     good = [attempts.good(by_repeat) for by_repeat in counted]
     described, causes = trust.described(good), attribution.bottlenecks_of(good)
     return [_summary(*of_cell, **given) for of_cell in zip(groups, counted, good, described, causes, strict=True)]
@@ -137,8 +136,8 @@ def _summary(
     out |= inference.speeds(good, reasons, why)
     out |= capacity.largest_batch(by_repeat.get(0), reasons, why)
     out |= _verdict(good, causes, reasons, why)
-    out |= trust.trust(good, described, reasons, why)
-    out |= compilation.compilation(good, first["cell"], reasons, why)
+    out |= trust.summarise_trust(good, described, reasons, why)
+    out |= compilation.summarise_compilation(good, first["cell"], reasons, why)
     out |= _quality(by_repeat.get(0), reasons)
     training = (by_repeat.get(0) or {}).get("training") or None
     if training is None:

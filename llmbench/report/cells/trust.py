@@ -26,7 +26,7 @@ def described(cells: Sequence[Sequence[Record]]) -> list[stats.Description | Non
     return [next(found) if some else None for some in samples]
 
 
-def trust(
+def summarise_trust(
     good: Sequence[Record], described: stats.Description | None, reasons: dict[str, str], why: str | None
 ) -> dict[str, Any]:
     """Return the fields named in FIELDS and `unreliable`, a list of reasons (empty: none was found)."""

@@ -15,7 +15,7 @@ DERIVED = ("parent", "tokenizer", "pretrain_dataset")
 HIDDEN = frozenset((*SHOWN, *DERIVED))
 
 
-def variants(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+def find_variants(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return, for each cell (fields as in `Cell`), its options that differ among cells alike, such as `seed=1`.
 
     A data set is named without its fingerprint, unless that is all that differs. Empty where nothing differs.

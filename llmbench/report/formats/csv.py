@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from llmbench.report.cells.summary import Run
+from llmbench.records.read import Run
 from llmbench.report.report import Report
 from llmbench.report.table import Table, printable
 from llmbench.report.tables.overview import flat_table

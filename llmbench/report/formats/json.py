@@ -10,7 +10,8 @@ from typing import Any
 
 from llmbench.analysis.studies import learning, scaling, time_to_quality
 from llmbench.contract.job import SCHEMA_VERSION
-from llmbench.report.cells.summary import Run, failures, summarise
+from llmbench.records.read import Run
+from llmbench.report.cells.summary import failures, summarise
 from llmbench.report.tables.remedies import recommendation_rows, remedy_rows
 
 try:
@@ -32,7 +33,7 @@ def document(runs: Sequence[Run]) -> dict[str, Any]:
 def studied(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return what a run says of learning, of time to quality and of scaling: rows by the name of the study."""
     groups = learning.grouped(run.records)
-    found = (learning.of_groups(groups), time_to_quality.of_groups(groups), scaling.scaling(run.records))
+    found = (learning.of_groups(groups), time_to_quality.of_groups(groups), scaling.scaling_rows(run.records))
     return dict(zip(STUDIES, found, strict=True))
 
 

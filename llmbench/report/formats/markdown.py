@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmbench.report.cells.summary import Run
+from llmbench.records.read import Run
 from llmbench.report.report import Report
 from llmbench.report.table import Table, printable
 

@@ -42,7 +42,7 @@ def sample_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for run in runs:
         for cell_id, group in attempts.by_cell(run.records).items():
-            for record in attempts.good(attempts.counted(group)):
+            for record in attempts.good(attempts.latest_attempts(group)):
                 series = record["samples"]
                 n = len(series.get("step_s") or ())
                 whole = {k: v for k, v in series.items() if isinstance(v, list) and len(v) == n}

@@ -11,7 +11,7 @@ from typing import Any
 from llmbench.contract.cell import Cell
 from llmbench.records import attempts
 from llmbench.records.read import Run
-from llmbench.report.cells.variants import variants
+from llmbench.report.cells.variants import find_variants
 
 #: Version of pytest-benchmark whose format this is.
 FORMAT_VERSION = "5.1.0"
@@ -28,10 +28,10 @@ _OPTIONS = {
 def document(run: Run) -> dict[str, Any]:
     """Return one benchmark per cell that was timed: its rounds are the steps (s) of all its processes."""
     groups = attempts.by_cell(run.records)
-    names = variants([group[0]["cell"] for group in groups.values()])
+    names = find_variants([group[0]["cell"] for group in groups.values()])
     found = []
     for (cell_id, group), variant in zip(groups.items(), names, strict=True):
-        good = attempts.good(attempts.counted(group))
+        good = attempts.good(attempts.latest_attempts(group))
         times = [t for one in attempts.step_times(good) for t in one]
         if times:
             found.append(_benchmark(cell_id, group[0]["cell"], variant, times, len(good)))

@@ -9,7 +9,7 @@ from typing import Any
 from llmbench import stats
 from llmbench.analysis.comparison import CellChange, Comparison, label
 from llmbench.contract.job import SCHEMA_VERSION
-from llmbench.report.cells.variants import variants
+from llmbench.report.cells.variants import find_variants
 from llmbench.report.formats import csv, markdown
 from llmbench.report.table import CELL, Column, Table, cell_values, number
 
@@ -71,14 +71,15 @@ def _differences(found: Comparison) -> Table:
 
 def _only(found: Comparison) -> Table:
     named = [
-        {**cell, "variant": v} for (cell, _), v in zip(found.only, variants([c for c, _ in found.only]), strict=True)
+        {**cell, "variant": v}
+        for (cell, _), v in zip(found.only, find_variants([c for c, _ in found.only]), strict=True)
     ]
     rows = tuple((*cell_values(cell), why) for cell, (_, why) in zip(named, found.only, strict=True))
     return Table("Not compared", (*CELL, Column("because")), rows)
 
 
 def _cells(found: Comparison, cells: Sequence[CellChange], title: str = "Step time") -> Table:
-    names = dict(zip(map(id, found.cells), variants([one.cell for one in found.cells]), strict=True))
+    names = dict(zip(map(id, found.cells), find_variants([one.cell for one in found.cells]), strict=True))
     columns = (
         *CELL,
         *(number("base", "ms"), number("head", "ms"), number("ratio", "x", 3), number("change", "%", 1)),
@@ -107,7 +108,7 @@ def _note(one: CellChange) -> str:
 def _quality(found: Comparison) -> Table:
     """Return the metrics that are not the same; how many are is in the notes."""
     shown = [one for one in found.quality if one.verdict != "same"]
-    named = variants([one.cell for one in shown])
+    named = find_variants([one.cell for one in shown])
     columns: tuple[Column, ...] = (*CELL, Column("metric"), number("base", digits=4), number("head", digits=4))
     columns += (Column("difference", align="right"), Column("verdict"), number("examples"), Column("note"))
     rows = []

@@ -8,7 +8,8 @@ from typing import Any
 
 from llmbench.analysis import attribution
 from llmbench.records import attempts
-from llmbench.report.cells.summary import Run, summarise
+from llmbench.records.read import Run
+from llmbench.report.cells.summary import summarise
 from llmbench.report.findings import changes, spoken
 from llmbench.report.table import Column, Table, number, printable
 from llmbench.report.tables.overview import warning_table

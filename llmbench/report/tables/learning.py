@@ -24,8 +24,9 @@ MISSING_NOTES = (
 
 
 REACH_NOTES = (
-    f"target: {time_to_quality.SHARE:.0%} of the way from the best trivial baseline to the oracle; runs of several lengths, each "
-    "with a schedule of its own, interpolated between the two around the target; time: at the measured step",
+    f"target: {time_to_quality.SHARE:.0%} of the way from the best trivial baseline to the oracle; runs of several "
+    "lengths, each with a schedule of its own, interpolated between the two around the target; time: at the measured "
+    "step",
 )
 
 
@@ -39,7 +40,7 @@ def learning_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]]
     columns += (number("oracle", digits=3), number("times"), Column("more data"), Column("more steps"))
     columns += (Column("more parameters"), number("seeds"), Column("verdict"), Column("because"))
     rows = []
-    for row in learning.learning(records) if found is None else found:
+    for row in learning.learning_rows(records) if found is None else found:
         what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"], row["parameters"])
         gains = [_interval(row["gains"].get(axis, {})) for axis in learning.AXES]
         values = (row["epochs"], row["metric"], row["quality"], row["oracle"], row["times"], *gains)
@@ -54,7 +55,7 @@ def missing_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] 
     columns += (number("distance", digits=3), *(Column(f"for lack of {name}") for name in names[:3]), Column("rest"))
     columns += (Column("ample"),)
     rows = []
-    for row in learning.learning(records) if found is None else found:
+    for row in learning.learning_rows(records) if found is None else found:
         split = row["missing"]
         if split is not None:
             what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"])

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmbench.report.cells.summary import Run, failures, oracle_pct, summarise
+from llmbench.records.read import Run
+from llmbench.report.cells.summary import failures, oracle_pct, summarise
 from llmbench.report.table import CELL, Column, Table, cell_values, number, with_cells
 from llmbench.report.tables.learning import learning_table, missing_table, reach_table
 from llmbench.report.tables.method import method_table

@@ -8,7 +8,8 @@ from typing import Any
 from llmbench.analysis import remedy_trials
 from llmbench.analysis.remedy_trials import ADD, CONFIRM, SCREEN, Names, Trials
 from llmbench.contract.cell import Cell
-from llmbench.report.cells.summary import Run, reproduce
+from llmbench.records.read import Run
+from llmbench.report.cells.summary import reproduce
 from llmbench.report.table import CELL, Column, Table, cell_values, number
 from llmbench.report.tables.verdicts import interval
 

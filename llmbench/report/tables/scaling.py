@@ -36,7 +36,7 @@ def scaling_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] 
     columns += (number("limit"), number("held out"), number("predicted", "ms"), number("measured", "ms"))
     columns += (number("error", "%", 1), number("processes"))
     rows = []
-    for row in scaling.scaling(records) if found is None else found:
+    for row in scaling.scaling_rows(records) if found is None else found:
         what = (row["model"], row["stage"], row["axis"], f"{row['points'][0]} - {row['points'][-1]}", row["part"])
         exponents = (
             _interval(row["exponent_small"], row["exponent_small_ci"]),
@@ -70,7 +70,7 @@ def changes_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] 
             " - ".join(map(str, c["between"])),
             c["at"],
         )
-        for row in (scaling.scaling(records) if found is None else found)
+        for row in (scaling.scaling_rows(records) if found is None else found)
         for c in row["changes"]
     ]
     return Table("Where the bottleneck changes", columns, tuple(rows), CHANGE_NOTES)

@@ -7,7 +7,8 @@ from typing import Any
 
 from llmbench import stats
 from llmbench.records import attempts
-from llmbench.report.cells.summary import Run, oracle_pct
+from llmbench.records.read import Run
+from llmbench.report.cells.summary import oracle_pct
 from llmbench.report.cells.variants import DERIVED, names_of, values_of
 from llmbench.report.table import CELL, Column, Table, number
 
@@ -22,15 +23,15 @@ REFERENCES = {"precision": "fp32", "device": "cpu"}
 
 def precision_table(run: Run, cells: Sequence[Cell]) -> Table:
     """Return the cells of a run that differ in nothing but the precision."""
-    return side_by_side([(run, cells)], "precision")
+    return build_side_by_side([(run, cells)], "precision")
 
 
 def device_table(run: Run, cells: Sequence[Cell]) -> Table:
     """Return the cells of a run that differ in nothing but the device."""
-    return side_by_side([(run, cells)], "device")
+    return build_side_by_side([(run, cells)], "device")
 
 
-def side_by_side(pairs: Sequence[Pair], axis: str, baseline: str | None = None) -> Table:
+def build_side_by_side(pairs: Sequence[Pair], axis: str, baseline: str | None = None) -> Table:
     """Return cells that differ in `axis` only: speed and memory over the baseline's, quality minus the baseline's.
 
     The baseline is the value of `axis` that was asked for, else fp32 or the CPU, else the first. Groups without it
@@ -101,7 +102,7 @@ def _against(one: Member, base: Member | None) -> tuple[float | None, str | None
 
 def _step_times(member: Member) -> list[list[float]]:
     _, records, cell = member
-    return attempts.step_times(attempts.good(attempts.counted(records[cell["cell_id"]])))
+    return attempts.step_times(attempts.good(attempts.latest_attempts(records[cell["cell_id"]])))
 
 
 def _quality(cell: Cell, base: Member | None) -> tuple[Any, ...]:

@@ -1,8 +1,8 @@
 """Measure what a device can do at best: its ceilings. `calibrate` is the page to read.
 
-Every quantity is `{"value", "low", "high", "median", "samples", ...}` (`llmbench.worker.ceilings.sampling` has the estimator) or
-None, with the reason under its path in `reasons`. Rates are per second: FLOP/s (`matmul`; int8: operations) and
-bytes/s; times are seconds.
+Every quantity is `{"value", "low", "high", "median", "samples", ...}` (`llmbench.worker.ceilings.sampling` has the
+estimator) or None, with the reason under its path in `reasons`. Rates are per second: FLOP/s (`matmul`; int8:
+operations) and bytes/s; times are seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BUSY_PCT = 5.0
 Quantities = dict[str, list[Metered]]
 
 
-def calibrate(
+def measure_ceilings(
     device: str, precisions: Sequence[Any], seconds: float = DEFAULT_SECONDS, folder: str | None = None
 ) -> dict[str, Any]:
     """Return the measured ceilings of `device` in about `seconds`; `folder` is where a file is read from.

@@ -27,7 +27,10 @@ MIN_VOCAB_SIZE = len(SPECIAL_NAMES) + 256
 
 
 class BpeTokenizer:
-    """A byte-level BPE tokenizer; implements `llmbench.contract.specs.Tokenizer`. Can be pickled and used after a fork."""
+    """A byte-level BPE tokenizer; implements `llmbench.contract.specs.Tokenizer`.
+
+    Can be pickled and used after a fork.
+    """
 
     special: SpecialTokens = SPECIAL
 

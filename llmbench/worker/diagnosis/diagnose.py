@@ -25,7 +25,7 @@ from llmbench.worker.measuring.passes import pairs_for, phase_pass, timed_pass
 from llmbench.worker.torch_engine import padding as paddings
 from llmbench.worker.torch_engine.memory import limit_used
 from llmbench.worker.verification.cell_trial import causes
-from llmbench.worker.verification.verify import verify
+from llmbench.worker.verification.verify import verify_causes
 
 POOL, FEWEST_BATCHES, POOL_S = 16, 6, 0.35  # batches, and seconds that a round of them may take
 #: Of the budget: the pool's batches may take so long to make, the clean pass and the phase pass so long to measure.
@@ -162,7 +162,9 @@ def tried(
     trial.facts["memory_used"] = max(used, limit_used() or 0.0) if trial.device == "cpu" else used
     allowance.bound(trial)
     seconds = TRIALS_SHARE * (trial.until - allowance.clock())
-    return verify(trial, fields, causes(registry, trial.device), mode=mode, seconds=seconds, seed=seed, emit=emit)
+    return verify_causes(
+        trial, fields, causes(registry, trial.device), mode=mode, seconds=seconds, seed=seed, emit=emit
+    )
 
 
 def described(name: str, engine: UserEngine, batch: Any, precision: str, seed: int, data: Any) -> Cell:

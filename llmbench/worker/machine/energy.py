@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmbench.analysis.costs import cost, joules_per_step, tokens_per_joule
 from llmbench.worker.machine import nvml
-
-__all__ = ["EnergyMeter", "cost", "joules_per_step", "rapl_joules", "tokens_per_joule"]
 
 #: NVML's counters are refreshed every 20 to 100 ms (Yang et al. 2023, arXiv:2312.02741): 0.5 s keeps that below 20 %.
 MIN_NVML_S = 0.5

@@ -1,7 +1,7 @@
 """What this machine is: enough to explain a difference between two of them, and nothing that says whose it is.
 
-`capture` is the page to read; `hardware`, `software` and `nvml` hold the parts. `llmbench.analysis.machine_differences.different_facts`
-compares two.
+`capture` is the page to read; `hardware`, `software` and `nvml` hold the parts.
+`llmbench.analysis.machine_differences.different_facts` compares two.
 """
 
 from __future__ import annotations

@@ -14,10 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmbench.analysis.costs import steps_to_pay_off
-
-__all__ = ["CompileWatch", "compile_seconds", "steps_to_pay_off"]
-
 #: Dynamo's phases whose seconds are kept; the parts lie inside of the first two.
 PHASES = ("entire_frame_compile", "entire_backward_compile", "backend_compile", "inductor_compile", "code_gen")
 LONGEST_REASON = 300

@@ -111,7 +111,7 @@ class OperatorCounter(TorchDispatchMode):
             shapes = ", ".join(str(tuple(t.shape)) for t in inputs)
             raise UncountedOperator(
                 f"{func} multiplies matrices (class {kind}), but {why}; inputs: {shapes}. "
-                "Add one to llmbench.worker.torch_engine.operator_classes.flop_formulas"
+                "Add one to flop_formulas in llmbench/worker/torch_engine/operator_classes.py"
             )
         return flops
 

@@ -1,7 +1,8 @@
 """The trace pass of the torch engine: what a step does, operator by operator, and where its time goes.
 
-Runs behind all timing, in steps of its own: one counted (exact), a few profiled (`llmbench.worker.torch_engine.profiling` says how
-far their times can be trusted). A module that is compiled is traced as it was written (see `as_written`).
+Runs behind all timing, in steps of its own: one counted (exact), a few profiled
+(`llmbench.worker.torch_engine.profiling` says how far their times can be trusted). A module that is compiled is traced
+as it was written (see `as_written`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A torch step under test: what causes see of it (see `llmbench.contract.specs.Trial`), for built-in cells and users' modules.
+"""A torch step under test, of built-in cells and of users' modules: what causes see (`llmbench.contract.specs.Trial`).
 
 Shapes: `B` rows of a batch, `L` tokens of a row.
 """

@@ -39,7 +39,7 @@ def causes(registry: Registry, device: str | None = None) -> list[CauseSpec]:
     return found
 
 
-def cell_trial(
+def make_cell_trial(
     engine: Engine, feed: Feed, order: Sequence[list[int]], work: Work, cell: Cell, *, name: str, memory_used: float
 ) -> StepTrial:
     """Return the trial of a cell's step. `order` are batches of indices, of which the first are the pool.

@@ -30,7 +30,7 @@ LEAST_TRIALS = 0.5  # of the time, for the trials, where looking at the causes t
 LEAST_PROBING_S, PROBING_SHARE = 6.0, 0.6
 
 
-def verify(
+def verify_causes(
     trial: StepTrial,
     record: Mapping[str, Any],
     causes: Sequence[CauseSpec],

@@ -149,7 +149,7 @@ class Results:
         noise_floor_pct: float | None = None,
     ) -> Compared:
         """Return what is slower, faster, the same or undecided in `head`, cell by cell; both hold one run."""
-        from llmbench.analysis.comparison import compare
+        from llmbench.analysis.comparison import compare_runs
 
         for one in (self, head):
             if len(one.runs) != 1:
@@ -159,13 +159,13 @@ class Results:
             "margin_pct": margin_pct,
             "noise_floor_pct": noise_floor_pct,
         }
-        return Compared(compare(self.runs[0], head.runs[0], **limits))
+        return Compared(compare_runs(self.runs[0], head.runs[0], **limits))
 
     def export(
         self, to: str, path: str | Path | None = None, *, samples: bool = False, keep_personal: bool = False
     ) -> Path:
         """Write what `llmbench export --to` writes: parquet, csv, pytest-benchmark or bundle. Return the file."""
-        from llmbench.exporting import export_runs
+        from llmbench.api.export import export_runs
 
         return export_runs(
             list(self.runs), to, None if path is None else Path(path), samples=samples, keep_personal=keep_personal

@@ -1,66 +1,10 @@
-"""`llmbench planted`: run the planted bottlenecks and print how well they are found."""
+"""Run the planted bottlenecks, and score how well they are named."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import click
-
-
-@click.command()
-@click.option(
-    "-o",
-    "output",
-    type=click.Path(path_type=Path),
-    default=Path("results/local/planted"),
-    show_default=True,
-    help="Folder of cases.jsonl; cases that it holds are not run again.",
-)
-@click.option(
-    "-k", "expression", metavar="TEXT", default="", help="Only cases whose name or cause holds one of A,B,..."
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Run at most so many new cases.")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=2), help="Pairs of processes.")
-@click.option("--seconds", default=0.7, show_default=True, help="Seconds of turns per process.")
-@click.option("--budget", "budget_s", default=30.0, show_default=True, help="Seconds of each diagnosis, about.")
-@click.option("--list", "only_list", is_flag=True, help="Print the cases and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-def planted(
-    output: Path,
-    expression: str,
-    limit: int | None,
-    rounds: int,
-    seconds: float,
-    budget_s: float,
-    only_list: bool,
-    as_json: bool,
-) -> int:
-    """Plant known bottlenecks in known workloads, and score what diagnose says of them.
-
-    Each case is measured with and without its plant in processes of their own, which is the truth; then
-    `llmbench diagnose` looks at the planted one. The confusion matrix and the errors are printed and written to OUTPUT.
-    """
-    import json
-
-    if only_list:
-        from llmbench.planted import cases
-
-        for case in chosen_cases(expression):
-            unit = cases.PLANTS[case.plant].unit if case.plant else ""
-            note = " (needs a device, not run)" if case.plant in cases.NEEDS_DEVICE else ""
-            click.echo(f"{case.name:34s} {case.cause or 'control':18s} {unit}{note}")
-        return 0
-
-    def say(text: str) -> None:
-        click.echo(text, err=True)
-
-    summary, text = plant(
-        output, expression, limit=limit, rounds=rounds, seconds=seconds, budget_s=budget_s, on_case=say
-    )
-    click.echo(json.dumps(summary, indent=1) if as_json else text)
-    return 1 if summary["failed"] else 0
 
 
 def chosen_cases(expression: str) -> list[Any]:

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import click
 
-#: The kinds of plugins, here so that `--help` finds no plugins; a test holds it against `llmbench.plugins.registry.KINDS`.
+from llmbench.cli.options import json_option, plugin_option
+
+#: The kinds of plugins, here so that `--help` finds no plugins; a test holds it against
+#: `llmbench.plugins.registry.KINDS`.
 KINDS = ("model", "task", "dataset", "metric", "precision", "cause", "remedy", "reporter", "engine")
 
-_plugin = click.option("--plugin", "plugin_files", multiple=True, metavar="FILE", help="Load a plugin file too.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 
-
-@click.group()
-def plugins() -> None:
+@click.group("plugins")
+def plugins_group() -> None:
     """What is installed, who owns it, and what can be added."""
 
 
-@plugins.command("list")
-@_plugin
-@_json
+@plugins_group.command("list")
+@plugin_option
+@json_option
 def plugins_list(plugin_files: tuple[str, ...], as_json: bool) -> int:
     """Print every plugin: name, kind, owner, version and what it supports. Broken ones come with their error."""
     import json
@@ -37,9 +37,9 @@ def plugins_list(plugin_files: tuple[str, ...], as_json: bool) -> int:
     return 0
 
 
-@plugins.command("info")
+@plugins_group.command("info")
 @click.argument("name")
-@_plugin
+@plugin_option
 def plugins_info(name: str, plugin_files: tuple[str, ...]) -> int:
     """Print everything the plugin NAME says about itself."""
     from llmbench.contract.errors import PluginError, did_you_mean
@@ -56,7 +56,7 @@ def plugins_info(name: str, plugin_files: tuple[str, ...]) -> int:
     return 0
 
 
-@plugins.command("hooks")
+@plugins_group.command("hooks")
 def plugins_hooks() -> int:
     """Print the hooks, each with a complete plugin to copy."""
     import inspect
@@ -70,7 +70,7 @@ def plugins_hooks() -> int:
     return 0
 
 
-@plugins.command("new")
+@plugins_group.command("new")
 @click.argument("name")
 @click.option("--kind", type=click.Choice(KINDS), required=True, help="What it brings.")
 @click.option("-o", "folder", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where (here).")
@@ -85,7 +85,7 @@ def plugins_new(name: str, kind: str, folder: Path) -> int:
     return 0
 
 
-@plugins.command("check")
+@plugins_group.command("check")
 @click.argument("target", metavar="NAME")
 @click.option("--kind", type=click.Choice(KINDS), help="Of plugins of one name, the one of this kind.")
 @click.option("--only", multiple=True, metavar="CHECK", help="Make this check only; several may be given.")
@@ -97,8 +97,8 @@ def plugins_new(name: str, kind: str, folder: Path) -> int:
     show_default=True,
     help="Seconds per check.",
 )
-@_plugin
-@_json
+@plugin_option
+@json_option
 def plugins_check(
     target: str, kind: str | None, only: tuple[str, ...], limit_s: float, plugin_files: tuple[str, ...], as_json: bool
 ) -> int:

@@ -19,7 +19,7 @@ SKIP, ABORT = 125, 128
 FORMATS = ("terminal", "markdown", "csv", "json")
 
 
-@click.command()
+@click.command("compare")
 @click.argument("base", type=click.Path(path_type=Path), metavar="BASE")
 @click.argument("head", type=click.Path(path_type=Path), metavar="HEAD")
 @click.option(
@@ -46,7 +46,7 @@ FORMATS = ("terminal", "markdown", "csv", "json")
     help="What equal runs differ by in all cells at once (default: 0 if interleaved, else 5).",
 )
 @click.option("--bisect", is_flag=True, help="Exit codes for git bisect run: 125 where it cannot be decided.")
-def compare(
+def compare_command(
     base: Path,
     head: Path,
     fail_on_pct: float | None,
@@ -66,7 +66,7 @@ def compare(
     git bisect run sh -c 'llmbench run quick --fresh -o HEAD || exit 125
                           llmbench compare BASE HEAD --fail-on 5 --bisect'
     """
-    from llmbench.analysis.comparison import compare as run_compare
+    from llmbench.analysis.comparison import compare_runs as run_compare
     from llmbench.records.read import guarded
 
     if bisect and fail_on_pct is None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from llmbench.api import check_budget
+from llmbench.api.options import check_budget
+from llmbench.cli.options import json_option, plugin_option
 
-CALL = "llmbench.worker.diagnosis.diagnose:diagnose_target"
 SLACK_S = 300.0  # beyond the budget, before the process is taken for dead: a model may take long to load
 
 
-@click.command()
+@click.command("diagnose")
 @click.argument("target", metavar="TARGET")
 @click.option(
     "--budget", "budget_s", type=float, default=60.0, show_default=True, help="Seconds of wall time, all in all."
@@ -27,10 +27,12 @@ SLACK_S = 300.0  # beyond the budget, before the process is taken for dead: a mo
     show_default=True,
     help="Which causes are removed and measured: the leading suspects, or all.",
 )
-@click.option("--plugin", "plugin_files", multiple=True, metavar="FILE", help="Load a plugin file too.")
+@plugin_option
 @click.option("--quiet", is_flag=True, help="No notes on standard error.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-def diagnose(target: str, budget_s: float, mode: str, plugin_files: tuple[str, ...], quiet: bool, as_json: bool) -> int:
+@json_option
+def diagnose_command(
+    target: str, budget_s: float, mode: str, plugin_files: tuple[str, ...], quiet: bool, as_json: bool
+) -> int:
     """Find out what bounds a step of your own model, remove it, and measure again.
 
     TARGET is package.module:function or FILE.py:function, found from the current folder: a function without arguments
@@ -43,7 +45,8 @@ def diagnose(target: str, budget_s: float, mode: str, plugin_files: tuple[str, .
 
     started_at = time.time()
     from llmbench.execution.local import LocalExecutor
-    from llmbench.report.cells.summary import Run
+    from llmbench.execution.worker_calls import DIAGNOSE_TARGET
+    from llmbench.records.read import Run
     from llmbench.report.formats import json as report_json
     from llmbench.report.formats.terminal import text
     from llmbench.report.tables import diagnosis
@@ -58,7 +61,7 @@ def diagnose(target: str, budget_s: float, mode: str, plugin_files: tuple[str, .
         tempfile.TemporaryDirectory(prefix="llmbench-") as folder,
         LocalExecutor(log_dir=Path(folder) / "logs", start_method="spawn") as executor,
     ):
-        found = executor.call(CALL, target, options, timeout_s=budget_s + SLACK_S)
+        found = executor.call(DIAGNOSE_TARGET, target, options, timeout_s=budget_s + SLACK_S)
     environment = found["environment"]
     record = {**found["record"], "environment_id": "here"}
     run = Run(target, [record], {"here": environment}, {}, {})

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llmbench.api.runs import asking, discover_noting
 from llmbench.contract.errors import UserError
-from llmbench.running import asking, discover_noting
+from llmbench.execution.worker_calls import CAPTURE_ENVIRONMENT
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:
@@ -19,7 +20,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     environment: dict[str, Any] = {}
     try:
         with asking() as executor:
-            environment = dict(executor.call("llmbench.worker.machine.environment:capture"))
+            environment = dict(executor.call(CAPTURE_ENVIRONMENT))
     except (RuntimeError, UserError) as error:
         problems.append(f"no process can look at this machine: {(str(error).splitlines() or ['unknown'])[-1]}")
     packages = environment.get("packages", {})
@@ -40,7 +41,7 @@ def ceilings_of(device: str, *, fresh: bool, say: Callable[[str], None]) -> dict
 
     precisions = [provided.spec for provided in discover_noting(()).by_kind["precision"].values()]
     with asking() as executor:
-        environment = dict(executor.call("llmbench.worker.machine.environment:capture"))
+        environment = dict(executor.call(CAPTURE_ENVIRONMENT))
         chosen = best_device(environment) if device == "auto" else device
         try:
             return ensure(executor, environment, chosen, say, precisions=precisions, fresh=fresh)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmbench.contract.errors import UserError
+from llmbench.execution.worker_calls import CAPTURE_ENVIRONMENT, LIST_DEVICES
 
 if TYPE_CHECKING:
     from llmbench.analysis.lower_bounds import Prediction
@@ -82,7 +83,7 @@ def plan_suite(suite: str, registry: Registry, settings: Sequence[str], expressi
 def _devices() -> list[str]:
     """Return the devices of this machine, asked in a process of its own: looking loads torch."""
     with asking() as executor:
-        return [device["device"] for device in executor.call("llmbench.worker.machine.environment:devices")]
+        return [device["device"] for device in executor.call(LIST_DEVICES)]
 
 
 @contextlib.contextmanager
@@ -196,7 +197,7 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOption
         some = bool(left) or remedies
         with executor if some else contextlib.nullcontext():  # nothing left: nothing of torch is needed
             if some:
-                environment = dict(executor.call("llmbench.worker.machine.environment:capture"))
+                environment = dict(executor.call(CAPTURE_ENVIRONMENT))
                 identity = environment["environment_id"]
                 known = read_json(run_dir.path / "environment.json")
                 run_dir.write_json("environment.json", {**known, identity: environment})

@@ -95,12 +95,12 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test per cell, named by what it is: the name stays when llmbench or the data changes."""
-        from llmbench.report.cells.variants import variants
+        from llmbench.report.cells.variants import find_variants
 
         plan = json.loads(self._llmbench("plan", str(self.path), "--json", *self._options()))
         cells = plan["plans"][0]["cells"]
         timed = self.config.pluginmanager.hasplugin("benchmark")
-        for cell, variant in zip(cells, variants(cells), strict=True):
+        for cell, variant in zip(cells, find_variants(cells), strict=True):
             name = "/".join(str(cell[k]) for k in ("stage", "model", "size", "task", "precision", "device"))
             name += f" {variant}" if variant else ""
             clock, replay = _clock()
@@ -131,7 +131,7 @@ class SuiteFile(pytest.File):
         except (UserError, ValueError) as error:
             raise SuiteError(str(error)) from None
         groups = attempts.by_cell(run.records)
-        return {name: [r for _, r in sorted(attempts.counted(group).items())] for name, group in groups.items()}
+        return {name: [r for _, r in sorted(attempts.latest_attempts(group).items())] for name, group in groups.items()}
 
     def _run(self) -> Path:
         """Measure the cells whose tests will run; return the run directory."""

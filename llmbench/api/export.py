@@ -1,4 +1,4 @@
-"""`llmbench export`: a run for other tools, and for publishing."""
+"""Runs in the formats of other tools, and as one file to publish."""
 
 from __future__ import annotations
 
@@ -9,34 +9,15 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from llmbench.contract.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from llmbench.records.read import Run
 
+
 FORMATS = ("parquet", "csv", "pytest-benchmark", "bundle")
+
 _SUFFIX = {"parquet": ".parquet", "csv": ".csv", "pytest-benchmark": ".json", "bundle": ".llmbench.zip"}
-
-
-@click.command()
-@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
-@click.option("--to", "form", type=click.Choice(FORMATS), required=True, help="What to write.")
-@click.option("-o", "output", type=click.Path(path_type=Path, dir_okay=False), help="File (default: RUN's name here).")
-@click.option("--samples", is_flag=True, help="parquet: one row per step instead of one per cell.")
-@click.option("--keep-personal", is_flag=True, help="bundle: leave user and host names, home paths and tokens in.")
-def export(run: Path, form: str, output: Path | None, samples: bool, keep_personal: bool) -> int:
-    """Write RUN (a run directory or a bundle) to one file.
-
-    `bundle` is for publishing and sending: report and compare read it as it is. `pytest-benchmark` opens in
-    `pytest-benchmark compare`.
-    """
-    from llmbench.records.read import read_runs
-
-    path = export_runs(read_runs(run), form, output, samples=samples, keep_personal=keep_personal)
-    click.echo(f"{path}: written", err=True)
-    return 0
 
 
 def export_runs(runs: list[Run], form: str, output: Path | None, *, samples: bool, keep_personal: bool) -> Path:

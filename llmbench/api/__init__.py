@@ -1,0 +1,1 @@
+"""What both front doors do: run, load, diagnose, compare, export, calibrate."""
