@@ -1,0 +1,50 @@
+"""What is shipped beside the code: vendored files, licences, the version, the files of the repository."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import re
+import tomllib
+from pathlib import Path
+
+import llmbench
+
+ROOT = Path(__file__).parent.parent
+PAGE = importlib.resources.files("llmbench_plugins") / "reporters" / "page"
+APACHE = "Apache License\n                           Version 2.0, January 2004\n                        http://www.apache.org/licenses/"
+OWN = {"page.css", "page.html.j2", "page.js", "VENDORED.md"}
+
+
+def project_table():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def vendored():
+    """Return the hash that VENDORED.md has for each file."""
+    text = (PAGE / "VENDORED.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^\| `([^`]+)` \|.*\| `([0-9a-f]{64})` \|", text, re.MULTILINE))
+
+
+def test_vendored_files_are_what_their_table_says():
+    found = {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in PAGE.iterdir() if one.name not in OWN}
+    assert "chart.umd.min.js" in found and found == vendored()
+
+
+def test_the_version_of_chart_js_is_the_one_in_its_own_first_lines():
+    said = re.search(r"^ \* Chart\.js v(\S+)$", (PAGE / "chart.umd.min.js").read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"| `chart.umd.min.js` | Chart.js | {said[1]} |" in (PAGE / "VENDORED.md").read_text(encoding="utf-8")
+
+
+def test_the_version_is_written_once():
+    project = project_table()
+    assert "version" not in project and project["dynamic"] == ["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", llmbench.__version__)
+
+
+def test_the_licence_files_are_those_of_the_licence_expression():
+    project = project_table()
+    assert project["license"] == "Apache-2.0 AND MIT"
+    found = {one for pattern in project["license-files"] for one in ROOT.glob(pattern)}
+    first_lines = {one.name: one.read_text(encoding="utf-8").split("\n\n")[0].strip() for one in found}
+    assert first_lines == {"LICENSE": APACHE, "chart.LICENSE.md": "The MIT License (MIT)"}
