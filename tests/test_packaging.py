@@ -48,3 +48,7 @@ def test_the_licence_files_are_those_of_the_licence_expression():
     found = {one for pattern in project["license-files"] for one in ROOT.glob(pattern)}
     first_lines = {one.name: one.read_text(encoding="utf-8").split("\n\n")[0].strip() for one in found}
     assert first_lines == {"LICENSE": APACHE, "chart.LICENSE.md": "The MIT License (MIT)"}
+
+
+def test_a_distribution_of_the_repository_carries_the_same_licence():
+    assert (ROOT / "plugins/llmbench-mlflow/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
