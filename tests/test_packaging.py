@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -52,3 +54,20 @@ def test_the_licence_files_are_those_of_the_licence_expression():
 
 def test_a_distribution_of_the_repository_carries_the_same_licence():
     assert (ROOT / "plugins/llmbench-mlflow/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_large_files_are_refused_but_for_the_runs_that_are_there(tmp_path):
+    (tmp_path / "large.json").write_bytes(b" " * 500_001)
+    (tmp_path / "small.json").write_bytes(b" " * 500_000)
+    script = str(ROOT / ".ci" / "large_files.py")
+
+    def refused(*names):
+        command = [sys.executable, script, *names]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    found = refused("large.json", "small.json", "gone.json")
+    assert found.returncode == 1 and found.stderr.splitlines()[0] == "large.json: 500 KB, more than 500"
+    old = tmp_path / "results/amd-epyc-2-cores/quick/records.jsonl"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b" " * 500_001)
+    assert refused("small.json", str(old.relative_to(tmp_path))).returncode == 0
