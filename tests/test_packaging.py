@@ -10,6 +10,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+import yaml
+
 import llmbench
 
 ROOT = Path(__file__).parent.parent
@@ -71,3 +74,29 @@ def test_large_files_are_refused_but_for_the_runs_that_are_there(tmp_path):
     old.parent.mkdir(parents=True)
     old.write_bytes(b" " * 500_001)
     assert refused("small.json", str(old.relative_to(tmp_path))).returncode == 0
+
+
+def test_the_citation_has_this_version_and_the_licences():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == llmbench.__version__
+    assert " AND ".join(cited["license"]) == project_table()["license"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_workflows_call_parts_that_exist(path):
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    known = set(re.findall(r"^part_(\w+)\(\)", ci, re.MULTILINE))
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    steps = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    called = " ".join(step for step in steps if ".ci/run" in step)
+    named = set(re.sub(r'bash \.ci/run|--out out|"\$PART"', "", called).split())
+    matrices = [job.get("strategy", {}).get("matrix", {}) for job in workflow["jobs"].values()]
+    named |= {row["part"] for matrix in matrices for row in matrix.get("include", ())}
+    assert called and named <= known
+    assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_every_part_of_ci_is_in_a_list_and_every_list_names_parts():
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    lists = {name: text.split() for name, text in re.findall(r"^(DEFAULT|OTHERS)=\(([\w ]+)\)$", ci, re.MULTILINE)}
+    assert sorted(lists["DEFAULT"] + lists["OTHERS"]) == sorted(re.findall(r"^part_(\w+)\(\)", ci, re.MULTILINE))
