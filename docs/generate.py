@@ -1,4 +1,7 @@
-"""Write the reference pages that are made from the code: `python docs/generate.py`. A test says when they are old."""
+"""Write the reference pages that are made from the code: `python docs/generate.py`.
+
+With `--check` nothing is written: files that are not what the code says are named, and the exit code is 1.
+"""
 
 from __future__ import annotations
 
@@ -233,6 +236,28 @@ PAGES = {
     "../llmbench/schemas/record.schema.json": lambda: schema_text("record"),
 }
 
-if __name__ == "__main__":
+
+def stale_pages() -> list[str]:
+    """Return the paths of the files that are not what the code says, from the root of the repository."""
+    stale = []
+    for name, page in PAGES.items():
+        path = (HERE / name).resolve()
+        if not path.is_file() or path.read_text(encoding="utf-8") != page():
+            stale.append(path.relative_to(HERE.parent.resolve()).as_posix())
+    return stale
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 and name the files that are stale.")
+def main(check: bool) -> None:
+    """Write the reference pages and the schemas."""
+    if check:
+        if stale := stale_pages():
+            raise click.ClickException(f"stale: {', '.join(stale)}; run: python docs/generate.py")
+        return
     for name, page in PAGES.items():
         (HERE / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
