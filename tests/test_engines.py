@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HANG_S
 
 import llmbench
 from llmbench.errors import PluginError
@@ -53,7 +54,11 @@ def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("numpy")
     (folder / "small.yaml").write_text(SUITE)
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(PLUGIN), str(folder)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", RUN, str(PLUGIN), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RECORD ")]

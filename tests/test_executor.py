@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from limits import HANG_S
 
 from llmbench.errors import DataError
 from llmbench.executors.local import LocalExecutor
@@ -214,7 +215,7 @@ def start_script(tmp_path, fault, method="forkserver", *preload, stdin=False):
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 @pytest.mark.parametrize("stdin", [False, True])
 def test_the_users_script_is_not_run_again(tmp_path, method, stdin):
-    out, err = start_script(tmp_path, "ok", method, stdin=stdin).communicate(timeout=60)
+    out, err = start_script(tmp_path, "ok", method, stdin=stdin).communicate(timeout=HANG_S)
     assert out.count("imported") == 1 and out.endswith(f"ok {method} Linux\n"), err
 
 
@@ -227,7 +228,7 @@ def test_the_users_script_is_not_run_again(tmp_path, method, stdin):
 )
 def test_a_fork_server_that_is_no_good_is_replaced(tmp_path, code, says):
     (tmp_path / "bad_preload.py").write_text(code)
-    out, err = start_script(tmp_path, "ok", "forkserver", "bad_preload").communicate(timeout=60)
+    out, err = start_script(tmp_path, "ok", "forkserver", "bad_preload").communicate(timeout=HANG_S)
     assert out.endswith("ok spawn Linux\n") and says in err
 
 
@@ -242,7 +243,7 @@ def test_kill_9_of_the_run_leaves_no_orphan(tmp_path, method, fault, whole_group
     pids = json.loads(process.stdout.readline().replace("'", '"'))["pids"]
     assert all(alive(pid) for pid in pids)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
-    process.communicate(timeout=10)
+    process.communicate(timeout=HANG_S)
     wait_until(lambda: not any(alive(pid) for pid in pids))
 
 

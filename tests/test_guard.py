@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from limits import HANG_S
 
 import llmbench
 from llmbench import guard, tampering
@@ -76,7 +77,7 @@ def folder(tmp_path):
 def command(*words, cwd, **env):
     variables = {**os.environ, guard.LIMIT_VARIABLE: "6", **env}
     words = [sys.executable, "-m", "llmbench", *words]
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=120, check=False, env=variables)
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=HANG_S, check=False, env=variables)
 
 
 def test_each_is_named_in_one_line_and_the_result_is_json(folder):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from limits import HANG_S
 
 from llmbench.worker.compilation import CompileWatch, compile_seconds, recompilations, short, why
 
@@ -103,7 +104,7 @@ def test_nothing_is_imported_for_an_eager_cell():
         "found = w.stop(0.5, 0.1)\nassert 'torch' not in sys.modules\n"
         "assert found['graphs'] == 0 and found['compile_s'] == 0.4, found"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG_S)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import types
 from pathlib import Path
 
 import pytest
+from limits import HANG_S
 
 from llmbench.environments import differences
 from llmbench.report.cells import Run
@@ -93,12 +94,12 @@ before = count()
 with Forbid(): {CAPTURE.replace("print(json.dumps(capture()))", "capture()")}
 assert count() == before, (before, count())
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG_S)
 
 
 @pytest.mark.slow
 def test_two_processes_agree():
-    run = [json.loads(subprocess.check_output([sys.executable, "-c", CAPTURE], timeout=120)) for _ in range(2)]
+    run = [json.loads(subprocess.check_output([sys.executable, "-c", CAPTURE], timeout=HANG_S)) for _ in range(2)]
     assert differences(*run) == [] and run[0]["environment_id"] == run[1]["environment_id"]
 
 
