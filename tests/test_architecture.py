@@ -222,7 +222,7 @@ def test_help_and_import_load_nothing_heavy(use):
 
 
 @pytest.mark.skipif(bool(os.environ.get("CI")), reason="times are not reliable on shared machines")
-@pytest.mark.slow
+@pytest.mark.timed
 def test_help_is_as_fast_as_its_libraries():
     codes = ("import llmbench.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass", "import click, pluggy")
     times = {code: [] for code in codes}

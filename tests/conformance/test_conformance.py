@@ -35,7 +35,7 @@ def test_there_are_enough_broken_plugins_of_every_kind():
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_plugin_fails_for_the_right_reason(name, tmp_path):
     kind, check, words, path = breakages.write(name, tmp_path)
-    limit_s = 20.0 if name == "hangs" else 120.0
+    limit_s = 20.0 if name == "hangs" else LIMIT_S
     (verdict,) = conformance.check(str(path), kind=kind, only=[check], limit_s=limit_s)
     assert verdict.status == conformance.FAILED and words in verdict.reason, verdict
 

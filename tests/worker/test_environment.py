@@ -74,7 +74,8 @@ def test_nobody_is_named(captured):
     assert [(s, n) for s in found for n in names if re.search(rf"\b{re.escape(n)}\b", s)] == []
 
 
-def test_it_is_quick(captured):
+@pytest.mark.timed
+def test_it_is_quick():
     times = []
     for _ in range(5):
         begin = time.process_time()
