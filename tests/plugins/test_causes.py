@@ -9,6 +9,7 @@ import time
 import plain_models as plain
 import pytest
 import torch
+from clocks import Clock
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,26 +38,9 @@ GIVEN = {
 }
 
 
-class Clock:
-    """Time passes where a test says so; whoever looks takes a microsecond."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        self.spend(1e-6)
-        return self.now
-
-    def spend(self, seconds):
-        self.now += seconds
-
-
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", clock)
-    monkeypatch.setattr(time, "sleep", clock.spend)
-    return clock
+    return Clock.instead_of_time(monkeypatch)
 
 
 class PerElement(TorchDispatchMode):
