@@ -30,7 +30,7 @@ def pytest_pyfunc_call(pyfuncitem):
     for left in range(RETRIES, -1, -1):
         try:
             pyfuncitem.obj(**arguments)
-        except Exception as error:
+        except (Exception, pytest.fail.Exception) as error:
             if not left:
                 raise
             pyfuncitem.user_properties.append((RETRIED, f"{type(error).__name__}: {error}".partition("\n")[0]))

@@ -176,7 +176,7 @@ def test_the_parent_sleeps_while_a_cell_works(tmp_path):
 def test_the_fork_server_is_single_threaded_and_its_children_can_compute(tmp_path):
     events = []
     with LocalExecutor(
-        tmp_path / "logs", target=f"{FAULTS}:tensor_job", timeout_s=60, on_event=events.append
+        tmp_path / "logs", target=f"{FAULTS}:tensor_job", timeout_s=HANG_S, on_event=events.append
     ) as executor:
         assert executor.server_threads() == 1
         assert executor.run(make_job(tmp_path))["status"] == "ok"

@@ -60,7 +60,7 @@ def test_from_equal_weights_both_frameworks_train_alike(found, case):
 def test_the_conformance_kit_knows_that_not_every_model_is_one_of_torch(kind, name, check, status):
     if reason := lacks("torch"):
         pytest.skip(reason)
-    (verdict,) = conformance.check(name, kind=kind, only=[check], limit_s=600.0)
+    (verdict,) = conformance.check(name, kind=kind, only=[check], limit_s=HANG_S)
     assert verdict.status == status, verdict
 
 
