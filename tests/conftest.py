@@ -10,6 +10,7 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # torch in two processes with two threads each waits for itself on two cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("LLMBENCH_PLUGIN_SECONDS", "900")  # a plugin that is sane may take long on a busy machine
 
 # How long an example takes says something of the machine, and nothing of the code.
 hypothesis.settings.register_profile(

@@ -61,7 +61,7 @@ def test_what_is_scaffolded_passes(kind, tmp_path):
 def test_one_line_per_check_and_json(tmp_path, capsys):
     path = tmp_path / "mine.py"
     path.write_text(scaffold.plugin_source("mine", "remedy"))
-    code, out, _ = call(capsys, "plugins", "check", str(path))
+    code, out, _ = call(capsys, "plugins", "check", str(path), "--limit", str(LIMIT_S))
     assert code == 0 and len(out.splitlines()) == len(conformance.names("remedy"))
     path = breakages.write("trains_on_more", tmp_path)[-1]
     code, out, _ = call(capsys, "plugins", "check", str(path), "--only", "scope", "--json")
