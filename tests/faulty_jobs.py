@@ -45,6 +45,7 @@ def keeps_then(end):
 
     def job_of(job, emit):
         emit({"event": KEEP, "record": new_record(job, "ok", samples={"step_s": [0.1]}, warnings=["was trying"])})
+        emit({"event": "kept"})
         end()
         return new_record(job, "ok", warnings=["survived"])
 
@@ -71,6 +72,7 @@ def segfault(job, emit):
 
 
 def hangs_in_here(job, emit):
+    emit({"event": "hangs"})
     time.sleep(60)
 
 
@@ -117,11 +119,17 @@ def forks_then_sleeps(job, emit):
 
 
 def forks_slowly_then_sleeps(job, emit):
-    """Its child comes to its first lines only when the parent may be gone."""
+    """Its child comes to its first lines only when the parent is gone."""
     from llmbench.execution import child
 
-    ask = child._set_death_signal
-    child._set_death_signal = lambda: (time.sleep(1.0), ask())
+    ask, parent = child._set_death_signal, os.getpid()
+
+    def late():
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        return ask()
+
+    child._set_death_signal = late
     forks_then_sleeps(job, emit)
 
 

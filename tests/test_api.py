@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from limits import HANG_S
 from records import record, scored
 from test_attribution import trial, untried
 from test_cli import SMALL
@@ -198,7 +199,7 @@ def test_a_script_without_a_main_guard_runs_a_suite(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
         env=environment,
     )
     assert done.stdout == "True ['finetune', 'eval'] out 2\n", done.stdout + done.stderr

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from limits import HANG_S
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "llmbench"
@@ -295,7 +296,7 @@ def test_public_names_are_the_exported_ones():
 def python(code: str) -> str:
     compiled = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}  # as installed packages are
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=compiled
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True, env=compiled
     )
     return done.stdout
 
@@ -309,7 +310,7 @@ def test_help_and_import_load_nothing_heavy(use):
 
 
 @pytest.mark.skipif(bool(os.environ.get("CI")), reason="times are not reliable on shared machines")
-@pytest.mark.slow
+@pytest.mark.timed
 def test_help_is_as_fast_as_its_libraries():
     codes = ("import llmbench.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass", "import click, pluggy")
     times = {code: [] for code in codes}

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HANG_S
 
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
@@ -28,7 +29,7 @@ verify: none
 def llmbench(*args, cwd, **env):
     command = [sys.executable, "-m", "llmbench", *args]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **env}
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, env=variables)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANG_S, check=False, env=variables)
 
 
 def call(capsys, *args):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 import pytest
+from limits import HANG_S
 
 from llmbench.cli import cli
 
@@ -150,7 +151,7 @@ def test_a_command_that_is_shown_works(command, folder, request):
         env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

@@ -12,6 +12,7 @@ import plain_models as plain
 import pytest
 import torch
 from click.testing import CliRunner
+from clocks import Clock
 
 import llmbench
 from llmbench.cli import cli
@@ -20,19 +21,39 @@ ROOT = Path(__file__).parent.parent
 TARGETS = Path(plain.__file__)
 
 
-def test_a_slow_loader_is_named_in_three_lines_and_everything_is_given_back():
+class Timed(plain.GPT):
+    """A model whose step takes 20 ms by the clock of the test."""
+
+    clock = None
+
+    def forward(self, *batch):
+        self.clock.spend(0.02)
+        return super().forward(*batch)
+
+
+def test_a_slow_loader_is_named_in_three_lines_and_everything_is_given_back(monkeypatch):
     torch.manual_seed(0)
-    model, data = plain.GPT(), plain.Loader(plain.texts(), sleep=0.1)
+    monkeypatch.setattr(Timed, "clock", Clock.instead_of_time(monkeypatch))
+    model, data = Timed(), plain.Loader(plain.texts(), sleep=0.1)
     optimizer = torch.optim.AdamW(model.parameters())
     before = {name: t.clone() for name, t in model.state_dict().items()}
     found = llmbench.diagnose(model=model, data=data, optimizer=optimizer, budget_s=40)
     assert found.verdict == "input" and found.document["verdict_class"] == "data"
-    assert found.headroom_x > 1.5 and repr(found).startswith("Diagnosis(input, ")
+    assert found.headroom_x == pytest.approx(6, rel=0.01) and repr(found).startswith("Diagnosis(input, ")
     (row,) = [r for r in found.document["bottlenecks"] if r["cause"] == "input"]
-    assert 1 / row["predicted_x"] == pytest.approx(1 / row["measured_x"], abs=0.1)  # shares of the step that stay
+    assert row["predicted_x"] == pytest.approx(6, rel=0.01) == pytest.approx(row["measured_x"], rel=0.01)
     assert "is bounded by input (data: " in str(found) and "<p>" in found._repr_html_()
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert optimizer.state_dict()["state"] == {} and all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.timed
+def test_a_slow_loader_is_named_by_the_real_clock():
+    torch.manual_seed(0)
+    found = llmbench.diagnose(model=plain.GPT(), data=plain.Loader(plain.texts(), sleep=0.1), budget_s=40)
+    assert found.verdict == "input" and found.headroom_x > 1.5
+    (row,) = [r for r in found.document["bottlenecks"] if r["cause"] == "input"]
+    assert 1 / row["predicted_x"] == pytest.approx(1 / row["measured_x"], abs=0.1)  # shares of the step that stay
 
 
 @pytest.mark.parametrize(
@@ -79,7 +100,7 @@ def test_a_loader_with_processes_of_a_script_of_ones_own_is_diagnosed():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.parametrize("name", ["diagnose_gpt", "diagnose_transformers"])
 def test_the_examples_get_a_verdict_within_their_budget(name):
     begin = time.perf_counter()

@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from limits import HANG_S
 
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import DataError
 from llmbench.contract.job import Job, new_record
+from llmbench.execution import local
 from llmbench.execution.local import LocalExecutor
 from llmbench.execution.scheduler import pairs_left, run_plan
 from llmbench.records.run_dir import RunDir
@@ -53,11 +55,19 @@ def alive(pid):
         return False
 
 
-def wait_until(condition, limit_s=10.0):
-    end = time.monotonic() + limit_s
+def wait_until(condition):
+    end = time.monotonic() + HANG_S
     while not condition():
         assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.02)
+
+
+@pytest.fixture
+def time_is_up(monkeypatch):
+    """What to do on an event, so that the limit of the cell that sends it is over, however fast the machine is."""
+    real, ahead = time.monotonic, []
+    monkeypatch.setattr(time, "monotonic", lambda: real() + sum(ahead))
+    return lambda event: ahead.append(2 * HANG_S)
 
 
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
@@ -96,8 +106,8 @@ def test_a_fault_becomes_a_record(tmp_path, fault, status, kind, says):
 @pytest.mark.parametrize(
     "how, says", [("segfaults", "was trying"), ("is_killed", "was trying"), ("hangs", "was trying")]
 )
-def test_what_a_worker_handed_over_outlives_it(tmp_path, how, says):
-    record = run(tmp_path, f"keeps_then_{how}", timeout_s=1.0 if how == "hangs" else 30.0)
+def test_what_a_worker_handed_over_outlives_it(tmp_path, how, says, time_is_up):
+    record = run(tmp_path, f"keeps_then_{how}", timeout_s=HANG_S, on_event=time_is_up if how == "hangs" else None)
     assert (record["status"], record["warnings"]) == ("ok", [says]) and record["samples"] == {"step_s": [0.1]}
     assert record["wall_s"] > 0 and record["started_at"]
 
@@ -111,11 +121,22 @@ def test_the_log_of_a_crash_is_its_traceback(tmp_path):
     assert "last words" in record["error"]["traceback"] and "in segfault" in record["error"]["traceback"]
 
 
-def test_a_hang_is_stopped_in_time_and_says_where_it_was(tmp_path):
-    start_s = time.monotonic()
-    record = run(tmp_path, "hangs_in_here", timeout_s=0.7)
+def test_a_hang_is_stopped_and_says_where_it_was(tmp_path, time_is_up):
+    record = run(tmp_path, "hangs_in_here", timeout_s=HANG_S, on_event=time_is_up)
     assert record["status"] == "timeout" and "in hangs_in_here" in record["error"]["traceback"]
-    assert 0.7 <= record["wall_s"] < 3 and time.monotonic() - start_s < 30
+    assert record["wall_s"] >= HANG_S and f"the limit of {HANG_S} s" in record["error"]["message"]
+
+
+def test_a_hang_is_stopped_behind_its_limit(tmp_path):
+    record = run(tmp_path, "hangs_in_here", timeout_s=0.7)
+    assert record["status"] == "timeout" and record["wall_s"] >= 0.7
+
+
+@pytest.mark.timed
+def test_a_hang_is_stopped_soon_behind_its_limit(tmp_path):
+    start_s = time.monotonic()
+    assert run(tmp_path, "hangs_in_here", timeout_s=0.7)["wall_s"] < 3
+    assert time.monotonic() - start_s < 30
 
 
 @pytest.mark.parametrize("fault", ["hog", "torch_hog"])
@@ -134,6 +155,15 @@ def test_what_a_cell_leaves_running_is_killed(tmp_path):
     wait_until(lambda: not alive(events[0]["pid"]))
 
 
+def test_the_parent_waits_for_a_cell_and_does_not_ask_again_and_again(tmp_path, monkeypatch):
+    waits = []
+    wait = local.wait
+    monkeypatch.setattr(local, "wait", lambda sources, limit_s: waits.append(limit_s) or wait(sources, limit_s))
+    assert run(tmp_path, "sleeps")["status"] == "ok"
+    assert waits in ([None], [None, None])  # for its end; before that, its pipe may be closed
+
+
+@pytest.mark.timed
 def test_the_parent_sleeps_while_a_cell_works(tmp_path):
     with LocalExecutor(tmp_path / "logs", target=f"{FAULTS}:ok") as executor:
         executor.run(make_job(tmp_path))
@@ -147,7 +177,7 @@ def test_the_parent_sleeps_while_a_cell_works(tmp_path):
 def test_the_fork_server_is_single_threaded_and_its_children_can_compute(tmp_path):
     events = []
     with LocalExecutor(
-        tmp_path / "logs", target=f"{FAULTS}:tensor_job", timeout_s=60, on_event=events.append
+        tmp_path / "logs", target=f"{FAULTS}:tensor_job", timeout_s=HANG_S, on_event=events.append
     ) as executor:
         assert executor.server_threads() == 1
         assert executor.run(make_job(tmp_path))["status"] == "ok"
@@ -216,7 +246,7 @@ def start_script(tmp_path, fault, method="forkserver", *preload, stdin=False):
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 @pytest.mark.parametrize("stdin", [False, True])
 def test_the_users_script_is_not_run_again(tmp_path, method, stdin):
-    out, err = start_script(tmp_path, "ok", method, stdin=stdin).communicate(timeout=60)
+    out, err = start_script(tmp_path, "ok", method, stdin=stdin).communicate(timeout=HANG_S)
     assert out.count("imported") == 1 and out.endswith(f"ok {method} Linux\n"), err
 
 
@@ -229,7 +259,7 @@ def test_the_users_script_is_not_run_again(tmp_path, method, stdin):
 )
 def test_a_fork_server_that_is_no_good_is_replaced(tmp_path, code, says):
     (tmp_path / "bad_preload.py").write_text(code)
-    out, err = start_script(tmp_path, "ok", "forkserver", "bad_preload").communicate(timeout=60)
+    out, err = start_script(tmp_path, "ok", "forkserver", "bad_preload").communicate(timeout=HANG_S)
     assert out.endswith("ok spawn Linux\n") and says in err
 
 
@@ -244,7 +274,7 @@ def test_kill_9_of_the_run_leaves_no_orphan(tmp_path, method, fault, whole_group
     pids = json.loads(process.stdout.readline().replace("'", '"'))["pids"]
     assert all(alive(pid) for pid in pids)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
-    process.communicate(timeout=10)
+    process.communicate(timeout=HANG_S)
     wait_until(lambda: not any(alive(pid) for pid in pids))
 
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from limits import HANG_S
 from records import record, scored
 
 from llmbench.cli import cli
@@ -48,7 +49,7 @@ def test_pytest_benchmark_compares_two_exports(run_path, tmp_path):
     for name in ("a", "b"):
         assert export(run_path, "--to", "pytest-benchmark", "-o", tmp_path / f"{name}.json").return_value == 0
     command = [sys.executable, "-m", "pytest_benchmark", "compare", "a.json", "b.json", "--columns=mean,rounds"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=True)
     rows = [line for line in done.stdout.splitlines() if line.startswith("finetune/m|1")]
     assert len(rows) == 2 and all("250.0000 (1.0)" in row and row.split()[-1] == "6" for row in rows)
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HANG_S
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "llmbench_colab.ipynb"
 
@@ -37,7 +38,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     book = read()
     kernel = AsyncKernelManager()
     kernel.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    client.NotebookClient(book, km=kernel, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    client.NotebookClient(book, km=kernel, timeout=HANG_S, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
     kinds, (*_, shown) = outputs_of(book, "results = llmbench.run")
     assert "text/html" in kinds and "What bounds each cell" in shown.data["text/html"]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HANG_S
 
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.job import Job, new_record
@@ -25,10 +26,10 @@ verify: none
 GPT, BERT = "finetune/gpt/tiny/classification/fp32/cpu", "finetune/bert/tiny/classification/fp32/cpu"
 
 
-def pytest_in(folder: Path, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def pytest_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-rs", *words]
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}  # it is no worker of these tests
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_other_yaml_is_left_alone(tmp_path):
 @pytest.mark.slow
 def test_cells_are_measured_for_real(tmp_path):
     (tmp_path / "two.yaml").write_text(SUITE)
-    done = pytest_in(tmp_path, "two.yaml", "-k", "gpt", "--benchmark-autosave", timeout=200)
+    done = pytest_in(tmp_path, "two.yaml", "-k", "gpt", "--benchmark-autosave")
     assert "1 passed, 1 deselected" in done.stdout, done.stdout + done.stderr
     saved = json.loads(next((tmp_path / ".benchmarks").rglob("*.json")).read_text())
     assert saved["benchmarks"][0]["stats"]["rounds"] >= 10

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shlex
+import tempfile
 from types import MappingProxyType
 
 import pytest
@@ -327,9 +328,10 @@ def test_trials_of_nothing_are_empty():
     assert Trials({}).recommended() is None and trials_of([record()]) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 def test_a_real_run_recommends_what_it_measured_and_its_command_plans_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tempfile.mkdtemp(dir=tmp_path))  # another one for each try
+    capsys.readouterr()
     sets = ["steps=10", "test_examples=16", "train_examples=200", "repeats=1", "seconds=0.2", "verify=none"]
     sets += ["remedy_seconds=0.2", "remedy_pairs=6", "remedy_seeds=2"]
     sets += ["size=tiny:layers=1", "seq_len=128"]  # much of a step is logits: a gain that a busy machine does not hide

@@ -10,6 +10,7 @@ import tomllib
 
 import pytest
 import yaml
+from limits import HANG_S
 from test_cli import call
 
 import llmbench
@@ -89,10 +90,12 @@ def test_it_installs_and_is_listed(tmp_path):
     folder = scaffold.write("my-own", "precision", tmp_path, discover())
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(folder)]
-    subprocess.run(pip, check=True, timeout=300, capture_output=True)
+    subprocess.run(pip, check=True, timeout=HANG_S, capture_output=True)
     listed = [sys.executable, "-m", "llmbench", "plugins", "list", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run(listed, check=True, timeout=60, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    done = subprocess.run(
+        listed, check=True, timeout=HANG_S, capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
     (mine,) = [one for one in json.loads(done.stdout)["plugins"] if one["name"] == "my-own"]
     assert (mine["owner"], mine["version"], mine["kind"]) == ("llmbench-my-own", "0.1.0", "precision")
 

@@ -103,7 +103,7 @@ def _isolate(task: Task) -> None:
         with contextlib.suppress(Exception):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)  # and end, as the signal says
 
 
 def _die_with_parent() -> None:

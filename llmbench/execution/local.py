@@ -25,7 +25,7 @@ from llmbench.records.run_dir import WORK
 
 PRELOAD = ("llmbench.execution.child", PRELOAD_MODULE)
 SERVER_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-STACK_DUMP_S = 0.5  # how long a hanging cell gets to write its stack to the log
+STACK_DUMP_S = 10.0  # how long a hanging cell gets to write its stack to the log; it ends when it has
 KILL_WAIT_S = 10.0
 CALL_TIMEOUT_S = 300.0
 

@@ -37,7 +37,7 @@ def test_there_are_enough_broken_plugins_of_every_kind():
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_plugin_fails_for_the_right_reason(name, tmp_path):
     kind, check, words, path = breakages.write(name, tmp_path)
-    limit_s = 20.0 if name == "hangs" else 120.0
+    limit_s = 20.0 if name == "hangs" else LIMIT_S
     (verdict,) = conformance.check(str(path), kind=kind, only=[check], limit_s=limit_s)
     assert verdict.status == conformance.FAILED and words in verdict.reason, verdict
 
@@ -63,7 +63,7 @@ def test_what_is_scaffolded_passes(kind, tmp_path):
 def test_one_line_per_check_and_json(tmp_path, capsys):
     path = tmp_path / "mine.py"
     path.write_text(scaffold.plugin_source("mine", "remedy"))
-    code, out, _ = call(capsys, "plugins", "check", str(path))
+    code, out, _ = call(capsys, "plugins", "check", str(path), "--limit", str(LIMIT_S))
     assert code == 0 and len(out.splitlines()) == len(conformance.names("remedy"))
     path = breakages.write("trains_on_more", tmp_path)[-1]
     code, out, _ = call(capsys, "plugins", "check", str(path), "--only", "scope", "--json")

@@ -1,4 +1,4 @@
-"""The built-in causes: what each removes, and that it leaves the rest alone."""
+"""The built-in causes: what each removes, and that it leaves the rest alone. By a clock that tests turn."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import time
 import plain_models as plain
 import pytest
 import torch
+from clocks import Clock
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import llmbench
@@ -35,6 +37,24 @@ GIVEN = {
     "kernel": lambda: {"model": plain.GPT(), "data": plain.texts()},
     "host": lambda: {"model": plain.GPT(), "data": plain.texts()},
 }
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    return Clock.instead_of_time(monkeypatch)
+
+
+class PerElement(TorchDispatchMode):
+    """Operators take 2 ns for each element of their largest argument, 1 ns where that fits a cache of 1 MiB."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        elements = max((t.numel() for t in args if isinstance(t, torch.Tensor)), default=0)
+        self.clock.spend(elements * (2e-9 if elements > 2**18 else 1e-9))
+        return func(*args, **(kwargs or {}))
 
 
 def trial_of(given):
@@ -391,13 +411,13 @@ def test_an_update_by_hand_is_predicted_but_not_isolated():
             parameter.grad = None
 
     trial = trial_of({"model": model, "data": plain.texts(), "step": step})
-    assert min(CAUSES["optimizer"].probe(trial)["part_s"]) > 0.019
+    assert CAUSES["optimizer"].probe(trial)["part_s"] == pytest.approx([0.02] * 4, abs=1e-4)
     with pytest.raises(llmbench.Unisolated, match="updates by itself"):
         CAUSES["optimizer"].intervene(trial)
 
 
 @pytest.mark.parametrize("where", ["forward", "step", "loop"])
-def test_time_of_the_host_is_found_wherever_it_is(where):
+def test_time_of_the_host_is_found_wherever_it_is(where, clock):
     model = plain.GPT(sleep=0.02 if where == "forward" else 0.0)
 
     def step(batch):
@@ -405,24 +425,24 @@ def test_time_of_the_host_is_found_wherever_it_is(where):
         if where == "step":
             time.sleep(0.02)
         if where == "loop":
-            end = time.perf_counter() + 0.02
-            while time.perf_counter() < end:
-                pass
+            clock.spend(0.02)
         loss.backward()
         model.zero_grad()
 
     trial = trial_of({"model": model, "data": plain.texts(), "step": step})
     facts = CAUSES["host"].probe(trial)
-    both = sorted(a + b for a, b in zip(facts["part_s"], facts["outside_s"], strict=True))
-    assert 0.015 < both[0] < 0.04
+    inside, outside = (0.02, 0.0) if where == "forward" else (0.0, 0.02)
+    assert facts["part_s"] == pytest.approx([inside] * len(facts["part_s"]), abs=1e-4)
+    assert facts["outside_s"] == pytest.approx([outside] * len(facts["part_s"]), abs=1e-4)
     if where == "loop":
         with pytest.raises(llmbench.Unisolated, match="outside of the module"):
             CAUSES["host"].intervene(trial)
         return
     change = CAUSES["host"].intervene(trial)
     with change.changed():
-        treated_s = min(trial.seconds(lambda: change.treated(trial.pool[:1]), least=3))
-    assert min(trial.seconds(lambda: trial.step(trial.pool[0]), least=3)) > treated_s + 0.01
+        (treated_s,) = trial.seconds(lambda: change.treated(trial.pool[:1]), least=1)
+    (clean_s,) = trial.seconds(lambda: trial.step(trial.pool[0]), least=1)
+    assert clean_s - treated_s == pytest.approx(0.02, abs=1e-4)
 
 
 class Streamer(torch.nn.Module):
@@ -443,12 +463,25 @@ def with_no_host(trial):
     return trial
 
 
-def test_a_replay_that_leaves_out_work_is_no_replay():
+@pytest.fixture
+def operators_per_element(clock, monkeypatch):
+    """A trace is no place for a dispatch mode: only where operators are timed they take time."""
+    timed = _watch.operators
+
+    def operators(trial, batch):
+        with PerElement(clock):
+            return timed(trial, batch)
+
+    monkeypatch.setattr(_watch, "operators", operators)
+
+
+def test_a_replay_that_leaves_out_work_is_no_replay(operators_per_element):
     trial = with_no_host(trial_of({"model": Streamer(2**23), "data": plain.texts()}))
+    trial.step_s = 0.05  # of which the buffer takes a third
     with pytest.raises(llmbench.Unisolated, match=r"leave out operators that a step runs, such as aten\.add_"):
         CAUSES["host"].intervene(trial)
     small = with_no_host(trial_of({"model": Streamer(2), "data": plain.texts()}))
-    small.step_s = 1.0  # an operator on two numbers takes no part of that, in a stall neither
+    small.step_s = 0.05
     CAUSES["host"].intervene(small)
 
 
@@ -466,12 +499,12 @@ def test_an_operator_that_a_trace_calls_by_another_name_is_not_left_out():
     CAUSES["host"].intervene(trial)
 
 
-def test_kernel_leaves_out_a_large_tensor_that_every_piece_goes_through():
+def test_kernel_leaves_out_a_large_tensor_that_every_piece_goes_through(clock):
     data = [(torch.randint(0, 64, (8, 24)), torch.randint(0, 64, (8, 24))) for _ in range(4)]
-    trial = trial_of({"model": Streamer(2**25), "data": data})
-    facts = CAUSES["kernel"].probe(trial)
+    with PerElement(clock):
+        facts = CAUSES["kernel"].probe(trial_of({"model": Streamer(2**23), "data": data}))
     whole, pieces = statistics.median(facts["plain_s"]), statistics.median(facts["other_s"])
-    assert facts["weights_s"] > 0.3 * abs(pieces - whole)
+    assert facts["weights_s"] == pytest.approx(3 * 2e-9 * 2**23, rel=0.1) == pytest.approx(pieces - whole, rel=0.1)
 
 
 class Output:
@@ -504,7 +537,7 @@ def test_where_memory_is_full_batches_are_doubled_without_the_optimizer():
     assert seen == [4, 4, 8]
 
 
-def test_a_buffer_that_every_step_goes_through_is_done_on_a_piece():
+def test_a_buffer_that_every_step_goes_through_is_done_on_a_piece(clock):
     model, buffer = plain.Deep(layers=1), torch.zeros(2**23)
 
     def step(batch):
@@ -512,8 +545,9 @@ def test_a_buffer_that_every_step_goes_through_is_done_on_a_piece():
         model(batch[0]).sum().backward()
 
     trial = trial_of({"model": model, "data": [(torch.randn(4, 64),)] * 4, "step": step})
-    facts = CAUSES["memory_bandwidth"].probe(trial)
-    assert facts["weights"] == 0 and len(facts["streams_s"]) == 4
+    with PerElement(clock):
+        facts = CAUSES["memory_bandwidth"].probe(trial)
+    assert facts["weights"] == 0 and facts["streams_s"] == pytest.approx([1e-9 * 2**23] * 4, rel=0.01)
     change = CAUSES["memory_bandwidth"].intervene(trial)
     with change.changed():  # entering takes a step to see which weights there are
         before = buffer[-1].item()

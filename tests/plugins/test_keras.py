@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HANG_S
 
 import llmbench
 from llmbench import conformance
@@ -29,7 +30,7 @@ def found(request):
     if reason := lacks(BACKENDS[request.param]):
         pytest.skip(reason)
     done = subprocess.run(
-        [sys.executable, str(CASES), request.param], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(CASES), request.param], capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.split("FOUND ")[1])
@@ -59,7 +60,7 @@ def test_from_equal_weights_both_frameworks_train_alike(found, case):
 def test_the_conformance_kit_knows_that_not_every_model_is_one_of_torch(kind, name, check, status):
     if reason := lacks("torch"):
         pytest.skip(reason)
-    (verdict,) = conformance.check(name, kind=kind, only=[check], limit_s=600.0)
+    (verdict,) = conformance.check(name, kind=kind, only=[check], limit_s=HANG_S)
     assert verdict.status == status, verdict
 
 
@@ -148,5 +149,5 @@ def test_without_the_package_it_is_said_how_to_get_it(monkeypatch):
 
 def test_finding_the_plugins_imports_no_keras():
     code = "import sys; from llmbench.plugins.discovery import discover; discover(); print('keras' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True)
     assert done.stdout.strip() == "False"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from limits import HANG_S
 
 SUITE = """name: small
 matrix:
@@ -27,7 +28,7 @@ def llmbench(*words):
         [sys.executable, "-m", "llmbench", *words],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANG_S,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

@@ -12,6 +12,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from limits import HANG_S
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     "--headless",
@@ -84,7 +86,7 @@ class Browser:
                 return reply["result"]
             self._note(reply)
 
-    def _next(self, timeout_s: float = 60.0) -> dict:
+    def _next(self, timeout_s: float = HANG_S) -> dict:
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._read], [], [], timeout_s)
             assert ready, "the browser does not answer"
@@ -120,7 +122,7 @@ class Browser:
         assert "exceptionDetails" not in reply, reply["exceptionDetails"]
         return reply["result"].get("value")
 
-    def wait(self, expression: str, timeout_s: float = 30.0) -> None:
+    def wait(self, expression: str, timeout_s: float = HANG_S) -> None:
         end = time.monotonic() + timeout_s
         while not self.evaluate(expression):
             assert time.monotonic() < end, f"never true: {expression}"

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from limits import HANG_S
 from records import record, scored
 
 from llmbench.plugins.discovery import discover
@@ -149,7 +150,7 @@ def test_no_format_needs_torch(tmp_path):
         "    loaded = {m.split('.')[0] for m in sys.modules}\n"
         "    assert not loaded & {'torch', 'transformers', 'evaluate', 'datasets'}, (name, loaded)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG_S, cwd=tmp_path)
     assert all((tmp_path / name).stat().st_size > 1000 for name in names)
 
 
@@ -173,7 +174,7 @@ def test_latex_compiles(registry, matrix, runs, tmp_path):
     (tmp_path / "report.tex").write_text(rendered(registry, report, "latex"), encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"]
     done = subprocess.run(
-        command, check=False, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120
+        command, check=False, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=HANG_S
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "report.pdf").stat().st_size > 10_000

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from limits import HANG_S
 
 from llmbench.contract.errors import Unsupported
 from llmbench.worker.machine import allocator
@@ -30,7 +31,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str) -> int:
-    done = subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True, timeout=HANG_S
+    )
     return int(done.stdout)
 
 

@@ -372,7 +372,7 @@ def test_a_cpu_copies_nothing_and_says_so():
 def test_storage_is_read_and_nothing_is_left(tmp_path):
     found, why_not = transfers.storage(str(tmp_path / "new"), size=1 << 23)
     assert why_not is None and found["samples"] == transfers.FILE_PASSES and found["bytes"] == 1 << 23
-    assert found["value"] > 1e6
+    assert found["value"] > 0
     assert (found["cache_dropped"] is True) == ("note" not in found)
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -420,13 +420,20 @@ def test_every_quantity_is_an_interval_or_has_a_reason(ceilings):
     assert {"matmul.fp32", "matmul.bf16", "dram.triad", "dram.copy", "dram.read"} <= {n for n, e in found.items() if e}
 
 
-def test_the_numbers_are_of_this_world(ceilings):
-    assert 1e8 < matmul_peak(ceilings, "fp32")["value"] < 1e14
+def test_the_numbers_belong_together(ceilings):
     assert matmul_peak(ceilings, "mine") == matmul_peak(ceilings, "bf16")
+    assert torch.get_num_threads() == ceilings["threads"]
+
+
+@pytest.mark.timed
+def test_the_numbers_are_of_this_world(tmp_path):
+    ceilings = calibrate.calibrate("cpu", [], 0.3, str(tmp_path))
+    assert 1e8 < matmul_peak(ceilings, "fp32")["value"] < 1e14
     main = ceilings["memory_levels"][-1]
     assert 1e8 < bandwidth_at(main["working_set_bytes"], ceilings["memory_levels"]).value < 1e13
     assert 1e-8 < ceilings["launch_latency_s"]["value"] < 1e-3
-    assert torch.get_num_threads() == ceilings["threads"]
+    read = ceilings["storage_read_bytes_per_s"]
+    assert read is None or read["value"] > 1e6
 
 
 def test_a_second_look_measures_the_same_things(ceilings):

@@ -381,23 +381,40 @@ def test_mixed_precision_tells_operands_apart():
     assert {r.dtype for r in rows if r.flops} == {"bfloat16"}
 
 
+class Host:
+    device = torch.device("cpu")
+
+    def synchronize(self):
+        pass
+
+
+def twenty_products(enter):
+    layer, x = torch.nn.Linear(256, 256), torch.ones(256, 256)
+    with enter("forward"):
+        for _ in range(20):
+            layer(x)
+
+
 def test_times_go_to_the_operator_that_was_counted():
     """`linear` is taken apart, but `addmm`, which copies its bias, keeps all of its time."""
-    layer, x = torch.nn.Linear(256, 256), torch.randn(256, 256)
-
-    class Host:
-        device = torch.device("cpu")
-
-        def synchronize(self):
-            pass
-
-    def run(enter):
-        with enter("forward"):
-            for _ in range(20):
-                layer(x)
-
-    measured = profiling.measure(run, Host(), {"forward": {"aten::addmm"}}, steps=3)
+    names = {"forward": {"aten::addmm"}}
+    seen = profile_events.host_events(profiling.profiled(twenty_products, Host(), 3), cuda=False)
+    assert {e.name for e in seen if e.around and e.around.name == "aten::addmm"} >= {"aten::copy_"}
+    steps = list(profiling.step_windows(seen, 1))
+    for windows in steps:
+        ((_, begin, end),) = windows
+        whole = [e.end_s - e.start_s for e in seen if e.name == "aten::addmm" and begin <= e.start_s < end]
+        assert len(whole) == 20
+        found = profiling.attribute(seen, windows, names, 0.0)
+        assert found == {("forward", "aten::addmm"): pytest.approx(sum(whole))}
+    assert len(steps) == 3
+    measured = profiling.measure(twenty_products, Host(), names, steps=3)
     assert set(measured.seconds) == {("forward", "aten::addmm"), ("forward", profiling.HOST)}
+
+
+@pytest.mark.timed
+def test_products_are_most_of_the_time_of_products():
+    measured = profiling.measure(twenty_products, Host(), {"forward": {"aten::addmm"}}, steps=3)
     assert measured.seconds["forward", "aten::addmm"] > 0.5 * measured.phases_s["forward"]
 
 

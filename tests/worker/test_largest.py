@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -32,14 +34,14 @@ def test_the_search_ends_within_five_percent_below_the_limit(capacity, first):
 
 def test_doubling_then_bisection():
     tried = []
-    search(lambda batch: batch <= 100, 16, tried)
+    search(lambda batch: batch <= 100, 16, tried, clock=lambda: 0.0)
     assert [batch for batch, _ in tried] == [16, 32, 64, 128, 96, 112, 104, 100]
     assert [ok for _, ok in tried] == [True, True, True, False, True, False, False, True]
 
 
 def test_not_even_one_row():
     tried = []
-    assert "not even one row" in search(lambda batch: False, 4, tried)
+    assert "not even one row" in search(lambda batch: False, 4, tried, clock=lambda: 0.0)
     assert tried == [(4, False), (2, False), (1, False)]
 
 
@@ -115,11 +117,18 @@ def rehearsal(limit, says="DefaultCPUAllocator: can't allocate memory: you tried
     return Rehearsal(engine, feature, CausalBlocks(), CTX, train_step, largest_batch.TRAIN_STEPS, prepare)
 
 
+@pytest.fixture
+def no_limit(monkeypatch):
+    """Let a search take as long as this machine needs."""
+    monkeypatch.setattr(largest_batch, "LIMIT_S", math.inf)
+
+
 def record():
     return {"memory": {"peak_mib": 1.0}, "warnings": ["w"], "spent": {}, "samples": {"step_s": [0.1]}}
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of")
+@pytest.mark.usefixtures("no_limit")
 def test_running_out_of_memory_is_an_answer_and_each_try_starts_afresh():
     events, made = [], record()
     add_largest_batch(made, lambda: rehearsal(21), 4, events.append, limited=True)
@@ -130,6 +139,7 @@ def test_running_out_of_memory_is_an_answer_and_each_try_starts_afresh():
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of")
+@pytest.mark.usefixtures("no_limit")
 def test_before_each_try_the_record_is_handed_over_with_what_is_known():
     events, made = [], record()
     add_largest_batch(made, lambda: rehearsal(21), 4, events.append, limited=True)
@@ -143,6 +153,7 @@ def test_before_each_try_the_record_is_handed_over_with_what_is_known():
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of")
+@pytest.mark.usefixtures("no_limit")
 def test_a_primitive_that_is_missing_is_a_lack_of_memory_only_behind_a_batch_that_ran():
     says = "could not create a primitive"
     made = record()

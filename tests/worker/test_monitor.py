@@ -11,7 +11,9 @@ import time
 import types
 from pathlib import Path
 
+import psutil
 import pytest
+from limits import HANG_S
 
 from llmbench.worker.machine import cgroups, counters, nvml
 from llmbench.worker.machine.monitor import RULES, Monitor, cpu_between, others_pct, warnings
@@ -249,63 +251,89 @@ def test_a_gpu_is_read_at_both_ends(monkeypatch):
 needs_proc = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs Linux' counters")
 
 
-@needs_proc
-def test_a_stranger_that_is_busy_is_seen():
-    """A process that is not ours (its parent is gone) keeps a core busy while we sleep."""
+def wait_for_cpu(pid, seconds):
+    """Wait until a process has used so many seconds more of a core, however long others keep it from one."""
+    busy = psutil.Process(pid)
+    wanted, end = sum(busy.cpu_times()[:2]) + seconds, time.monotonic() + HANG_S
+    while sum(busy.cpu_times()[:2]) < wanted:
+        assert time.monotonic() < end, "it does nothing"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def stranger():
+    """A process that is not ours (its parent is gone) and keeps a core busy."""
     shell = f"{sys.executable} -c 'while True: pass' >/dev/null 2>&1 & echo $!"
     pid = int(subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout)
-    try:
-        time.sleep(0.2)
-        monitor = Monitor()
-        monitor.start()
-        time.sleep(1.0)
-        raw = monitor.stop()
-    finally:
-        os.kill(pid, signal.SIGKILL)
-    assert any("other processes used" in line for line in warnings(raw))
-    assert raw["other_cpu_s"] > 0.2 and raw["own_cpu_s"] < 0.2 and raw["wall_s"] >= 1.0
+    yield pid
+    os.kill(pid, signal.SIGKILL)
+
+
+def watched(pid):
+    """What a monitor sees while a process uses half a second of a core, and we wait."""
+    wait_for_cpu(pid, 0.1)
+    monitor = Monitor()
+    monitor.start()
+    wait_for_cpu(pid, 0.5)
+    return monitor.stop()
+
+
+@needs_proc
+def test_a_stranger_that_is_busy_is_others_work(stranger):
+    raw = watched(stranger)
+    assert raw["other_cpu_s"] > 0.4 and raw["wall_s"] > 0.4
+
+
+@needs_proc
+@pytest.mark.timed
+def test_a_stranger_that_is_busy_is_told(stranger):
+    raw = watched(stranger)
+    assert any("other processes used" in line for line in warnings(raw)) and raw["own_cpu_s"] < 0.2
 
 
 @needs_proc
 def test_a_child_that_is_busy_is_our_own():
     child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        time.sleep(0.2)
-        monitor = Monitor()
-        monitor.start()
-        time.sleep(1.0)
-        raw = monitor.stop()
+        raw = watched(child.pid)
     finally:
         child.kill()
         child.wait()
-    assert raw["own_cpu_s"] > 0.2  # a core, less what the machine's other work takes
+    assert raw["own_cpu_s"] > 0.4
 
 
 @needs_proc
 def test_more_threads_than_cores_wait_for_one_another():
     import threading
 
-    def work():  # hashing lets go of the interpreter's lock
+    def work():
         import hashlib
 
-        while not done.is_set():
+        begun.wait()
+        for _ in range(300):  # hashing lets go of the interpreter's lock
             hashlib.sha256(data).digest()
+        worked.wait()
+        seen.wait()
 
-    data, done = bytes(2**20), threading.Event()
-    threads = [threading.Thread(target=work) for _ in range(2 * (os.cpu_count() or 1) + 2)]
+    count = 2 * (os.cpu_count() or 1) + 2
+    data, seen = bytes(2**20), threading.Event()
+    begun, worked = threading.Barrier(count + 1), threading.Barrier(count + 1)
+    threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
         thread.start()
     monitor = Monitor()
     monitor.start()
-    time.sleep(0.5)
+    begun.wait()
+    worked.wait()
     raw = monitor.stop()
-    done.set()
+    seen.set()
     for thread in threads:
         thread.join()
     assert raw["run_wait_s"] > 0.1 and any("waited for a core" in line for line in warnings(raw))
 
 
 @needs_proc
+@pytest.mark.timed
 def test_both_ends_are_cheap():
     monitor = Monitor()
     begin = time.process_time()

@@ -36,7 +36,7 @@ PRIVATE = re.compile(
 )
 #: torch sets it itself when CUDA starts, so that a second look would differ from the first.
 SET_BY_TORCH = {"CUDA_MODULE_LOADING": "LAZY"}
-GIT_TIMEOUT_S = 2.0
+GIT_TIMEOUT_S = 20.0  # ends a hang; a busy machine takes seconds
 
 
 def packages() -> dict[str, str | None]:
