@@ -10,13 +10,13 @@ setup:
     python3 -m venv .venv
     .venv/bin/pip install -q -c constraints.txt torch==2.13.0 -e '.[dev]'
 
-# Run the default tests; `just test tests/test_plan.py -k axis` runs some.
+# Run the default tests; `just test tests/suite/test_plan.py -k axis` runs some.
 test *args:
     {{python}} -m pytest -n 2 {{args}}
 
 # Run the slow tests, without the benchmarks.
 slow *args:
-    {{python}} -m pytest -n 2 -m slow --ignore tests/bench {{args}}
+    {{python}} -m pytest -n 2 -m slow --ignore benchmarks {{args}}
 
 # Check style, format, generated pages and the size of files.
 lint:

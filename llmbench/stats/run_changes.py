@@ -179,7 +179,7 @@ def _moderated(own: Sequence[_Own]) -> list[tuple[float, float]]:
 
     Both sides of a cell count as one group: a noisy cell is noisy in both runs. The prior is the likeliest one, not
     the cautious one of `fit_prior`: at the far ends that many cells ask for, caution costs more power than it is worth
-    (see `tests/bench/compare_power.py`). Each side gave up a round effect, which takes 1 / C of the variance.
+    (see `benchmarks/compare_power.py`). Each side gave up a round effect, which takes 1 / C of the variance.
     """
     known = [one for one in own if one.dof]
     variances = np.array([one.variance for one in known])

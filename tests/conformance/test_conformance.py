@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
-from test_cli import call
+from support.commands import call
+from support.paths import SUPPORT
 
 from llmbench import conformance
 from llmbench.plugins import scaffold
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import KINDS
 
-_SPEC = importlib.util.spec_from_file_location("breakages", Path(__file__).parent / "breakages.py")
+_SPEC = importlib.util.spec_from_file_location("breakages", SUPPORT / "breakages.py")
 breakages = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(breakages)
 QUICK = ("unknown_metric", "another_identity", "wrong_value", "changes_the_model", "shows_the_time")

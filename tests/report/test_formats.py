@@ -10,11 +10,11 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-from limits import HANG_S
-from records import record, scored
+from support.limits import HANG_S
+from support.paths import ROOT
+from support.records import record, scored
 
 from llmbench.plugins.discovery import discover
 from llmbench.records.read import Run, read_all
@@ -25,7 +25,6 @@ from llmbench.report.report import merge
 from llmbench.report.table import with_cells
 from llmbench.report.tables.side_by_side import build_side_by_side
 
-ROOT = Path(__file__).parents[2]
 MATRIX = ROOT / "results" / "amd-epyc-2-cores" / "matrix"
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \\input{x} $&%#_{}~^ | `b` é 中"
 

@@ -6,8 +6,8 @@ import sys
 import time
 
 import pytest
-from bench.many_records import records
 
+from benchmarks.many_records import records
 from llmbench.plugins.discovery import discover
 from llmbench.records.read import Run
 from llmbench.report import Report

@@ -6,12 +6,12 @@ import json
 import re
 
 import pytest
+from report.test_formats import HOSTILE, MATRIX, hostile_run, unpacked
+from support.browser import CHROMIUM, Browser
 
 from llmbench.plugins.discovery import discover
 from llmbench.records.read import Run, read_all
 from llmbench.report import Report
-from report.browser import CHROMIUM, Browser
-from report.test_formats import HOSTILE, MATRIX, hostile_run, unpacked
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 
@@ -147,7 +147,7 @@ def test_hostile_text_stays_text(browser, render, tmp_path):
 
 def filtered_ms(browser, render, folder):
     """Return the milliseconds that sorting and filtering a table of thousands of cells takes."""
-    from bench.many_records import records
+    from benchmarks.many_records import records
 
     (folder / "many.html").write_text(render(Report([Run("many", list(records(10_000, repeats=2)))])), encoding="utf-8")
     browser.errors.clear()
