@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 
 def trial(headroom=1.0, axis="where", pairs=20, noise=0.01, predicted=None, seed=0, share=1.0, **fields):
     """Pairs of blocks whose true headroom is `headroom`; drift moves both arms of a pair alike."""
