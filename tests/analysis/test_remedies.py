@@ -5,61 +5,29 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import math
 import shlex
 import tempfile
-from types import MappingProxyType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.records import record
+from support.remedy_runs import CELL, Machine, _has_it, made, remedy, searched, verified
 
 from llmbench.analysis import remedy_choice, remedy_trials
 from llmbench.analysis.remedy_trials import CONFIRM, SCREEN, Trials, quality_change, round_and_names, trials_of
 from llmbench.cli import main
 from llmbench.contract.cell import Cell
 from llmbench.contract.errors import DoesNotApply
-from llmbench.contract.job import new_record
-from llmbench.contract.specs import Forecast, ModelSpec, RemedySpec
 from llmbench.execution.progress import Progress
-from llmbench.execution.remedy_search import Settings, plain_of, settings_for, try_remedies
-from llmbench.execution.scheduler import run_plan
+from llmbench.execution.remedy_search import plain_of, settings_for
 from llmbench.plugins.discovery import discover
-from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
 from llmbench.records.read import Run
-from llmbench.records.run_dir import RunDir
 from llmbench.report.formats import json as report_json
 from llmbench.report.tables.overview import run_tables
 from llmbench.report.tables.remedies import recommendation_rows, remedy_rows
 from llmbench.suite.file import load_suite
-from llmbench.suite.plan import Plan, PlannedCell, plan_cells
-
-CELL = Cell("m", "tiny", "t", "made@1", "finetune")
-
-
-def remedy(name, gain=None, because="", **fields):
-    option = {
-        "quick": {"threads": 1},
-        "mild": {"bucketing": False},
-        "rough": {"precision": "bf16"},
-        "idle": {"seed": 9},
-    }
-    change = fields.pop("change", lambda cell: dataclasses.replace(cell, **option.get(name, {"workers": 2})))
-    fields = {"answers": ("kernel",), "general": True, "same_updates": name != "rough", **fields}
-    return RemedySpec(name, change=change, predict=lambda *_: Forecast(gain, because), **fields)
-
-
-def made(cell, role, repeat, step_s, tokens=10.0, quality=None, **fields):
-    """The record of a trial."""
-    trial = dataclasses.replace(cell, remedy_of=cell.cell_id, role=role)
-    one = record(repeat=repeat, step_s=step_s, **fields)
-    one["samples"]["step_tokens"] = [tokens] * len(step_s)
-    if quality is not None:
-        one["quality"] = {"values": {"acc": quality}, "primary": "acc", "direction": {"acc": "higher"}}
-        trial = dataclasses.replace(trial, seed=repeat)
-        one["repeat"] = 0
-    return {**one, "cell": trial.to_json(), "cell_id": trial.cell_id}
+from llmbench.suite.plan import plan_cells
 
 
 def test_gain_is_throughput_in_pairs_and_a_stall_does_not_move_it():
@@ -167,13 +135,6 @@ def test_trials_are_no_cells_of_a_report_and_have_ids_of_their_own():
 # --- what is suggested ----------------------------------------------------------------------------------
 
 
-def verified(cause="kernel", ratio=2.0):
-    clean = [0.1 + 0.0001 * i for i in range(12)]
-    trial = {"axis": "why", "class": "hardware", "outcome": "measured", "predicted_x": ratio, "facts": {}}
-    trial |= {"clean_s": clean, "treated_s": [c / ratio for c in clean], "share": 1.0, "advice": ""}
-    return record(interventions={cause: trial})
-
-
 def test_what_answers_the_verdict_is_suggested_and_the_rest_is_not():
     specs = [
         remedy("answer", 1.5, general=False),
@@ -195,70 +156,7 @@ def test_what_answers_the_verdict_is_suggested_and_the_rest_is_not():
     assert "other" in {s.spec.name for s in asked}
 
 
-def _has_it(cell):
-    raise DoesNotApply("it has it")
-
-
 # --- the search -----------------------------------------------------------------------------------------
-
-SPEED = MappingProxyType({"quick": 2.0, "mild": 1.2, "rough": 1.5, "idle": 1.0, "same": 1.9})
-
-
-class Machine:
-    """An executor on which remedies have known gains; `quick` and `same` do not add up; `rough` harms quality."""
-
-    def __init__(self, harm=0.0, stop_after=None):
-        self.harm, self.stop_after, self.jobs = harm, stop_after, []
-
-    def run(self, job):
-        if self.stop_after is not None and len(self.jobs) >= self.stop_after:
-            raise KeyboardInterrupt
-        self.jobs.append((job.cell.cell_id, job.repeat))
-        if job.cell.remedy_of is None:
-            return new_record(job, "ok", **{k: record()[k] for k in ("samples", "memory", "phases", "counts")})
-        round_, found = round_and_names(job.cell.role)
-        speed = math.prod(SPEED[n] for n in found) / (1.9 if {"quick", "same"} <= set(found) else 1)
-        noise = 1 + 0.002 * (len(self.jobs) % 3)
-        if round_ == "learn":
-            value = 0.8 + 0.01 * job.cell.seed - (self.harm if "rough" in found else 0)
-            quality = {"values": {"acc": value}, "primary": "acc", "direction": {"acc": "higher"}, "examples": 9}
-            return new_record(job, "ok", quality=quality)
-        samples = {"step_s": [0.1 * noise / speed] * 20, "step_tokens": [10.0] * 20, "step_examples": [2.0] * 20}
-        return new_record(job, "ok", samples=samples, memory={"peak_mib": 100.0 + 5 * len(found)})
-
-
-def registry_of(*specs):
-    owner = Owner("llmbench", "1", "test")
-    by_kind = {kind: {} for kind in KINDS}
-    by_kind["model"] = {"m": Provided(ModelSpec("m", {"tiny": {}}, {}, None), owner)}
-    by_kind["remedy"] = {spec.name: Provided(spec, owner) for spec in specs}
-    return Registry(by_kind)
-
-
-SPECS = (
-    remedy("quick", 1.8, "as said", family="f"),
-    remedy("same", 1.7),
-    remedy("mild"),
-    remedy("rough", 1.4),
-    remedy("idle"),
-    remedy("pinned", 2.0, devices=("cuda",)),
-)
-
-
-def searched(folder, machine, specs=SPECS, progress=None):
-    suite = load_suite("quick", ["repeats=1", "remedy_pairs=4", "remedy_seeds=3"])
-    plan = Plan(suite, (PlannedCell(CELL),), {}, ())
-    registry, found = registry_of(*specs), {}
-    settings = Settings({}, on_left=progress.left) if progress else Settings({})
-    with RunDir.open(folder, write=True) as run_dir:
-        run_plan(
-            plan,
-            run_dir,
-            machine,
-            on_record=progress.record if progress else None,
-            then=lambda rounds: found.update(try_remedies(rounds, plan, registry, settings)),
-        )
-        return found.get(CELL.cell_id), run_dir.records()
 
 
 def test_turns_that_are_made_up_for_are_in_the_count_of_what_is_left(tmp_path):

@@ -15,7 +15,7 @@ from support.interventions import trial, untried
 from support.limits import HANG_S
 from support.paths import ROOT
 from support.records import record, scored
-from test_remedies import Machine, searched
+from support.remedy_runs import Machine, searched
 
 import llmbench
 from llmbench.cli import cli

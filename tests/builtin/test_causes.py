@@ -41,7 +41,7 @@ GIVEN = {
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    return Clock.instead_of_time(monkeypatch)
+    return Clock.instead_of_time(monkeypatch, sleep=True)
 
 
 class PerElement(TorchDispatchMode):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from support.clocks import Clock
 from support.commands import pytest_in
 
 TESTS = Path(__file__).parents[1]
@@ -35,6 +38,13 @@ REASONS = {
     "support/numpy_engine.py::NumpyEngine": "an engine has a clock",
     "report/test_growth.py::seconds": "only a timed test calls it",
     "execution/test_local.py::test_a_hang_is_stopped_behind_its_limit": "it hangs for longer on any machine",
+    **dict.fromkeys(
+        (
+            "support/clocks.py::Clock",
+            "project/test_timing.py::test_a_clock_of_a_test_is_this_threads_alone_and_ends_with_it",
+        ),
+        "it turns the clock",
+    ),
     "execution/test_local.py::time_is_up": "a limit that is over when a cell says so",
     "worker/ceilings/test_calibrate.py::test_a_team_leaves_the_process_as_it_was": UNUSED,
     "worker/ceilings/test_calibrate.py::test_a_team_reports_what_goes_wrong_in_a_thread": UNUSED,
@@ -73,7 +83,7 @@ def timed_places(text, name):
 
 def everywhere():
     for path in sorted(TESTS.rglob("*.py")):
-        if "bench" not in path.relative_to(TESTS).parts:
+        if "benchmarks" not in path.relative_to(TESTS).parts:
             yield from timed_places(path.read_text(encoding="utf-8"), str(path.relative_to(TESTS)))
 
 
@@ -137,3 +147,16 @@ def test_timed_tests_have_three_tries_which_are_counted(workers, tmp_path):
     assert "5 retries of timed tests" in out and "test_again.py::test_timed[2]: AssertionError: too slow\n" in out
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir() if not path.suffix and path.is_file()}
     assert sizes == {"timed1": 1, "timed2": 2, "timed3": 3, "timed4": 3, "skipped": 1, "plain": 1}
+
+
+def test_a_clock_of_a_test_is_this_threads_alone_and_ends_with_it():
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock.instead_of_time(patch, sleep=True)
+        look, sleep = time.perf_counter, time.sleep
+        sleep(100.0)
+        assert look() == clock.now == pytest.approx(100.0)
+        elsewhere = []
+        thread = threading.Thread(target=lambda: elsewhere.append((sleep(0.0), look())))
+        thread.start()
+        thread.join()
+    assert sleep(0.0) is None and elsewhere[0][1] <= look() <= time.perf_counter() and clock.now < 101

@@ -16,6 +16,11 @@ LEAST_END_S = 0.5  # kept for putting things back, writing the record and printi
 LEAST_S, LEAST_STEPS = 1.0, 8
 
 
+def now_s() -> float:
+    """Return the reading of the clock."""
+    return time.perf_counter()
+
+
 @dataclass
 class Allowance:
     """The seconds there are, counted by `clock` from `begun_s`, and the seconds that parts of the work took.
@@ -26,7 +31,7 @@ class Allowance:
     budget_s: float
     begun_s: float
     end_s: float = LEAST_END_S
-    clock: Callable[[], float] = time.perf_counter
+    clock: Callable[[], float] = now_s
     spent_s: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -60,7 +65,7 @@ class Allowance:
 class BoundedTrial(TorchTrial):
     """A trial whose steps are refused from `until` on: a cause that is on trial then is out of time."""
 
-    clock: Callable[[], float] = staticmethod(time.perf_counter)
+    clock: Callable[[], float] = staticmethod(now_s)
 
     def step(self, batch: Any) -> Any:
         """Take the ordinary step on `batch`. Raises OutOfTime where the time is over."""

@@ -22,7 +22,7 @@ TARGETS = Path(plain.__file__)
 
 
 class Timed(plain.GPT):
-    """A model whose step takes 20 ms by the clock of the test."""
+    """A model whose step takes 20 ms by the clock of a test."""
 
     clock = None
 
@@ -31,10 +31,23 @@ class Timed(plain.GPT):
         return super().forward(*batch)
 
 
+class TimedLoader(plain.Loader):
+    """Batches that take 100 ms each."""
+
+    clock = None
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            self.clock.spend(0.1)
+            yield batch
+
+
 def test_a_slow_loader_is_named_in_three_lines_and_everything_is_given_back(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(Timed, "clock", Clock.instead_of_time(monkeypatch))
-    model, data = Timed(), plain.Loader(plain.texts(), sleep=0.1)
+    clock = Clock.instead_of_time(monkeypatch)
+    for timed in (Timed, TimedLoader):
+        monkeypatch.setattr(timed, "clock", clock)
+    model, data = Timed(), TimedLoader(plain.texts())
     optimizer = torch.optim.AdamW(model.parameters())
     before = {name: t.clone() for name, t in model.state_dict().items()}
     found = llmbench.diagnose(model=model, data=data, optimizer=optimizer, budget_s=40)
