@@ -69,6 +69,6 @@ def test_the_check_of_words_sees():
     names = (
         "def told(): pass\nclass A:\n    kept: int\n    seed: int\n    kept_s: float\n    def _measured_s(self): pass"
     )
-    assert wrong_names(ast.parse(names)) == ["1: told", "6: _measured_s", "3: kept"]
+    assert wrong_names(ast.parse(names)) == ["1: told", "3: kept", "6: _measured_s"]
     text = 'def f():\n    """Return what is there."""\ndef g():\n    """Return the median in seconds."""'
     assert circling_docstrings(ast.parse(text)) == ["1: Return what is there."]
