@@ -71,7 +71,10 @@ def test_a_length_that_is_fixed_recompiles_each_time():
 def test_graph_breaks_have_reason_and_place():
     found = watched(Breaks(), [2, 2])
     assert found["graphs"] == 3
-    assert found["recompilations"] == 1 and "> 1e9" in found["recompile_reasons"][0]  # for another value of item()
+    assert (
+        found["recompilations"] == 1
+    )  # for another value of item(): torch 2.13 guards the branch, 2.7 and 2.8 the value
+    assert "> 1e9" in found["recompile_reasons"][0] or "___stack0 == " in found["recompile_reasons"][0]
     assert "/test_compilation.py" not in found["recompile_reasons"][0]
     item, printed = found["graph_breaks"]
     assert "item()" in item["reason"] and item["times"] == 1
