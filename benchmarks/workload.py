@@ -119,7 +119,7 @@ def load(setting: Setting, folder: Path, plugin_files: Sequence[str] = ()) -> Wo
     (planned,) = plan.cells
     if planned.blocked:
         raise SystemExit(f"{setting.label}: {planned.blocked}")
-    job = Job(planned.cell, 0, 0, 1, plan.suite.budget, str(folder), plan.sources, tuple(plan.corpora))
+    job = Job.single(planned.cell, plan.suite.budget, str(folder), sources=plan.sources, corpora=tuple(plan.corpora))
     return Workload(job, registry, registry.get("model", planned.cell.model), load_cell_data(job, registry))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Any
 from llmbench.contract.cell import Cell
 from llmbench.contract.engines import Engine, EngineRequest
 from llmbench.contract.errors import PluginError, Unsupported, UserError, is_out_of_memory
+from llmbench.contract.files import atomic_folder
 from llmbench.contract.job import Job
 from llmbench.contract.sizes import configuration, scaled
-from llmbench.contract.specs import BuildRequest, CollateContext, ModelSpec
+from llmbench.contract.specs import DEFAULT_LEARNING_RATE, BuildRequest, CollateContext, ModelSpec
 from llmbench.plugins.registry import Registry
 from llmbench.worker.data.features import CellData, scoring_order, training_order
 from llmbench.worker.measuring import loops
@@ -23,7 +22,6 @@ from llmbench.worker.scoring import Scorer
 
 Emit = Callable[[dict[str, Any]], None]
 
-DEFAULT_LEARNING_RATE = 1e-3
 TIMED_ORDER_STEPS = 4096  # more than any clean and phase pass take together
 
 
@@ -160,9 +158,6 @@ def first_step(
 def save_checkpoint(job: Job, engine: Engine, training: dict[str, Any]) -> None:
     """Write the checkpoint of this cell; it appears under its name only when it is whole."""
     folder = Path(job.run_dir) / "checkpoints" / job.cell.cell_id
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    engine.save(temporary / "model.safetensors")
-    (temporary / "cell.json").write_text(json.dumps({"cell": job.cell.to_json(), "training": training}))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with atomic_folder(folder) as temporary:
+        engine.save(temporary / "model.safetensors")
+        (temporary / "cell.json").write_text(json.dumps({"cell": job.cell.to_json(), "training": training}))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmbench.contract.engines import Engine
-from llmbench.contract.specs import Batch, BuildRequest, ModelSpec
+from llmbench.contract.specs import BACKWARD_FACTOR, Batch, BuildRequest, ModelSpec
 from llmbench.worker.measuring import loops
 from llmbench.worker.measuring.loops import Feed
 
@@ -22,7 +22,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 TRAIN_PHASES = ("input_s", "copy_s", "forward_s", "backward_s", "optimizer_s")
 PREDICT_PHASES = ("input_s", "copy_s", "forward_s")
 DECODE_PHASES = ("input_s", "copy_s", "prefill_s", "decode_s")
-BACKWARD_FACTOR = 3  # a training step is the forward pass, and twice its FLOPs for both gradients (PaLM, appendix B)
 MIB = 2**20
 GENERATED = "new_ids"  # the shape of what a generation makes, for `ModelSpec.flops`
 

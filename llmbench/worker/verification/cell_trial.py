@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 from llmbench.worker.measuring.step_kinds import Origin
 
-POOL = 16  # batches
+POOL_BATCHES = 16  # on which causes are tried, in a cell and in `diagnose`
 
 
 def causes(registry: Registry, device: str | None = None) -> list[CauseSpec]:
@@ -46,7 +46,7 @@ def make_cell_trial(
 
     Learning rates are 0 for good: use the engine, called `name`, for nothing else afterwards.
     """
-    chosen = list(order[:POOL])
+    chosen = list(order[:POOL_BATCHES])
     ready = Feed(engine, feed.features, feed.layout, feed.ctx, 0)
     plain = StepTrial(
         module=None,
