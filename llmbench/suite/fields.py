@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 
-from llmbench.contract.cell import STAGES, Budget
+from llmbench.contract.cell import STAGES, Budget, Cell
 
 STUDIES = ("learning", "scaling")
 
@@ -52,6 +52,10 @@ NULLABLE = frozenset(
 )
 
 CHOICES = {"stage": STAGES, "verify": VERIFY, "measure": MEASURE}
+
+#: Fields that split a cell over processes, with the only value that each may have: a cell is measured in one process,
+#: and a record must not say otherwise.
+ONE_PROCESS = {"strategy": Cell.strategy, "world_size": Cell.world_size}
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 

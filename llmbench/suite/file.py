@@ -28,6 +28,7 @@ from llmbench.suite.fields import (
     INTEGERS,
     LEARNING_KEYS,
     NULLABLE,
+    ONE_PROCESS,
     SCALARS,
     SPEED,
     STUDIES,
@@ -342,6 +343,7 @@ def _scaling(doc: _Doc, study: Any) -> dict[str, list[int]]:
             raise doc.fail(("scaling", axis), f"{axis} must be a list of at least two values")
         for i, value in enumerate(values):
             _whole(doc, axis, value, INTEGERS.get(axis, 1), ("scaling", axis, i))
+            _one_process(doc, axis, value, ("scaling", axis, i))
     return study
 
 
@@ -386,6 +388,19 @@ def _expression(doc: _Doc, name: str, value: Any, path: Key) -> Any:
 
 def _scalar(doc: _Doc, name: str, value: Any, path: Key) -> Any:
     """Return one checked value of a field, of the budget, or of one of SCALARS."""
+    value = _checked_scalar(doc, name, value, path)
+    _one_process(doc, name, value, path)
+    return value
+
+
+def _one_process(doc: _Doc, name: str, value: Any, path: Key) -> None:
+    """Raise SuiteError where a field asks to split a cell over processes: one would be measured under their name."""
+    if name in ONE_PROCESS and value != ONE_PROCESS[name]:
+        only = ONE_PROCESS[name]
+        raise doc.fail(path, f"{name} {value!r}: a cell cannot be split over processes yet; write {name}: {only}")
+
+
+def _checked_scalar(doc: _Doc, name: str, value: Any, path: Key) -> Any:
     if value is None and name in NULLABLE:
         return None
     if name in INTEGERS:

@@ -33,6 +33,8 @@ def llmbench(*args, cwd, **env):
         (["run", "--frsh"], "--fresh"),
         (["plan", "-k", "(gpt"], "-k (gpt"),
         (["plan", "--set", "stepz=3"], "stepz"),
+        (["run", "--set", "world_size=2"], "write world_size: 1"),
+        (["run", "--set", "strategy=ddp"], "write strategy: single"),
         (["report", "nowhere"], "nowhere"),
         (["run", "--plugin", "none.py"], "none.py"),
         (["plugins", "info", "brt"], "did you mean 'bert'"),
