@@ -17,6 +17,7 @@ from typing import Any
 from llmbench import stats
 from llmbench.analysis.machine_differences import Difference, differences
 from llmbench.analysis.quality_changes import QualityChange, compare_quality
+from llmbench.analysis.studies.alike import Key, key_of
 from llmbench.records import attempts
 from llmbench.records.read import Run
 
@@ -31,8 +32,6 @@ OVERLAP = 0.5
 FAILED_IN_HEAD = "failed in head"
 #: Undisturbed processes of a cell from which the disturbed ones are left out.
 FEWEST_QUIET = 2
-#: Fields that name where data come from (their fingerprints), and not what is done with it.
-FINGERPRINTED = ("dataset", "pretrain_dataset", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -254,10 +253,10 @@ def _pairs(
     left, right = attempts.by_cell(base), attempts.by_cell(head)
     ids = {name: name for name in right if name in left}
     free = [{k: g for k, g in side.items() if k not in ids} for side in (left, right)]
-    keys = [Counter(_settings(g[0]["cell"]) for g in side.values()) for side in free]
-    by_settings = {_settings(g[0]["cell"]): name for name, g in free[0].items()}
+    keys = [Counter(_settings(g) for g in side.values()) for side in free]
+    by_settings = {_settings(g): name for name, g in free[0].items()}
     for name, group in free[1].items():
-        key = _settings(group[0]["cell"])
+        key = _settings(group)
         if keys[0][key] == keys[1][key] == 1:
             ids[name] = by_settings[key]
     pairs = [(_counted(left[ids[name]]), _counted(right[name])) for name in right if name in ids]
@@ -266,10 +265,9 @@ def _pairs(
     return pairs, only
 
 
-def _settings(cell: Record) -> tuple[tuple[str, str], ...]:
-    """Return a cell without what names the content of its data."""
-    short = {k: str(v).partition("@")[0] if k in FINGERPRINTED else str(v) for k, v in cell.items() if k != "parent"}
-    return tuple(sorted(short.items()))
+def _settings(group: Sequence[Record]) -> Key:
+    """Return the key of a cell from its records: without what names the content of its data."""
+    return key_of(group[0]["cell"], ("parent",), fingerprints=False)
 
 
 def _counted(group: Sequence[Record]) -> list[Record]:

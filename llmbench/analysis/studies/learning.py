@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from llmbench import stats
+from llmbench.analysis.studies.alike import DERIVED, key_of
 from llmbench.contract.cell import DEFAULTS, Cell
 from llmbench.contract.sizes import times
 from llmbench.records import attempts
@@ -44,9 +45,7 @@ MATERIAL = 0.05
 MUCH = 3.0  # times as much: more than what a doubling is, rounded as it may be
 
 #: What may differ between the runs of one table row, or follows from what differs.
-_OPEN = ("seed", "train_examples", "steps", "size", "parent", "tokenizer", "stage")
-#: All other fields of a cell, with their defaults, which those have that a record is too old for.
-_ALIKE = tuple((name, default) for name, default in DEFAULTS.items() if name not in _OPEN)
+_OPEN = (*DERIVED, "seed", "train_examples", "steps", "size", "stage")
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def _several(first: Mapping[str, Record | None]) -> list[tuple[tuple[Any, ...], 
         training = scored if scored["cell"]["stage"] != "eval" else first.get(scored["cell"].get("parent") or "")
         if training is not None:
             cell = training["cell"]
-            setup = (*[cell.get(name, default) for name, default in _ALIKE], scored["cell"].get("test_examples"))
+            setup = key_of(cell, _OPEN), scored["cell"].get("test_examples")
             points.setdefault(setup, set()).add(tuple(cell.get(name) for name in ("train_examples", "steps", "size")))
             found.append((setup, training, scored))
     return [one for one in found if len(points[one[0]]) > 1]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench.analysis.costs import steps_to_pay_off
+from llmbench.analysis.studies.alike import key_of
 from llmbench.report.cells.variants import DERIVED
 
 Record = Mapping[str, Any]
@@ -31,11 +32,12 @@ def with_pay_off(cells: list[dict[str, Any]], fields: Sequence[Mapping[str, Any]
     """
     if not any(cell["compilation"] for cell in cells):
         return cells
-    eager = {_apart_from_compile(own): cell for cell, own in zip(cells, fields, strict=True) if not own.get("compile")}
-    for cell, own in zip(cells, fields, strict=True):
+    keys = [key_of(own, ("compile", *DERIVED)) for own in fields]  # a parent that is compiled, too, differs as well
+    eager = {key: cell for cell, key, own in zip(cells, keys, fields, strict=True) if not own.get("compile")}
+    for cell, key in zip(cells, keys, strict=True):
         if cell["compilation"] is None:
             continue
-        twin = eager.get(_apart_from_compile(own))
+        twin = eager.get(key)
         steps = (twin or {}).get("step_ms"), cell["step_ms"]
         if twin is None or None in steps:
             cell["reasons"]["compile_pays_off_steps"] = "the same cell without compile is not in this run"
@@ -45,8 +47,3 @@ def with_pay_off(cells: list[dict[str, Any]], fields: Sequence[Mapping[str, Any]
         if cell["compile_pays_off_steps"] is None:
             cell["reasons"]["compile_pays_off_steps"] = "never: the compiled step is not faster"
     return cells
-
-
-def _apart_from_compile(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return all that a compiled cell and its twin share; where they come from differs, as that is compiled too."""
-    return tuple(sorted((name, str(value)) for name, value in fields.items() if name not in ("compile", *DERIVED)))
