@@ -9,7 +9,7 @@ from typing import Any
 from llmbench.analysis import attribution
 from llmbench.records import attempts
 from llmbench.records.read import Run
-from llmbench.report.cells.summary import summarise
+from llmbench.report.cells.summary import summarise_run
 from llmbench.report.findings import changes, spoken
 from llmbench.report.table import Column, Table, number, printable
 from llmbench.report.tables.overview import warning_table
@@ -42,13 +42,13 @@ NOTES = (
 
 def lines(run: Run, descriptions: Mapping[str, str] | None = None) -> list[str]:
     """Return the verdict, what rests on it, and what the budget went to, a sentence or two each."""
-    record, (cell,) = run.records[-1], summarise(run.records, run.commands, run.ceilings)
+    record, (cell,) = run.records[-1], summarise_run(run)
     return [printable(line) for line in (*_verdict(cell, record, descriptions or {}), _spent(cell, record))]
 
 
 def tables(run: Run) -> list[Table]:
     """Return the causes, the step and the warnings; empty ones are left out."""
-    cells = summarise(run.records, run.commands, run.ceilings)
+    cells = summarise_run(run)
     found = [causes_table(cells[0]), step_table(cells[0], run), warning_table(cells)]
     return [table for table in found if table.rows]
 
