@@ -23,7 +23,7 @@ def to_run(plan: Plan, records: Iterable[Mapping[str, Any]], registry: Registry)
     if study is None or study["follow"] is None:
         return []
     cells = {one.cell.cell_id: one.cell for one in plan.cells}
-    return [cell for cell in learning.to_follow(records, cells, study["follow"]) if _exists(cell, plan, registry)]
+    return [cell for cell in learning.cells_to_follow(records, cells, study["follow"]) if _exists(cell, plan, registry)]
 
 
 def _exists(cell: Cell, plan: Plan, registry: Registry) -> bool:

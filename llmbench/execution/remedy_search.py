@@ -64,7 +64,7 @@ def settings_for(cell: Cell, better: Cell, plan: Plan, replan: Callable[[Sequenc
     chain = [cell]
     while chain[-1].parent in by_id:
         chain.append(by_id[str(chain[-1].parent)])
-    changes = remedy_trials.differences(cell, better)
+    changes = remedy_trials.cell_differences(cell, better)
     flat = {name: _word(value) for name, value in changes.items()}
     staged = {}
     for name, value in changes.items():
@@ -108,15 +108,15 @@ class _Search:
 
     def run(self) -> Cell | None:
         """Screen, combine, confirm and train; return the recommended cell, None where nothing gains."""
-        self.settings.on_left(sum(s.untried is not None for s in self.suggestions))
+        self.settings.on_left(sum(s.why_not is not None for s in self.suggestions))
         for suggestion in self.suggestions:
-            if suggestion.untried is not None:
+            if suggestion.why_not is not None:
                 name = suggestion.spec.name
                 cell = dataclasses.replace(
                     self.plain, remedy_of=self.cell.cell_id, role=remedy_trials.role_of(SCREEN, [name])
                 )
-                self.rounds.decline(cell, suggestion.untried, self.about[name])
-        tried = [s.spec.name for s in self.suggestions if s.untried is None]
+                self.rounds.decline(cell, suggestion.why_not, self.about[name])
+        tried = [s.spec.name for s in self.suggestions if s.why_not is None]
         self.compare(SCREEN, [(), *((name,) for name in tried)], SCREEN_PAIRS)
         gaining = remedy_choice.gains(self.trials(), tried)
         chosen = self.combine([name for name in gaining if self.harmless(name, gaining)])
@@ -125,8 +125,8 @@ class _Search:
             chosen = tuple(name for name in chosen if name != harmful[-1]) if harmful else ()
         if not chosen:
             return None
-        changed = remedy_trials.changed(self.plain, [self.specs[name] for name in chosen])
-        return remedy_trials.applied(self.cell, self.plain, changed)
+        changed = remedy_trials.change_cell(self.plain, [self.specs[name] for name in chosen])
+        return remedy_trials.apply_differences(self.cell, self.plain, changed)
 
     def harmless(self, name: str, gaining: Sequence[str]) -> bool:
         """Return whether a remedy keeps quality: train with it, unless it makes the same updates.
@@ -152,7 +152,7 @@ class _Search:
                 continue
             self.compare(f"{ADD}{name}", [chosen, more], SCREEN_PAIRS)
             gain = remedy_trials.gain(self.trials(), f"{ADD}{name}", chosen, more)
-            if gain is not None and gain.value >= remedy_trials.KEPT_FROM:
+            if gain is not None and gain.value >= remedy_trials.LEAST_GAIN_X:
                 chosen = more
         return chosen
 
@@ -168,7 +168,7 @@ class _Search:
     def applies(self, names: Names) -> bool:
         """Return whether the changes go together."""
         try:
-            remedy_trials.changed(self.plain, [self.specs[name] for name in names])
+            remedy_trials.change_cell(self.plain, [self.specs[name] for name in names])
         except DoesNotApply:
             return False
         return True
@@ -214,7 +214,7 @@ class _Search:
 
     def trial(self, round_: str, names: Names, seed: int | None = None) -> Cell:
         """Return the cell of a trial."""
-        return remedy_trials.trial(self.plain, self.cell.cell_id, round_, [self.specs[n] for n in names], seed)
+        return remedy_trials.trial_cell(self.plain, self.cell.cell_id, round_, [self.specs[n] for n in names], seed)
 
     def told(self, names: Names) -> dict[str, Any]:
         """Return what the records of a trial say of its remedies."""

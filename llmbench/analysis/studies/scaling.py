@@ -37,6 +37,7 @@ END_X, END_POINTS = 4, 3
 #: A class of operators has a row where it makes so much of the step.
 LEAST_SHARE = 0.05
 LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2  # outside of an interval, at each end
 STEP, REST = "step", "rest"
 
 
@@ -114,8 +115,7 @@ def _fields(cell: Mapping[int, Record]) -> Mapping[str, Any]:
 def _usable(found: Mapping[int, Record]) -> dict[int, Record]:
     """Return the good records of a cell, numbered anew; those that others disturbed only where there are no others."""
     good = [r for r in found.values() if r["status"] == "ok" and r["samples"].get("step_s")]
-    quiet = [r for r in good if not attempts.disturbed(r)]
-    return dict(enumerate(quiet or good))
+    return dict(enumerate(attempts.prefer_undisturbed(good, 1)))
 
 
 def rows(curve: Curve) -> list[Row]:
@@ -222,10 +222,9 @@ def limit_power(xs: Sequence[int], times: Sequence[Sequence[float]]) -> tuple[fl
     all rounds share (`powers.power_misfit`). The second one has the noise of the rounds in it, too, so that the sum is
     a little wide and never narrow. From three points the second is not known, and there is no interval.
     """
-    found = stats.crossed_mean([[power(xs, t)] for t in times])
+    found = stats.two_way_mean([[power(xs, t)] for t in times])
     missed = power_misfit(xs, [math.exp(statistics.fmean(map(math.log, at))) for at in zip(*times, strict=True)])
-    bounds = None if missed is None else found.plus(*missed).bounds((1 - LEVEL) / 2)
-    return found.value, None if bounds is None else list(bounds)
+    return found.value, None if missed is None else found.plus(*missed).interval(TAIL).ends
 
 
 def laws_of(xs: Sequence[int], summed: Work) -> list[Growth]:
@@ -247,16 +246,15 @@ def limit(fits: Sequence[Growth]) -> int | None:
     if len(fits) < 2:
         return None
     for highest in (2, 1):
-        bounds = stats.crossed_mean([[found.coefficients[highest]] for found in fits]).bounds((1 - LEVEL) / 2)
+        bounds = stats.two_way_mean([[found.coefficients[highest]] for found in fits]).bounds(TAIL)
         if bounds is not None and bounds[0] > 0:
             return highest
     return 0
 
 
 def _over_rounds(values: Sequence[float]) -> tuple[float, list[float] | None]:
-    found = stats.crossed_mean([[value] for value in values])
-    bounds = found.bounds((1 - LEVEL) / 2)
-    return found.value, None if bounds is None else list(bounds)
+    found = stats.two_way_mean([[value] for value in values])
+    return found.value, found.interval(TAIL).ends
 
 
 # --- where what bounds a cell changes -------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench.analysis import roofline
-from llmbench.analysis.roofline import Estimate, Position
+from llmbench.analysis.roofline import Position, Range
 from llmbench.contract import ceilings as machine
 from llmbench.report.cells.part import Part, explain, unknown
 
@@ -89,7 +89,7 @@ def _mode(traced: Record, doc: Mapping[str, Any]) -> str:
     return "tf32" if doc.get("precisions", {}).get(traced["cell"]["precision"]) == "tf32" else "fp32"
 
 
-def _range(estimate: Estimate | None) -> list[float] | None:
+def _range(estimate: Range | None) -> list[float] | None:
     return None if estimate is None else [estimate.low, estimate.high]
 
 

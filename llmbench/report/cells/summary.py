@@ -249,8 +249,8 @@ def _summarise_timing(good: Sequence[Record], prior: stats.Prior | None, why: st
     if not any(times):
         timing = unknown(TIMING_FIELDS, why or "no step was timed")
         return Part(*merge([timing, trust.summarise_precision(good, None, None, why)]))
-    reached = process_counts.reached(good, prior)
-    estimate = reached.estimate if reached else stats.pooled_interval(times, prior=prior)
+    reached = process_counts.two_stage_interval(good, prior)
+    estimate = reached.estimate if reached else stats.process_interval(times, prior=prior)
     ends_s = None if estimate.low is None or estimate.high is None else (estimate.low, estimate.high)
     fields = {
         "step_ms": estimate.value * 1e3,

@@ -32,8 +32,8 @@ def document(runs: Sequence[Run]) -> dict[str, Any]:
 
 def studied(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return what a run says of learning, of time to quality and of scaling: rows by the name of the study."""
-    groups = learning.grouped(run.records)
-    found = (learning.of_groups(groups), time_to_quality.of_groups(groups), scaling.scaling_rows(run.records))
+    groups = learning.group_by_setup(run.records)
+    found = (learning.rows_of(groups), time_to_quality.rows_of(groups), scaling.scaling_rows(run.records))
     return dict(zip(STUDIES, found, strict=True))
 
 

@@ -12,7 +12,7 @@ from llmbench.records import attempts
 from llmbench.records.read import Run
 from llmbench.report.cells.summary import oracle_pct
 from llmbench.report.cells.variants import DERIVED
-from llmbench.report.table import CELL, Column, Table, number
+from llmbench.report.table import CELL, Column, Table, interval_text, number
 
 Cell = Mapping[str, Any]
 Pair = tuple[Run, Sequence[Cell]]  # a run and the summaries of its cells
@@ -97,8 +97,7 @@ def _against(one: Member, base: Member | None) -> tuple[float | None, str | None
     memory = peaks[0] / peaks[1] if peaks[0] is not None and peaks[1] else None
     if speed is None:
         return None, None, memory
-    ends = None if speed.low is None or speed.high is None else f"{speed.low:.2f} - {speed.high:.2f}"
-    return speed.value, ends, memory
+    return speed.value, interval_text(speed.ends), memory
 
 
 def _step_times(member: Member) -> list[list[float]]:
