@@ -46,8 +46,8 @@ def next_cells(plan: Plan, records: Iterable[Mapping[str, Any]], registry: Regis
     study = plan.suite.learning
     if study is None or study["follow"] is None:
         return []
-    cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
-    return [cell for cell in learning.to_follow(records, cells, study["follow"]) if _exists(cell, plan, registry)]
+    cells = {one.cell.cell_id: one.cell for one in plan.cells}
+    return [cell for cell in learning.cells_to_follow(records, cells, study["follow"]) if _exists(cell, plan, registry)]
 
 
 def _exists(cell: Cell, plan: Plan, registry: Registry) -> bool:

@@ -62,7 +62,7 @@ def settings_for(cell: Cell, better: Cell, plan: Plan, replan: Callable[[Sequenc
     chain = [cell]
     while chain[-1].parent in by_id:
         chain.append(by_id[str(chain[-1].parent)])
-    changes = remedy_trials.differences(cell, better)
+    changes = remedy_trials.cell_differences(cell, better)
     flat = {name: _word(value) for name, value in changes.items()}
     staged = {}
     for name, value in changes.items():
@@ -106,7 +106,7 @@ class _Search:
     def run(self) -> Cell | None:
         """Screen, combine, confirm and train; return the recommended cell, None where nothing gains."""
         self.decline()
-        names = [s.spec.name for s in self.suggestions if s.untried is None]
+        names = [s.spec.name for s in self.suggestions if s.why_not is None]
         gaining = self.screen(names)
         chosen = self.combine([name for name in gaining if self.harmless(name, gaining)])
         while chosen and not self.confirm(chosen):
@@ -114,19 +114,19 @@ class _Search:
             chosen = tuple(name for name in chosen if name != harmful[-1]) if harmful else PLAIN
         if not chosen:
             return None
-        changed = remedy_trials.changed(self.plain, [self.specs[name] for name in chosen])
-        return remedy_trials.applied(self.cell, self.plain, changed)
+        changed = remedy_trials.change_cell(self.plain, [self.specs[name] for name in chosen])
+        return remedy_trials.apply_differences(self.cell, self.plain, changed)
 
     def decline(self) -> None:
         """Record why some remedies are not tried."""
-        untried = [suggestion for suggestion in self.suggestions if suggestion.untried is not None]
+        untried = [suggestion for suggestion in self.suggestions if suggestion.why_not is not None]
         self.listener.expect(len(untried))
         for suggestion in untried:
             name = suggestion.spec.name
             role = remedy_trials.role_of(SCREEN, [name])
             cell = dataclasses.replace(self.plain, remedy_of=self.cell.cell_id, role=role)
             job = self.make_job(cell, 0, (name,))
-            self.schedule.record_unrun(job, "unsupported", "NotTried", str(suggestion.untried))
+            self.schedule.record_unrun(job, "unsupported", "NotTried", str(suggestion.why_not))
 
     def screen(self, names: Sequence[str]) -> list[str]:
         """Try each remedy by itself; return those that gain, the largest gain first."""
@@ -157,7 +157,7 @@ class _Search:
                 continue
             self.compare(f"{ADD}{name}", [chosen, more], SCREEN_PAIRS)
             gain = remedy_trials.gain(self.trials(), f"{ADD}{name}", chosen, more)
-            if gain is not None and gain.value >= remedy_trials.KEPT_FROM:
+            if gain is not None and gain.value >= remedy_trials.LEAST_GAIN_X:
                 chosen = more
         return chosen
 
@@ -173,7 +173,7 @@ class _Search:
     def applies(self, names: Names) -> bool:
         """Return whether the changes go together."""
         try:
-            remedy_trials.changed(self.plain, [self.specs[name] for name in names])
+            remedy_trials.change_cell(self.plain, [self.specs[name] for name in names])
         except DoesNotApply:
             return False
         return True
@@ -219,7 +219,7 @@ class _Search:
 
     def trial_cell(self, round_: str, names: Names, seed: int | None = None) -> Cell:
         """Return the cell of a trial of `names`."""
-        return remedy_trials.trial(self.plain, self.cell.cell_id, round_, [self.specs[n] for n in names], seed)
+        return remedy_trials.trial_cell(self.plain, self.cell.cell_id, round_, [self.specs[n] for n in names], seed)
 
     def run_trials(self, cells: Iterable[tuple[Cell, Names]], repeat: int) -> None:
         """Run one repeat of each trial that is not settled."""
