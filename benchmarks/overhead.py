@@ -140,15 +140,13 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> tuple[Block, 
 
     `printed_s` are the seconds that its steps record.
     """
-    from llmbench.worker.cell_run import build_request, collate_context, start
     from llmbench.worker.measuring import loops
     from llmbench.worker.measuring.step_kinds import Training
 
-    cell = work.job.cell
-    engine, _ = start(work.job, work.registry, work.spec, work.data)
-    engine.prepare_training(learning_rate=LEARNING_RATE, steps=setting.steps, optimizer=cell.optimizer)
-    feed = loops.Feed(engine, work.features, work.layout, collate_context(cell, work.data, True), cell.workers)
-    training = Training(work.spec, build_request(work.job, work.spec, work.data))
+    engine, _ = work.run.start()
+    engine.prepare_training(learning_rate=LEARNING_RATE, steps=setting.steps, optimizer=work.job.cell.optimizer)
+    feed = work.run.feed(engine, train=True)
+    training = Training(work.run.model, work.run.build_request())
 
     def block(order: Sequence[list[int]]) -> dict[str, float]:
         batches = feed(order)
