@@ -13,7 +13,7 @@ kernels for is told apart.
 
 Both arms read the same features in the same order through torch's DataLoader, without loader processes, and collate
 with the same layout (`--data loader`); with `--data ready` the batches are collated before the clock starts.
-Ours is what `llmbench.worker.measuring.passes.timed_pass` does: `stages.run_steps` with `Training.step` and
+Ours is what `llmbench.worker.measuring.passes.run_clean_pass` does: `stages.run_steps` with `Training.step` and
 `Training.note`. `Monitor` and `EnergyMeter`, which read their counters before and after a pass and do nothing in
 between, do so before the first and behind the last block here, too: they read for milliseconds, which empties the
 caches of the step that follows, once in a pass of seconds. The bare loop is `bare_steps`. Training starts over with

@@ -23,8 +23,15 @@ from llmbench.worker.machine.energy import EnergyMeter
 from llmbench.worker.machine.monitor import Monitor
 from llmbench.worker.measuring import loops
 from llmbench.worker.measuring.loops import Feed
-from llmbench.worker.measuring.passes import MORE_TIMES, Watch, paired_order, pairs_for, phase_pass, timed_pass
-from llmbench.worker.measuring.step_kinds import Work
+from llmbench.worker.measuring.passes import (
+    MORE_TIMES,
+    Watch,
+    affordable_pairs,
+    order_in_pairs,
+    run_clean_pass,
+    run_phase_pass,
+)
+from llmbench.worker.measuring.step_kinds import StepKind
 from llmbench.worker.remedy_trial import try_remedy
 from llmbench.worker.verification.cell_trial import causes, make_cell_trial
 from llmbench.worker.verification.verify import verify_causes
@@ -120,38 +127,38 @@ class Spent:
         self.seconds[name] = time.perf_counter() - begin
 
 
-def measure(job: Job, engine: Engine, feed: Feed, work: Work) -> dict[str, Any]:
+def measure(job: Job, engine: Engine, feed: Feed, work: StepKind) -> dict[str, Any]:
     """Run the clean pass, the phase pass and (repeat 0) the trace pass; return the record's fields."""
     cell, seconds = job.cell, job.budget.seconds / job.repeats
     order = training_order(feed.features, feed.layout, cell, TIMED_ORDER_STEPS)
     watches: dict[str, Watch] = {"health": Monitor(cell.device), "energy": EnergyMeter(cell.device)}
-    clean = timed_pass(
+    clean = run_clean_pass(
         engine, feed(order), work.step, seconds=seconds, ci_pct=job.budget.ci_pct, note=work.note, watches=watches
     )
     memory: dict[str, Any] = {"peak_mib": engine.peak_memory_mib(), "capacity_mib": engine.capacity_mib()}
-    memory |= work.kept()
+    memory |= work.cache_memory()
     step_s = statistics.median(clean.samples["step_s"])
-    pairs, most = pairs_for(step_s, seconds), pairs_for(step_s, MORE_TIMES * seconds)
-    parts = phase_pass(engine, feed(paired_order(order[::-1], most)), work, pairs, most)
+    pairs, most = affordable_pairs(step_s, seconds), affordable_pairs(step_s, MORE_TIMES * seconds)
+    parts = run_phase_pass(engine, feed(order_in_pairs(order[::-1], most)), work, pairs, most)
     fields: dict[str, Any] = {
         "samples": {**clean.samples, **parts.samples, **work.samples()},
         "phases": parts.phases,
         "counts": {**mean_counts(clean.samples), "parameters": engine.parameters(), "timing": clean.how},
         "memory": memory,
-        "health": clean.seen["health"],
-        "energy": clean.seen["energy"],
-        "warnings": monitor.warnings(clean.seen["health"]),
+        "health": clean.readings["health"],
+        "energy": clean.readings["energy"],
+        "warnings": monitor.warnings(clean.readings["health"]),
     }
     if job.trace == "all" or (job.trace == "first" and job.repeat == 0):
         batch = typical_batch(feed, order[: len(clean.samples["step_s"])])
         memory.update(engine.memory_parts(batch, train=work.trains))
         fields["operators"] = engine.trace(batch, train=work.trains, max_new_tokens=work.max_new_tokens)
         fields["counts"].update(work.counts(fields["operators"]))
-        fields["counts"]["labelled_share"] = labelled_share(batch)
+        fields["counts"]["labelled_share"] = share_of_labels(batch)
     return fields
 
 
-def labelled_share(batch: Batch) -> float | None:
+def share_of_labels(batch: Batch) -> float | None:
     """Return the share of a batch's positions that have a label; None where labels are not one per position."""
     labels = batch.arrays.get("labels")
     if labels is None or len(labels.shape) != 2:
@@ -159,7 +166,7 @@ def labelled_share(batch: Batch) -> float | None:
     return float((labels != IGNORE).sum()) / math.prod(labels.shape)
 
 
-def try_causes(run: CellRun, engine: Engine, feed: Feed, work: Work, fields: Mapping[str, Any]) -> dict[str, Any]:
+def try_causes(run: CellRun, engine: Engine, feed: Feed, work: StepKind, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Remove the causes that the job asks for and measure again; return the fields `interventions` and `together`.
 
     `fields` are those that measuring the step gave.

@@ -11,7 +11,7 @@ from llmbench.contract.job import learns, new_record
 from llmbench.worker.cell_run import TIMED_ORDER_STEPS, CellRun
 from llmbench.worker.machine import monitor
 from llmbench.worker.measuring import loops
-from llmbench.worker.measuring.passes import timed_pass
+from llmbench.worker.measuring.passes import run_clean_pass
 
 SCORED_BATCH = 64  # rows of a batch that is scored, whatever the batch size in training was
 CI_PCT = 1.0  # of one process: so narrow that it takes all the time that `remedy_seconds` allows
@@ -32,10 +32,10 @@ def measure(run: CellRun) -> dict[str, Any]:
     run.emit({"event": "measure"})
     order = run.order(TIMED_ORDER_STEPS, train=run.trains)
     watches = {"health": monitor.Monitor(job.cell.device)}
-    clean = timed_pass(
+    clean = run_clean_pass(
         engine, feed(order), work.step, seconds=job.budget.remedy_seconds, ci_pct=CI_PCT, watches=watches
     )
-    health = clean.seen["health"]
+    health = clean.readings["health"]
     return new_record(
         job,
         "ok",

@@ -28,7 +28,7 @@ TOGETHER_FROM = 1.05
 
 
 @contextlib.contextmanager
-def frozen(optimizer: Any) -> Iterator[None]:
+def zero_learning_rates(optimizer: Any) -> Iterator[None]:
     """Set the optimizer's learning rates to 0 and put them back."""
     groups = getattr(optimizer, "param_groups", ())
     before = [group.get("lr") for group in groups]
@@ -43,7 +43,7 @@ def frozen(optimizer: Any) -> Iterator[None]:
                 group["lr"] = rate
 
 
-def measured(
+def measure_pairs(
     trial: StepTrial, change: Intervention, seconds: float, rng: random.Random, patience_s: float
 ) -> dict[str, Any]:
     """Return the seconds of pairs of blocks, `enough` of them if `seconds` suffice.
@@ -71,12 +71,12 @@ def measured(
         if pair >= LEFT_PAIRS and time.perf_counter() - begin > max(seconds, patience_s):
             break
         if pair == fewest:
-            pairs = min(most, enough(times[False], times[True], change.share))
+            pairs = min(most, pairs_needed(times[False], times[True], change.share))
         batches = batches_of(trial, pair * steps, steps, change.burn)
         clean_is_first = first == (pair % 2 == 0)
         try:
             took = {
-                changed: block(trial, change, batches, changed) / steps
+                changed: time_block(trial, change, batches, changed) / steps
                 for changed in ((False, True) if clean_is_first else (True, False))
             }
         except NotMeasured:  # the end of the budget: what has been measured stands
@@ -94,11 +94,11 @@ def _pair_s(trial: StepTrial, change: Intervention, steps: int) -> float:
     """Return the seconds that a pair of blocks takes, all in all."""
     begin = time.perf_counter()
     for changed in (True, False):
-        block(trial, change, batches_of(trial, 0, steps, change.burn), changed)
+        time_block(trial, change, batches_of(trial, 0, steps, change.burn), changed)
     return time.perf_counter() - begin
 
 
-def enough(clean_s: Sequence[float], treated_s: Sequence[float], share: float) -> int:
+def pairs_needed(clean_s: Sequence[float], treated_s: Sequence[float], share: float) -> int:
     """Return how many pairs give an interval of `CLOSE_ENOUGH` to each side, by the spread of these."""
     found = stats.Paired.of([clean_s], [treated_s], [share]).interval()
     if found.low is None or found.high is None:
@@ -113,7 +113,7 @@ def batches_of(trial: StepTrial, start: int, steps: int, burn: int) -> list[Any]
     return [trial.pool[(start + i) % count] for i in range(-burn, steps)]
 
 
-def block(trial: StepTrial, change: Intervention, batches: Sequence[Any], changed: bool) -> float:
+def time_block(trial: StepTrial, change: Intervention, batches: Sequence[Any], changed: bool) -> float:
     """Return the seconds that one arm takes for the block's batches."""
 
     def ordinary(some: Sequence[Any]) -> None:
@@ -129,7 +129,7 @@ def block(trial: StepTrial, change: Intervention, batches: Sequence[Any], change
         return trial.between([begin, trial.mark()])[0]
 
 
-def both(
+def try_together(
     trial: StepTrial,
     found: Mapping[str, Mapping[str, Any]],
     changes: Mapping[str, Intervention],
@@ -154,7 +154,7 @@ def both(
 
     try:
         patience_s = PATIENCE * max(seconds, LEAST_S)
-        row = measured(trial, Intervention(changed, steps=changes[names[0]].steps), seconds, rng, patience_s)
+        row = measure_pairs(trial, Intervention(changed, steps=changes[names[0]].steps), seconds, rng, patience_s)
     except Exception:  # two changes of the same thing need not go together
         return None
     if row["outcome"] != "measured":

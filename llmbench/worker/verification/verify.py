@@ -17,7 +17,14 @@ from typing import Any
 from llmbench.contract.errors import DoesNotApply, NotMeasured, OutOfTime
 from llmbench.contract.specs import AXES, CauseSpec, Intervention
 from llmbench.contract.step_trial import StepTrial
-from llmbench.worker.verification.paired_blocks import LEADING_SHARE, LEAST_S, PATIENCE, both, frozen, measured
+from llmbench.worker.verification.paired_blocks import (
+    LEADING_SHARE,
+    LEAST_S,
+    PATIENCE,
+    measure_pairs,
+    try_together,
+    zero_learning_rates,
+)
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -47,7 +54,7 @@ def verify_causes(
     """
     begin = time.perf_counter()
     rng = random.Random(seed)
-    with frozen(trial.optimizer):
+    with zero_learning_rates(trial.optimizer):
         trial.settle()
         trial.pace_s = pace_of(record) or trial.step_s
         until = trial.until
@@ -56,7 +63,7 @@ def verify_causes(
         in_turn = sorted(causes, key=lambda cause: AXES.index(cause.axis))  # components first: they are the headline
         try:
             trial.until = min(probing, until)  # one look must not take what the trials need
-            found = {cause.name: predicted(trial, record, cause, probing) for cause in in_turn}
+            found = {cause.name: probe(trial, record, cause, probing) for cause in in_turn}
         finally:
             trial.until = until
         by_name = {cause.name: cause for cause in causes}
@@ -73,13 +80,13 @@ def verify_causes(
             leading_s = 0.0 if cause.axis in axes else LEADING_SHARE[cause.axis] * rest
             patience_s = min(max(PATIENCE * max(share, LEAST_S), leading_s), until - time.perf_counter())
             axes.add(cause.axis)
-            put_on_trial(trial, cause, found[cause.name], changes, share, rng, patience_s)
+            try_cause(trial, cause, found[cause.name], changes, share, rng, patience_s)
         for cause in tried:  # what was too long for its share may have what the others left
             rest = end - time.perf_counter()
             if found[cause.name]["outcome"] == "out_of_time" and rest > 0:
-                put_on_trial(trial, cause, found[cause.name], changes, rest, rng, rest)
+                try_cause(trial, cause, found[cause.name], changes, rest, rng, rest)
         rest = end - time.perf_counter()
-        together = both(trial, found, changes, rest, rng) if rest > 0 or mode == "all" else None
+        together = try_together(trial, found, changes, rest, rng) if rest > 0 or mode == "all" else None
     return found, together
 
 
@@ -93,7 +100,7 @@ def pace_of(record: Mapping[str, Any]) -> float | None:
     return pace_s if pace_s > 0 else None
 
 
-def put_on_trial(
+def try_cause(
     trial: StepTrial,
     cause: CauseSpec,
     row: dict[str, Any],
@@ -107,7 +114,7 @@ def put_on_trial(
     row["reason"] = None
     try:
         changes[cause.name] = change = cause.intervene(trial)
-        row |= measured(trial, change, max(0.0, seconds - (time.perf_counter() - started)), rng, patience_s)
+        row |= measure_pairs(trial, change, max(0.0, seconds - (time.perf_counter() - started)), rng, patience_s)
         row |= {"share": change.share, "check": dict(change.check)}
     except NotMeasured as reason:
         row |= _not_measured(reason)
@@ -116,7 +123,7 @@ def put_on_trial(
     row["spent_s"]["trial"] = row["spent_s"].get("trial", 0.0) + time.perf_counter() - started
 
 
-def predicted(trial: StepTrial, record: Mapping[str, Any], cause: CauseSpec, until: float = math.inf) -> dict[str, Any]:
+def probe(trial: StepTrial, record: Mapping[str, Any], cause: CauseSpec, until: float = math.inf) -> dict[str, Any]:
     """Return the row of a cause before it is tried: its facts and its prediction, or why there are none.
 
     From `until` on (of `time.perf_counter`) nothing is looked at any more.

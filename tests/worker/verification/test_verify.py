@@ -9,7 +9,7 @@ import pytest
 from llmbench import stats
 from llmbench.contract import errors, specs, step_trial
 from llmbench.worker.verification import verify as verify_module
-from llmbench.worker.verification.paired_blocks import CLOSE_ENOUGH, LEFT_PAIRS, MOST_PAIRS, enough
+from llmbench.worker.verification.paired_blocks import CLOSE_ENOUGH, LEFT_PAIRS, MOST_PAIRS, pairs_needed
 from llmbench.worker.verification.verify import verify_causes
 
 
@@ -20,19 +20,19 @@ def pairs(spread, headroom, count=12, seed=0):
 
 
 def test_more_spread_takes_more_pairs():
-    calm, noisy = (enough(*pairs(spread, 1.3), 1.0) for spread in (0.005, 0.05))
+    calm, noisy = (pairs_needed(*pairs(spread, 1.3), 1.0) for spread in (0.005, 0.05))
     assert calm <= 12 < noisy
 
 
 @pytest.mark.parametrize("headroom", [1.02, 1.1, 3.0])
 def test_what_they_say_of_the_headroom_does_not_count(headroom):
-    assert enough(*pairs(0.05, headroom), 1.0) == pytest.approx(enough(*pairs(0.05, 1.3), 1.0), abs=1)
+    assert pairs_needed(*pairs(0.05, headroom), 1.0) == pytest.approx(pairs_needed(*pairs(0.05, 1.3), 1.0), abs=1)
 
 
 def test_so_many_pairs_are_close_enough():
     wide = []
     for seed in range(40):
-        count = enough(*pairs(0.04, 1.3, seed=seed), 1.0)
+        count = pairs_needed(*pairs(0.04, 1.3, seed=seed), 1.0)
         clean, treated = pairs(0.04, 1.3, count=max(12, count), seed=1000 + seed)
         found = stats.ratio_interval([clean], [treated], paired=True)
         wide.append((found.high / found.low) ** 0.5 - 1)
@@ -40,11 +40,11 @@ def test_so_many_pairs_are_close_enough():
 
 
 def test_a_cause_of_which_little_is_removed_takes_more():
-    assert enough(*pairs(0.02, 1.3), 0.5) > enough(*pairs(0.02, 1.3), 1.0)
+    assert pairs_needed(*pairs(0.02, 1.3), 0.5) > pairs_needed(*pairs(0.02, 1.3), 1.0)
 
 
 def test_too_few_to_tell_take_all():
-    assert enough([0.1] * 3, [0.09] * 3, 1.0) == MOST_PAIRS
+    assert pairs_needed([0.1] * 3, [0.09] * 3, 1.0) == MOST_PAIRS
 
 
 class Clock:
