@@ -134,7 +134,9 @@ class Engine(Protocol):
         """
 
     def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> dict[str, Any]:
-        """Trace one step on `batch`: its operators and where its time goes. Call it after all timing: it restores nothing.
+        """Trace one step on `batch`: its operators and where its time goes.
+
+        Call it after all timing: it restores nothing.
 
         - `rows`: operators (phase, operator_class, name, dtype, calls, flops, recomputed_flops, bytes), counted in one
           step; the bytes of one call differ by less than a factor of two within a row

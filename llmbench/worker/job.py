@@ -33,6 +33,7 @@ from llmbench.worker.measuring.passes import (
 )
 from llmbench.worker.measuring.step_kinds import StepKind
 from llmbench.worker.remedy_trial import try_remedy
+from llmbench.worker.scoring import check_metrics
 from llmbench.worker.verification.cell_trial import causes, make_cell_trial
 from llmbench.worker.verification.verify import verify_causes
 
@@ -50,6 +51,8 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
         allocator.keep_freed()
     if job.cell.remedy_of is not None:
         return try_remedy(run)
+    if job.repeat == 0 and job.scored:
+        check_metrics(job, run.data.task, run.registry)
     record = learn(run) if run.trains else evaluate(run)
     if job.repeat == 0 and job.budget.largest_batch:
         limited = job.cell.device != "cpu" or job.budget.memory_mib is not None

@@ -108,9 +108,8 @@ def diagnose_given(
         trial = user_trial(engine, work, pool[: pool_size(fields)], given["data"])
         trial.step_s = statistics.median(fields["samples"]["step_s"])
         with allowance.spending("verify_s"):
-            fields["interventions"], fields["together"] = try_causes(
-                trial, registry, fields, mode, allowance, seed, emit
-            )
+            tried = try_causes(trial, registry, fields, mode, allowance, seed, emit)
+            fields["interventions"], fields["together"] = tried
     spent = dict(allowance.spent_s)
     return new_record(job, "ok", **fields, spent=spent, wall_s=allowance.clock() - allowance.begun_s)
 

@@ -58,13 +58,26 @@ class FakeEngine:
 
 
 def batches():
-    return diagnose.wrapped(diagnose.endless(plain.texts()), None)
+    return diagnose.wrap_batches(diagnose.endless(plain.texts()), None)
+
+
+class NoMonitor:
+    """A watch over the machine that sees nothing and takes no time."""
+
+    def __init__(self, device_kind):
+        self.device_kind = device_kind
+
+    def start(self):
+        pass
+
+    def stop(self):
+        return {}
 
 
 @pytest.fixture
 def still(monkeypatch):
     """Let warm-up and the watch over the machine take no part in it."""
-    monkeypatch.setattr(diagnose, "Monitor", lambda kind: type("Nobody", (), {"start": int, "stop": dict})())
+    monkeypatch.setattr(diagnose, "Monitor", NoMonitor)
     monkeypatch.setattr(passes.time, "perf_counter", lambda: 0.0)
 
 
