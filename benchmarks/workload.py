@@ -109,8 +109,8 @@ def load(setting: Setting, folder: Path, plugin_files: Sequence[str] = ()) -> Wo
     (planned,) = plan.cells
     if planned.blocked:
         raise SystemExit(f"{setting.label}: {planned.blocked}")
-    sources, corpora, plugins = dict(plan.sources), tuple(plan.corpora), tuple(map(str, plugin_files))
-    job = Job(planned.cell, 0, 0, 1, plan.suite.budget, str(folder), sources, corpora, plugin_files=plugins)
+    options = {"corpora": tuple(plan.corpora), "plugin_files": tuple(map(str, plugin_files))}
+    job = Job.single(planned.cell, plan.suite.budget, str(folder), sources=plan.sources, **options)
     return Workload(CellRun.open(job, lambda event: None))
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +12,10 @@ from typing import Any
 
 from llmbench.contract.engines import Engine, EngineRequest
 from llmbench.contract.errors import PluginError, Unsupported, UserError, is_out_of_memory
+from llmbench.contract.files import atomic_folder
 from llmbench.contract.job import Job
 from llmbench.contract.sizes import configuration, scaled
-from llmbench.contract.specs import BuildRequest, CollateContext, Feature, Layout, ModelSpec
+from llmbench.contract.specs import DEFAULT_LEARNING_RATE, BuildRequest, CollateContext, Feature, Layout, ModelSpec
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import Registry
 from llmbench.worker.data.features import CellData, load_cell_data, scoring_order, training_order
@@ -27,7 +26,6 @@ from llmbench.worker.scoring import Scorer
 
 Emit = Callable[[dict[str, Any]], None]
 
-DEFAULT_LEARNING_RATE = 1e-3
 TIMED_ORDER_STEPS = 4096  # more than any clean and phase pass take together
 
 
@@ -206,10 +204,6 @@ class CellRun:
     def save_checkpoint(self, engine: Engine, training: dict[str, Any]) -> None:
         """Write the checkpoint of this cell; it appears under its name only when it is whole."""
         cell = self.job.cell
-        folder = Path(self.job.run_dir) / "checkpoints" / cell.cell_id
-        temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True)
-        engine.save(temporary / "model.safetensors")
-        (temporary / "cell.json").write_text(json.dumps({"cell": cell.to_json(), "training": training}))
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        with atomic_folder(Path(self.job.run_dir) / "checkpoints" / cell.cell_id) as folder:
+            engine.save(folder / "model.safetensors")
+            (folder / "cell.json").write_text(json.dumps({"cell": cell.to_json(), "training": training}))

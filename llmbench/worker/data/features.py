@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from llmbench.contract.cell import Cell, content_id
 from llmbench.contract.errors import DataError, Unsupported
+from llmbench.contract.files import write_atomic
 from llmbench.contract.job import Job
 from llmbench.contract.specs import DataRequest, Dataset, EncodeContext, Example, Feature, Layout, TaskSpec
 from llmbench.plugins.registry import Registry
@@ -134,10 +134,7 @@ def load_features(
     if not features:
         raise DataError(f"{cell.dataset}: nothing is left of its {len(examples)} examples after encoding")
     made = dict(dataset.info), features, len(examples)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL))
-    temporary.replace(path)
+    write_atomic(path, pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL), sync=False)
     return made
 
 

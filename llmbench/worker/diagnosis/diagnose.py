@@ -24,10 +24,11 @@ from llmbench.worker.measuring.loops import run_steps
 from llmbench.worker.measuring.passes import affordable_pairs, run_clean_pass, run_phase_pass
 from llmbench.worker.torch_engine import padding as paddings
 from llmbench.worker.torch_engine.memory import limit_used
-from llmbench.worker.verification.cell_trial import causes
+from llmbench.worker.verification.cell_trial import POOL_BATCHES, causes
 from llmbench.worker.verification.verify import verify_causes
 
-POOL, FEWEST_BATCHES, POOL_S = 16, 6, 0.35  # batches, and seconds that a round of them may take
+FEWEST_BATCHES = 6  # of the pool
+POOL_S = 0.35  # seconds that a round of the pool may take
 #: Of the budget: the pool's batches may take so long to make, the clean pass and the phase pass so long to measure.
 POOL_SHARE, CLEAN_SHARE, PHASE_SHARE = 0.1, 0.12, 0.06
 #: Of what is left: steps are so long that the usual fewest would take more, so there are fewer of them.
@@ -93,7 +94,7 @@ def diagnose_given(
     engine = UserEngine(given, registry.get("precision", precision))
     with restore_after(engine) as kept:
         with allowance.spending("target_s"):
-            pool = pool_of(given["data"], POOL, least=FEWEST_BATCHES, seconds=POOL_SHARE * allowance.budget_s)
+            pool = pool_of(given["data"], POOL_BATCHES, least=FEWEST_BATCHES, seconds=POOL_SHARE * allowance.budget_s)
         work = UserStep()
         with allowance.spending("measure_s"):
             trains, found = watch_step(engine, pool[0], kept)
@@ -104,7 +105,7 @@ def diagnose_given(
             fields = measure(engine, work, wrap_batches(endless(given["data"]), padding), allowance)
         cell = describe_cell(name, engine, pool[0], precision, seed, given["data"])
         budget = Budget(seconds=allowance.budget_s, verify_seconds=allowance.budget_s)
-        job = Job(cell, 0, 0, 1, budget, "", {}, verify=mode)
+        job = Job.single(cell, budget, verify=mode)
         trial = user_trial(engine, work, pool[: pool_size(fields)], given["data"])
         trial.step_s = statistics.median(fields["samples"]["step_s"])
         with allowance.spending("verify_s"):
@@ -145,7 +146,7 @@ def measure(engine: UserEngine, work: UserStep, batches: Iterator[UserBatch], al
 def pool_size(fields: Mapping[str, Any]) -> int:
     """Return how many batches the trials take turns on: all, or fewer where steps are long."""
     step_s = statistics.median(fields["samples"]["step_s"])
-    return max(FEWEST_BATCHES, min(POOL, math.ceil(POOL_S / step_s)))
+    return max(FEWEST_BATCHES, min(POOL_BATCHES, math.ceil(POOL_S / step_s)))
 
 
 def try_causes(

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from llmbench.contract.engines import Engine
-from llmbench.contract.specs import Batch, BuildRequest, ModelSpec
+from llmbench.contract.specs import BACKWARD_FACTOR, Batch, BuildRequest, ModelSpec
 from llmbench.worker.measuring.loops import Feed, Shapes
 
 TRAIN_PHASES = ("input_s", "copy_s", "forward_s", "backward_s", "optimizer_s")
 PREDICT_PHASES = ("input_s", "copy_s", "forward_s")
 GENERATE_PHASES = ("input_s", "copy_s", "prefill_s", "decode_s")
-BACKWARD_FACTOR = 3  # a training step is the forward pass, and twice its FLOPs for both gradients (PaLM, appendix B)
 MIB = 2**20
 GENERATED = "new_ids"  # the shape of the tokens that a generation makes, for `ModelSpec.flops`
 

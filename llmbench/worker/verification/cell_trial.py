@@ -14,7 +14,7 @@ from llmbench.plugins.registry import Registry
 from llmbench.worker.measuring.loops import Feed
 from llmbench.worker.measuring.step_kinds import Origin, StepKind
 
-POOL = 16  # batches
+POOL_BATCHES = 16  # on which causes are tried, in a cell and in `diagnose`
 
 
 def causes(registry: Registry, device: str | None = None) -> list[CauseSpec]:
@@ -40,7 +40,7 @@ def make_cell_trial(
 
     Learning rates are 0 for good: use the engine, called `name`, for nothing else afterwards.
     """
-    chosen = list(order[:POOL])
+    chosen = list(order[:POOL_BATCHES])
     ready = Feed(engine, feed.features, feed.layout, feed.ctx, 0)
     plain = StepTrial(
         module=None,

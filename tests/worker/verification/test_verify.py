@@ -123,12 +123,8 @@ def test_what_was_too_long_for_its_share_gets_what_the_others_left(clock):
 def test_the_leading_component_comes_first_and_the_others_by_size():
     rows = {"where1": ("where", 1.2), "why1": ("why", 3.0), "where2": ("where", 1.15), "why2": ("why", None)}
     found = {name: {"axis": axis, "predicted_x": x, "outcome": "not_selected"} for name, (axis, x) in rows.items()}
-    assert verify_module.choose_suspects(found, "verdict", Selection(2, 1.04, 1.04)) == [
-        "where1",
-        "why2",
-        "why1",
-        "where2",
-    ]
+    calm = Selection(2, 1.04, 1.04)
+    assert verify_module.choose_suspects(found, "verdict", calm) == ["where1", "why2", "why1", "where2"]
     promising = found["where2"]["predicted_x"] + 0.01  # in haste what promises less is left out behind the first
     in_haste = Selection(2, 1.04, promising)
     assert verify_module.choose_suspects(found, "verdict", in_haste) == ["where1", "why2", "why1"]
