@@ -83,8 +83,8 @@ def load_cell_data(job: Job, registry: Registry) -> CellData:
     task = registry.get("task", cell.task)
     load = functools.cache(functools.partial(load_dataset, job, cell.dataset, registry))
     tokenizer = load_tokenizer(job, registry)
-    info, train, count = encoded(job, task, load, tokenizer, train=True)
-    _, test, _ = encoded(job, task, load, tokenizer, train=False)
+    info, train, count = load_features(job, task, load, tokenizer, train=True)
+    _, test, _ = load_features(job, task, load, tokenizer, train=False)
     return CellData(task, tokenizer, info, train, test, count, load, cell.test_examples)
 
 
@@ -112,7 +112,7 @@ def training_texts(job: Job, registry: Registry) -> Iterator[str]:
         yield from chain.from_iterable(task.texts(example) for example in load_dataset(job, identity, registry).train)
 
 
-def encoded(
+def load_features(
     job: Job, task: TaskSpec, load: Callable[[], Dataset], tokenizer: BpeTokenizer, *, train: bool
 ) -> tuple[Mapping[str, Any], Sequence[Feature], int]:
     """Return the data set's `info`, the features of a split, from the run's cache where they were made before, and how
