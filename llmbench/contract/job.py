@@ -72,7 +72,7 @@ class Job:
         return cls(cell, repeat, attempt, repeats, budget or Budget(), run_dir, dict(sources or {}), **options)
 
     @property
-    def scored(self) -> bool:
+    def is_scored(self) -> bool:
         """Whether its repeat 0 is scored on the test split."""
         return is_scored(self.cell.stage, self.score)
 

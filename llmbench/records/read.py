@@ -44,7 +44,7 @@ def read_runs(path: Path) -> list[Run]:
     `local/` is left out, so that a report of `results/` is made of what is published. Raises RunDirError for a path
     that is none of these, and for a run that cannot be read.
     """
-    return [_read_one(at, name) for name, at in _located(path)]
+    return [_read_one(at, name) for name, at in _locate(path)]
 
 
 def read_all(paths: Iterable[Path], *, stored: bool = False) -> list[Run]:
@@ -52,7 +52,7 @@ def read_all(paths: Iterable[Path], *, stored: bool = False) -> list[Run]:
 
     The records of run directories that are to be `stored` stay in their files: they are read when they are asked for.
     """
-    found = [one for path in paths for one in _located(path)]
+    found = [one for path in paths for one in _locate(path)]
     while True:
         names = [name for name, _ in found]
         longer = [(_longer(name, at) if names.count(name) > 1 else name, at) for name, at in found]
@@ -61,7 +61,7 @@ def read_all(paths: Iterable[Path], *, stored: bool = False) -> list[Run]:
         found = longer
 
 
-def _located(path: Path) -> list[tuple[str, Path]]:
+def _locate(path: Path) -> list[tuple[str, Path]]:
     """Return name and place of the run in `path`, or of those below it."""
     if is_run(path):
         return [(_parts(path)[-1], path)]
@@ -76,7 +76,7 @@ def _located(path: Path) -> list[tuple[str, Path]]:
 
 
 @contextlib.contextmanager
-def guarded(runs: Iterable[Run]) -> Iterator[None]:
+def guard_bundles(runs: Iterable[Run]) -> Iterator[None]:
     """Turn what goes wrong over the content of a bundle into one line: somebody else made it, perhaps on purpose.
 
     Its shape was checked, but not every value deep inside. Without a bundle among `runs`, it is a bug and stays one.

@@ -173,7 +173,7 @@ class RunDir:
         found = self._index().get((cell_id, repeat))
         return found[1] if found else None
 
-    def settled(self, retry_failed: bool = False) -> set[tuple[str, int]]:
+    def list_settled(self, retry_failed: bool = False) -> set[tuple[str, int]]:
         """Return the (cell id, repeat) that need not run again; the latest attempt counts."""
         done = SETTLED - FAILED if retry_failed else SETTLED
         return {key for key, (_, status) in self._index().items() if status in done}

@@ -120,7 +120,7 @@ def _undecided_axes(cell: Cell, record: Mapping[str, Any]) -> list[str]:
     parts += [f"the interval of {', '.join(wide)} is too wide"] if wide else []
     text = "; ".join(parts)
     out = [f"{text[0].upper()}{text[1:]}: try a budget of {enough_s(cell, record):,.0f} s."]
-    return [BUSY, *out] if attempts.disturbed(record) else out
+    return [BUSY, *out] if attempts.is_disturbed(record) else out
 
 
 def enough_s(cell: Cell, record: Mapping[str, Any]) -> float:
