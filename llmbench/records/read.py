@@ -8,12 +8,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmbench.contract.errors import RunDirError, UserError
 from llmbench.records import bundle
 from llmbench.records.lazy import RecordFile
 from llmbench.records.run_dir import RECORDS, RunDir
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Record
 
 #: What a bundle's file name ends in; a folder is searched for it.
 BUNDLE_SUFFIX = ".llmbench.zip"
@@ -26,7 +29,7 @@ class Run:
     """One recorded run: what reports and comparisons are made of."""
 
     name: str
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[Record]
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ceilings: Mapping[str, Any] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)  # cell id -> the command line that planned it
@@ -123,13 +126,13 @@ def _read_one(path: Path, name: str, *, stored: bool = False) -> Run:
     if path.is_file():
         records, documents, suite = bundle.unpack(path)
         environments, ceilings, commands = (documents.get(file, {}) for file in bundle.JSON_FILES)
-        return Run(name, records, environments, ceilings, commands, suite, path)
+        return Run(name, cast("Sequence[Record]", records), environments, ceilings, commands, suite, path)
     suite_file = path / "suite.yaml"
     with RunDir.open(path, write=False) as run_dir:
         records = RecordFile(path / RECORDS).records() if stored else run_dir.records()
     return Run(
         name,
-        records,
+        cast("Sequence[Record]", records),
         read_json(path / "environment.json") | _nodes(path / "environments"),
         read_json(path / "ceilings.json"),
         read_json(path / "commands.json"),
