@@ -125,6 +125,12 @@ class BuildRequest:
     lora: int | None = None  # rank of low-rank adapters that are trained instead of the weights; None: train all
 
 
+#: FLOPs of a training step over those of its forward pass: both gradients take twice as many (PaLM, appendix B).
+BACKWARD_FACTOR = 3
+#: Peak learning rate where neither the suite nor the model (`ModelSpec.learning_rate`) has one.
+DEFAULT_LEARNING_RATE = 1e-3
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A model: its sizes, and how to build it for each head.
@@ -284,7 +290,10 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric. `load(cache_dir)` returns an `evaluate.Metric` whose `compute` takes predictions and references.
+    """A metric. `load(cache_dir)` returns an `evaluate.Metric`, or an object with `compute(predictions=, references=)`.
+
+    A library that it needs and that may be missing is best imported in `load`: the cell is then `unsupported` with one
+    line that says what to install, before anything is measured.
 
     `each(predictions, references)` returns value -> the score of every example, of the values that are the mean of such
     scores; with it, intervals of quality hold for other test examples too. None: no value is such a mean.

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from support.commands import call
 from support.limits import HANG_S
 
 import llmbench
-from llmbench.cli import plugins
+from llmbench.contract import hookspecs
 from llmbench.plugins import scaffold
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import KINDS
@@ -22,8 +23,17 @@ from llmbench.suite.file import load_suite
 from llmbench.suite.plan import plan_cells
 
 
-def test_the_command_knows_every_kind():
-    assert tuple(KINDS) == plugins.KINDS
+def test_every_hook_has_a_kind():
+    assert {hook for hook, _ in KINDS.values()} == {name for name in vars(hookspecs) if name.startswith("llmbench_")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_complete_plugin_that_says_what_it_is(kind):
+    example = scaffold.read_example(kind)
+    registry = discover([Path(scaffold.__file__).parent / "examples" / f"{kind}.py"])
+    assert registry.broken == () and registry.get(kind, example.name).name == example.name
+    assert example.summary[0].isupper() and not example.summary.endswith(".")
+    assert f"{example.summary}: the {kind} `my-own` of llmbench." in scaffold.plugin_source("my-own", kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmbench.analysis.costs import steps_to_pay_off
+from llmbench.analysis.studies.alike import Key, key_of
 from llmbench.report.cells.part import Part
 from llmbench.report.cells.variants import DERIVED
 
@@ -53,6 +54,6 @@ def _pay_off(cell: CellSummary, twin: CellSummary | None) -> tuple[float | None,
     return steps, "never: the compiled step is not faster" if steps is None else None
 
 
-def _twin_key(fields: CellFields) -> tuple[tuple[str, str], ...]:
+def _twin_key(fields: CellFields) -> Key:
     """Return the fields that a compiled cell and its twin share; their parents differ, being compiled or not."""
-    return tuple(sorted((name, str(value)) for name, value in fields.items() if name not in ("compile", *DERIVED)))
+    return key_of(fields, ("compile", *DERIVED))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from llmbench.analysis import roofline
-from llmbench.analysis.roofline import Estimate, Position
+from llmbench.analysis.roofline import Position, Range
 from llmbench.contract.ceilings import datasheet_peak
 from llmbench.report.cells.part import Part, explain, unknown
 
@@ -112,7 +112,7 @@ def _mean_over_traced(counts: Counts, trace: Trace) -> float:
     return mean / traced if traced and mean is not None else 1.0
 
 
-def _ends(estimate: Estimate | None) -> Ends | None:
+def _ends(estimate: Range | None) -> Ends | None:
     return None if estimate is None else [estimate.low, estimate.high]
 
 

@@ -110,7 +110,7 @@ def summarise(
     each repeat, the latest attempt that is ok counts, else the latest. The status of the cell is that of repeat 0,
     where the cell also trains and is scored.
     """
-    groups = cast("dict[str, list[Record]]", attempts.by_cell(records))
+    groups = attempts.by_cell(records)
     prior = process_counts.fit_prior(attempts.good(attempts.latest_attempts(group)) for group in groups.values())
     facts = _RunFacts(commands or {}, ceilings or {}, prior)
     cells = mapped(functools.partial(_summarise_groups, facts), list(groups.values()))
@@ -127,7 +127,7 @@ def failures(records: Iterable[Record]) -> list[FailureRow]:
     records = list(records)
     if all(record["status"] == "ok" for record in records):
         return rows
-    groups = cast("dict[str, list[Record]]", attempts.by_cell(records))
+    groups = attempts.by_cell(records)
     names = dict(zip(groups, variants.find_variants([group[0]["cell"] for group in groups.values()]), strict=True))
     for cell_id, group in groups.items():
         for repeat, record in attempts.latest_attempts(group).items():
@@ -153,10 +153,9 @@ def _error_text(error: ErrorFields) -> str | None:
 
 def _summarise_groups(run: _RunFacts, groups: Sequence[Sequence[Record]]) -> list[CellSummary]:
     """Return the summary of each cell. Their step times and causes are analysed together, which is faster."""
-    by_repeat = cast("list[dict[int, Record]]", [attempts.latest_attempts(group) for group in groups])
-    good = cast("list[list[Record]]", [attempts.good(one) for one in by_repeat])
-    causes = cast("list[list[BottleneckRow]]", attribution.bottlenecks_of(good))
-    facts = zip(groups, by_repeat, good, trust.describe_steps(good), causes, strict=True)
+    by_repeat = [attempts.latest_attempts(group) for group in groups]
+    good = [attempts.good(one) for one in by_repeat]
+    facts = zip(groups, by_repeat, good, trust.describe_steps(good), attribution.bottlenecks_of(good), strict=True)
     parts = [_summarise_cell(run, _CellFacts(*of_cell)) for of_cell in facts]
     # equal reasons become one object: a report of 100,000 records would hold as many dicts of 40 texts
     distinct: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
@@ -234,7 +233,7 @@ def _summarise_verdict(good: Sequence[Record], causes: list[BottleneckRow], why:
     fields |= {
         "bottlenecks": causes,
         "interactions": attribution.interactions(good),
-        **attribution.verdict(cast("list[dict[str, object]]", causes)),
+        **attribution.verdict(causes),
     }
     missing = NO_CAUSE if fields["verdict"] is not None else why or NOT_VERIFIED
     return explain(fields, dict.fromkeys(VERDICT_FIELDS, missing))
@@ -257,9 +256,9 @@ def _summarise_timing(good: Sequence[Record], prior: stats.Prior | None, why: st
     if not any(times):
         timing = unknown(TIMING_FIELDS, why or "no step was timed")
         return merge([timing, trust.summarise_precision(good, None, None, why)])
-    reached = process_counts.reached(good, prior)
-    estimate = reached.estimate if reached else stats.pooled_interval(times, prior=prior)
-    ends_s = None if estimate.low is None or estimate.high is None else (estimate.low, estimate.high)
+    reached = process_counts.two_stage_interval(good, prior)
+    estimate = reached.estimate if reached else stats.process_interval(times, prior=prior)
+    ends_s = estimate.ends
     fields = {
         "step_ms": estimate.value * 1e3,
         "step_ms_ci": None if ends_s is None else [end * 1e3 for end in ends_s],

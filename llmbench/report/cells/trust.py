@@ -63,7 +63,7 @@ def summarise_trust(
 
 
 def summarise_precision(
-    good: Sequence[Record], reached: stats.Reached | None, estimate: stats.Estimate | None, why: str | None
+    good: Sequence[Record], reached: stats.TwoStageInterval | None, estimate: stats.Estimate | None, why: str | None
 ) -> Part:
     """Return the half-width (percent) of the step time's interval: as the budget asked for it, and as it was reached.
 
@@ -73,9 +73,9 @@ def summarise_precision(
     fields = {
         "ci_pct_wanted": given[-1] if given else None,
         "ci_pct_reached": estimate.half_width_pct if estimate else None,
-        "repeats_wanted": reached.processes_wanted if reached else None,
+        "repeats_wanted": reached.target_processes if reached else None,
     }
-    planned = process_counts.planned(good)
+    planned = process_counts.has_adaptive_count(good)
     reasons = {
         "ci_pct_wanted": "the records do not say",
         "ci_pct_reached": "too few steps or processes for an interval" if estimate else "no step was timed",

@@ -75,10 +75,10 @@ def document(runs: Sequence[Run]) -> Document:
 
 def study_rows(run: Run) -> Studies:
     """Return the rows of a run's studies: learning, time to quality, scaling."""
-    groups = learning.grouped(run.records)
+    groups = learning.group_by_setup(run.records)
     rows = {
-        "learning": learning.of_groups(groups),
-        "time_to_quality": time_to_quality.of_groups(groups),
+        "learning": learning.rows_of(groups),
+        "time_to_quality": time_to_quality.rows_of(groups),
         "scaling": scaling.scaling_rows(run.records),
     }
     return cast("Studies", rows)

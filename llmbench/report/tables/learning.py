@@ -77,7 +77,7 @@ def reach_table(records: Iterable[Record], known: Sequence[TimeToQualityRow] | N
     columns += (number("steps", digits=0), Column("95 % interval"), number("time", "s"), number("energy", "J"))
     columns += (number("seeds"),)
     if known is None:
-        known = cast("list[TimeToQualityRow]", time_to_quality.reach(records))
+        known = cast("list[TimeToQualityRow]", time_to_quality.ladder_rows(records))
     rows = []
     for row in sorted(known, key=lambda row: (row["task"], row["seconds"] or 0.0)):
         if row["seconds"] is None:

@@ -13,10 +13,8 @@ from llmbench.report.cells.summary import reproduce
 from llmbench.report.table import CELL, Column, Table, cell_values, interval_text, number
 
 if TYPE_CHECKING:
-    from llmbench import stats
     from llmbench.contract.record import (
         CellSummary,
-        Ends,
         ErrorFields,
         RecommendationRow,
         RemedyFields,
@@ -67,7 +65,7 @@ def _remedy_row(cell_id: str, name: str, trials: Trials, run: str) -> RemedyRow:
         "because": fields.get("because"),
         "predicted_x": fields.get("predicted_x"),
         "measured_x": measured_x,
-        "ci": None if estimate is None else _ends(estimate),
+        "ci": None if estimate is None else estimate.ends,
         "pairs": 0 if estimate is None else len(trials.pairs(SCREEN, (), (name,))),
         "memory_change_mib": remedy_trials.memory_change_mib(trials, SCREEN, (name,)),
         **quality,
@@ -90,19 +88,15 @@ def _quality_fields(change: Row | None) -> Row:
     }
 
 
-def _ends(estimate: stats.Estimate) -> Ends | None:
-    return None if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
-
-
 def _outcome(name: str, trials: Trials, measured_x: float | None, quality: str | None) -> tuple[str, str | None]:
     """Return the outcome of a remedy, and its reason; `quality` is the outcome of training with it."""
     if measured_x is None:
         error: ErrorFields = (trials.first(SCREEN, (name,)) or {}).get("error") or {}
         message = " ".join(str(error.get("message")).split())
         return ("not tried", message) if error.get("type") == "NotTried" else ("failed", message)
-    if name in (trials.recommended() or ()):
+    if name in (trials.recommendation() or ()):
         return "kept", None
-    if measured_x < remedy_trials.KEPT_FROM:
+    if measured_x < remedy_trials.LEAST_GAIN_X:
         return "no gain", None
     if quality in (remedy_trials.WORSE, remedy_trials.UNDECIDED):
         return "quality", f"{quality}, see its interval"
@@ -126,7 +120,7 @@ def recommendation_rows(run: Run) -> list[RecommendationRow]:
     cells = {record["cell_id"]: record["cell"] for record in run.records if record["cell_id"] in by_cell}
     rows = []
     for cell_id, trials in by_cell.items():
-        names = trials.recommended()
+        names = trials.recommendation()
         if names is not None and cell_id in cells:
             cell = Cell.from_json(dict(cells[cell_id]))
             rows.append(_recommendation_row(cell_id, cell, names, trials, run))
@@ -153,15 +147,15 @@ def _recommendation_row(cell_id: str, cell: Cell, names: Names, trials: Trials, 
     }
     if estimate is not None:
         plain, changed = (Cell.from_json(record["cell"]) for record in pairs[0])
-        recommended = remedy_trials.applied(cell, plain, changed)
+        recommended = remedy_trials.apply_differences(cell, plain, changed)
         command = run.commands.get(recommended.cell_id)
         row |= {
             "measured_x": estimate.value,
-            "ci": _ends(estimate),
+            "ci": estimate.ends,
             "unit": remedy_trials.unit_of(pairs[0][0]).removeprefix("step_"),
             "plain_per_s": 1 / _middle([remedy_trials.pace(pair[0]) for pair in pairs]),
             "changed_per_s": 1 / _middle([remedy_trials.pace(pair[1]) for pair in pairs]),
-            "changes": remedy_trials.differences(plain, changed),
+            "changes": remedy_trials.cell_differences(plain, changed),
             "recommended_cell_id": recommended.cell_id,
             "reproduce": None if command is None else reproduce(command, recommended.cell_id),
         }

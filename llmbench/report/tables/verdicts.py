@@ -36,7 +36,7 @@ def verdict_table(cells: Sequence[CellSummary]) -> Table:
         sizes = (cell["headroom_predicted_x"], cell["headroom_measured_x"], interval_text(cell["headroom_ci"]))
         rows.append((*cell_values(cell), *verdict, *sizes, _advice(cell)))
     notes: tuple[str, ...] = NOTES if rows else ()
-    errors = attribution.prediction_errors(dict(row) for cell in cells for row in cell["bottlenecks"])
+    errors = attribution.prediction_errors(row for cell in cells for row in cell["bottlenecks"])
     if errors is not None:
         median, worst, count = errors
         notes += (

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-#: What is told by its presence or version; the first ones are needed to run.
+#: Packages whose versions are recorded, whether they are there or not. Only scoring needs evaluate and datasets.
 PACKAGES = ("llmbench", "torch", "transformers", "tokenizers", "evaluate", "datasets", "numpy", "pandas", "safetensors")
 #: What changes speed when it is there, and is not missing when it is not.
 OPTIONAL_PACKAGES = (

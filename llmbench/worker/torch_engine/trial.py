@@ -16,7 +16,7 @@ from llmbench.contract.errors import DoesNotApply, Unisolated
 from llmbench.contract.specs import Batch, CollateContext
 from llmbench.contract.step_trial import StepTrial
 from llmbench.worker.measuring.loops import Feed
-from llmbench.worker.measuring.step_kinds import Work
+from llmbench.worker.measuring.step_kinds import StepKind
 from llmbench.worker.torch_engine import padding
 from llmbench.worker.torch_engine import tensor_trees as trees
 
@@ -182,7 +182,7 @@ def torch_trial(engine: TorchEngine, plain: StepTrial) -> TorchTrial:
 class _Teacher:
     """One pass over prompt and generated tokens of a batch, by the layout that training uses."""
 
-    def __init__(self, engine: TorchEngine, feed: Feed, order: dict[int, list[int]], work: Work) -> None:
+    def __init__(self, engine: TorchEngine, feed: Feed, order: dict[int, list[int]], work: StepKind) -> None:
         self.engine, self.feed, self.order, self.work = engine, feed, order, work
 
     def __call__(self, batch: Batch) -> tuple[int, Callable[[], Any]]:
