@@ -9,7 +9,7 @@ or `llmbench run --plugin my_plugin.py`, or a file in `./plugins/`. `llmbench pl
 such a distribution around the plugin that the hook shows; `llmbench plugins check NAME` says whether it keeps its
 contract.
 
-A line `LLMBENCH_API = 1` says which version of this interface a plugin was written for; it is read before the plugin
+A line `LLMBENCH_API = 2` says which version of this interface a plugin was written for; it is read before the plugin
 is imported. This llmbench takes the versions from `OLDEST_API` to `API_VERSION`: see docs/plugins.md.
 """
 
@@ -32,7 +32,7 @@ from llmbench.contract.specs import (
 )
 
 PROJECT = "llmbench"
-API_VERSION = 1  # raised by every addition to the hooks and the specs, and by every removal
+API_VERSION = 2  # raised by every addition to the hooks and the specs, and by every removal
 OLDEST_API = 1  # raised by removals: plugins written for an older version are left out
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -47,7 +47,7 @@ def llmbench_models() -> Iterable[ModelSpec]:
         import llmbench
         from llmbench.layouts import Single
 
-        LLMBENCH_API = 1
+        LLMBENCH_API = 2
         WIDTH = 64
 
         def build(request):
@@ -91,7 +91,7 @@ def llmbench_tasks() -> Iterable[TaskSpec]:
         import random
         import llmbench
 
-        LLMBENCH_API = 1
+        LLMBENCH_API = 2
         WORDS = "red green blue old new big small fast slow warm".split()
 
         def encode(examples, ctx):
@@ -160,7 +160,7 @@ def llmbench_datasets() -> Iterable[DatasetSpec]:
         import random
         import llmbench
 
-        LLMBENCH_API = 1
+        LLMBENCH_API = 2
 
         def load(request):
             rng, texts = random.Random(0), {}
@@ -190,7 +190,7 @@ def llmbench_metrics() -> Iterable[MetricSpec]:
 
         import llmbench
 
-        LLMBENCH_API = 1
+        LLMBENCH_API = 2
 
         def balanced(predictions, references):
             recalls = []
@@ -237,7 +237,7 @@ def llmbench_precisions() -> Iterable[PrecisionSpec]:
 
         import llmbench
 
-        LLMBENCH_API = 1
+        LLMBENCH_API = 2
 
         @llmbench.hookimpl
         def llmbench_precisions():
@@ -255,7 +255,7 @@ def llmbench_causes() -> Iterable[CauseSpec]:
         import contextlib
         import llmbench
 
-        LLMBENCH_API = 1
+        LLMBENCH_API = 2
 
         def dropouts(trial):
             from torch import nn
@@ -302,7 +302,7 @@ def llmbench_remedies() -> Iterable[RemedySpec]:
         import dataclasses
         import llmbench
 
-        LLMBENCH_API = 1
+        LLMBENCH_API = 2
 
         def change(cell):
             if cell.workers:
@@ -328,7 +328,7 @@ def llmbench_reporters() -> Iterable[ReporterSpec]:
 
         import llmbench
 
-        LLMBENCH_API = 1
+        LLMBENCH_API = 2
 
         def render(report):
             lines = [f"#+title: {plain(report.title)}", ""]
@@ -365,7 +365,7 @@ def llmbench_engines() -> Iterable[EngineSpec]:
         from llmbench_plugins.engines.torch import open_engine
         from llmbench_plugins.models import word2vec
 
-        LLMBENCH_API = 1
+        LLMBENCH_API = 2
 
         def open_repeatable(request):
             import torch

@@ -459,7 +459,7 @@ class Streamer(torch.nn.Module):
 
 def with_no_host(trial):
     """Return the trial with the facts of a step that has no Python outside of its module, whatever the clock says."""
-    trial.facts["host"] = {"part_s": [0.0], "outside_s": [0.0], "asleep_s": [0.0]}
+    trial.scratch["host"] = {"part_s": [0.0], "outside_s": [0.0], "asleep_s": [0.0]}
     return trial
 
 
@@ -524,7 +524,7 @@ def test_an_output_that_a_trace_would_keep_is_not_traced():
 
 def test_where_memory_is_full_batches_are_doubled_without_the_optimizer():
     trial = trial_of({"model": plain.GPT(), "data": plain.texts()})
-    trial.facts["memory_used"] = 0.8
+    trial.memory_used = 0.8
     facts = CAUSES["memory_capacity"].probe(trial)
     fixed = {"once_s": [0.03], "twice_s": [0.05]}  # 10 ms whatever the size, 20 ms for a batch
     assert CAUSES["memory_capacity"].predict({}, fixed) == pytest.approx(1.2)

@@ -159,7 +159,7 @@ def tried(
     """Return interventions and their interaction. What the end of the budget stopped is `out_of_time`."""
     memory = fields["memory"]
     used = memory["peak_mib"] / memory["capacity_mib"]
-    trial.facts["memory_used"] = max(used, limit_used() or 0.0) if trial.device == "cpu" else used
+    trial.memory_used = max(used, limit_used() or 0.0) if trial.device == "cpu" else used
     allowance.bound(trial)
     seconds = TRIALS_SHARE * (trial.until - allowance.clock())
     return verify_causes(

@@ -104,7 +104,7 @@ class UserEngine(TorchEngine):
 
     def forward(self, arrays: Any) -> Tensor:
         """Return the loss."""
-        with self._autocast():
+        with self.autocast():
             output = self._call(arrays)
             loss = self.loss(output, arrays) if self.loss else loss_of(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1:

@@ -149,13 +149,14 @@ class TorchEngine:
         """Return the rows in `accumulation` parts; the shares make the sum the mean over the whole batch."""
         return split_rows(arrays, self.accumulation) if self.accumulation > 1 else ((arrays, 1.0),)
 
-    def _autocast(self) -> Any:
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the forward pass computes in the precision's type."""
         dtype = getattr(torch, self.precision.autocast) if self.precision.autocast else torch.float32
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision.autocast is not None)
 
     def forward(self, arrays: dict[str, Tensor]) -> Tensor:
         """Return the loss, a scalar on the device."""
-        with self._autocast():
+        with self.autocast():
             return self.module(**arrays)["loss"]
 
     def backward(self, loss: Tensor) -> None:
@@ -177,7 +178,7 @@ class TorchEngine:
     def predict(self, arrays: dict[str, Tensor], *, max_new_tokens: int) -> list[Any]:
         """Return one prediction per row, as the table in `llmbench.contract.specs` says."""
         self.module.eval()
-        with self._autocast():
+        with self.autocast():
             if self.head == "generate":
                 ids = self.module.generate(arrays, max_new_tokens)  # type: ignore[operator]
                 return [trim(row, self.eos, self.pad) for row in ids.tolist()]

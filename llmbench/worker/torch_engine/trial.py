@@ -7,24 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from llmbench.contract.engines import Engine
 from llmbench.contract.errors import DoesNotApply, Unisolated
 from llmbench.contract.specs import Batch, CollateContext
 from llmbench.contract.step_trial import StepTrial
 from llmbench.worker.measuring.loops import Feed
-from llmbench.worker.measuring.step_kinds import Work
+from llmbench.worker.measuring.step_kinds import Origin, Work
 from llmbench.worker.torch_engine import padding
 from llmbench.worker.torch_engine import tensor_trees as trees
-
-if TYPE_CHECKING:
-    from llmbench.worker.torch_engine.engine import TorchEngine
-
-    pass
-from llmbench.worker.measuring.step_kinds import Origin
+from llmbench.worker.torch_engine.loader import as_tensors
 
 Function = Callable[..., Any]
 
@@ -163,10 +159,22 @@ def _once(parameter: Tensor, note: Callable[[], None]) -> None:
     handle = parameter.register_post_accumulate_grad_hook(hook)
 
 
-def torch_trial(engine: TorchEngine, plain: StepTrial) -> TorchTrial:
-    """Return what the torch engine shows of a cell's step beyond `plain`."""
-    pass
+class TrialEngine(Protocol):
+    """What is needed of the torch engine."""
 
+    module: torch.nn.Module
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    compiled: bool
+    eos: int
+
+    def copy(self, batch: Batch) -> dict[str, Tensor]: ...  # noqa: D102
+    def autocast(self) -> AbstractContextManager[Any]: ...  # noqa: D102
+
+
+def torch_trial(engine: TrialEngine, plain: StepTrial) -> TorchTrial:
+    """Return the trial of a cell's step: `plain`, with the module and the optimizer of the torch engine."""
     if plain.trains:
         engine.schedule.base_lrs = [0.0 for _ in engine.schedule.base_lrs]
     trial = TorchTrial(**{**vars(plain), "module": engine.module, "device": engine.device.type})
@@ -174,38 +182,38 @@ def torch_trial(engine: TorchEngine, plain: StepTrial) -> TorchTrial:
     trial.compiled = engine.compiled
     if plain.generates:
         origin: Origin = plain.origin
-        pool = dict(zip(map(id, trial.pool), origin.order, strict=True))
-        trial.facts["teacher_forced"] = _Teacher(engine, origin.feed, pool, origin.work)
+        examples = dict(zip(map(id, trial.pool), origin.order, strict=True))
+        trial.one_pass = OnePass(engine, origin.feed, examples, origin.work)
     return trial
 
 
-class _Teacher:
-    """One pass over prompt and generated tokens of a batch, by the layout that training uses."""
+class OnePass:
+    """Reads prompt and generated tokens of a batch in one pass, by the layout that training uses.
 
-    def __init__(self, engine: TorchEngine, feed: Feed, order: dict[int, list[int]], work: Work) -> None:
-        self.engine, self.feed, self.order, self.work = engine, feed, order, work
+    `examples` are the indices of a batch's examples, by the batch's `id`.
+    """
+
+    def __init__(self, engine: TrialEngine, feed: Feed, examples: dict[int, list[int]], work: Work) -> None:
+        self.engine, self.feed, self.examples, self.work = engine, feed, examples, work
 
     def __call__(self, batch: Batch) -> tuple[int, Callable[[], Any]]:
-        """Return how many passes the generation takes, and the one pass."""
-        import torch
-
-        from llmbench.worker.torch_engine.loader import as_tensors
-
+        """Return the number of passes that the generation takes, and a function that makes the one pass."""
         engine, feed = self.engine, self.feed
-        made = self.work.step(engine, batch)
-        longest = max(len(ids) for ids in made) + 1
-        filled = [ids + [engine.eos] * (longest - 1 - len(ids)) for ids in made]
-        features = [{**feed.features[i], "target": ids} for i, ids in zip(self.order[id(batch)], filled, strict=True)]
+        answers = self.work.step(cast(Engine, engine), batch)
+        longest = max(len(ids) for ids in answers) + 1
+        targets = [ids + [engine.eos] * (longest - 1 - len(ids)) for ids in answers]
+        indices = self.examples[id(batch)]
+        features = [{**feed.features[i], "target": ids} for i, ids in zip(indices, targets, strict=True)]
         ctx = CollateContext(**{**vars(feed.ctx), "train": True})
         forced = as_tensors(feed.layout.collate(features, ctx))
         if "labels" not in forced.arrays:
             raise Unisolated("the model's layout has no arrays with known targets")
 
         @torch.inference_mode()
-        def once() -> Any:
+        def read() -> Any:
             engine.module.eval()
             arrays = {name: t for name, t in engine.copy(forced).items() if name != "labels"}
-            with engine._autocast():
+            with engine.autocast():
                 return engine.module(**arrays)
 
-        return longest, once
+        return longest, read

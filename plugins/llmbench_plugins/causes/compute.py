@@ -116,7 +116,7 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
     seen = _check(trial)
     part_s = seconds_of(trial, lambda name, tensors: name in PRODUCTS)
     half = _half_share(trial, _largest(seen))
-    getattr(trial, "facts", {})["half_share"] = half
+    trial.scratch["compute"] = half
     return {"part_s": part_s, "half_share": half, "products": len(seen)}
 
 
@@ -128,7 +128,7 @@ def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Multiply half of the rows; the other half of the output repeats them. Copying that half is taken into account."""
     seen = _check(trial)
-    found = getattr(trial, "facts", {}).get("half_share") or _half_share(trial, _largest(seen))
+    found = trial.scratch.get("compute") or _half_share(trial, _largest(seen))
     if not HALF[0] <= found <= HALF[1]:
         raise llmbench.Unisolated(f"half of the rows take {100 * found:.0f} % of the time: not the same kernel")
     return llmbench.Intervention(lambda: _halved(trial.device), share=min(1.0, 2 * (1 - found)))

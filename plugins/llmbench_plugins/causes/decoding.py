@@ -18,14 +18,13 @@ LEAST_PASSES = 4
 def _passes(trial: llmbench.Trial, batch: Any) -> tuple[int, Callable[[], Any]]:
     """Return how many passes a step makes over growing tokens, and one pass over all of them.
 
-    A trial of a built-in cell says so itself (`teacher_forced`). Elsewhere the calls of modules are looked at, outer
+    A trial of a built-in cell says so itself (`one_pass`). Elsewhere the calls of modules are looked at, outer
     modules first: their first argument of whole numbers (B, n) grows from call to call, or holds the next tokens only.
     """
     import torch
 
-    teacher = getattr(trial, "facts", {}).get("teacher_forced")
-    if teacher is not None:
-        return teacher(batch)
+    if trial.one_pass is not None:
+        return trial.one_pass(batch)
     calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any], Any]]] = {}
 
     def ids_of(args: Any, kwargs: Any) -> Any:

@@ -181,7 +181,7 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
 
     inside, outside, asleep = host_seconds(trial)
     facts = {"part_s": inside, "outside_s": outside, "asleep_s": asleep}
-    getattr(trial, "facts", {})["host"] = facts
+    trial.scratch["host"] = facts
     return facts
 
 
@@ -195,7 +195,7 @@ def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
 
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Replay the operators without Python, and do not sleep."""
-    facts = getattr(trial, "facts", {}).get("host") or probe(trial)
+    facts = trial.scratch.get("host") or probe(trial)
     stays = statistics.median(facts["outside_s"]) - statistics.median(facts["asleep_s"]) if facts else 0.0
     if stays > max(MOST_OUTSIDE_S, MOST_OUTSIDE * trial.step_s):
         raise llmbench.Unisolated("Python of the step outside of the module cannot be replayed")

@@ -166,7 +166,7 @@ def _ways(trial: llmbench.Trial) -> list[_Arms]:
         raise llmbench.Unisolated("compiled for other shapes")
     pieces = _piece_count(trial)
     ways = [_Arms(trial, pieces)] if pieces else []
-    full = getattr(trial, "facts", {}).get("memory_used", 0.0) >= memory_capacity.FULL
+    full = (trial.memory_used or 0.0) >= memory_capacity.FULL
     if len(trial.pool) > 1 and not full and not collectives():
         with contextlib.suppress(llmbench.Unisolated):
             ways.append(_Arms(trial, 1))
@@ -230,7 +230,7 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
     `two_s` and `merged_s` say the same of two batches one by one, and (measured or by proportion) as one.
     """
     arms, facts = _tried(trial)
-    getattr(trial, "facts", {})["kernel"] = arms, facts
+    trial.scratch["kernel"] = arms, facts
     plain, other = facts["plain_s"], facts["other_s"]
     more = _times_more(arms.pieces)
     merged = [2 * p - (o - p) / more if arms.split else 2 * o for p, o in zip(plain, other, strict=True)]
@@ -246,7 +246,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Take the same examples in pieces; leave out what reading the weights again takes."""
     if memory_capacity.larger_x(trial) > MATERIAL:
         raise llmbench.Unisolated("memory is too full for larger batches, which would help: see memory_capacity")
-    arms, facts = getattr(trial, "facts", {}).get("kernel") or _tried(trial)
+    arms, facts = trial.scratch.get("kernel") or _tried(trial)
     gain = _gain(facts)
     if gain > LEAST_GAIN * trial.step_s and host.saved_s(trial) > CLOSER * gain:
         raise llmbench.Unisolated("most of it is Python between the operators: see the cause host")

@@ -152,7 +152,7 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
             key = (rows, inputs, outputs)
             calls[key] = (calls.get(key, (0, None))[0] + 1, parameter)
     streams_s = _streams(trial)
-    getattr(trial, "facts", {})["streams_s"] = streams_s
+    trial.scratch["memory_bandwidth"] = streams_s
     if not known and not any(streams_s):
         raise llmbench.Unisolated(NOTHING)
     hot_s = _hot_s(trial, calls)
@@ -170,7 +170,7 @@ def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Share weights, and do large elementwise operators on pieces."""
     groups = _groups(trial)
-    streams = any(getattr(trial, "facts", {}).get("streams_s") or _streams(trial))
+    streams = any(trial.scratch.get("memory_bandwidth") or _streams(trial))
     if not groups and not streams:
         raise llmbench.Unisolated(NOTHING)
 

@@ -20,14 +20,14 @@ TIMES = 2
 
 
 def _check(trial: llmbench.Trial) -> float:
-    used = getattr(trial, "facts", {}).get("memory_used")
+    used = trial.memory_used
     if used is None:
         raise llmbench.Unisolated("how full the memory is, is not known here")
     if used < FULL:
         raise llmbench.DoesNotApply(f"{100 * used:.0f} % of the memory is used: the batch can be doubled")
     if trial.generates or trial.compiled or len(trial.pool) < TIMES:
         raise llmbench.Unisolated("batches of this step cannot be put together")
-    return float(used)
+    return used
 
 
 @contextlib.contextmanager
