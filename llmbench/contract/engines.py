@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,8 +30,8 @@ class EngineRequest:
 class CompileWatch(Protocol):
     """What looks on from outside while first steps compile."""
 
-    def stop(self, first_step_s: float | None = None, steady_step_s: float | None = None) -> dict[str, Any]:
-        """Return what was compiled (the record's `compilation`)."""
+    def stop(self, first_step_s: float | None = None, steady_step_s: float | None = None) -> Mapping[str, Any]:
+        """Return the record's `compilation`."""
 
 
 class Engine(Protocol):
@@ -70,7 +70,7 @@ class Engine(Protocol):
         """Return the loss, on the device."""
 
     def parts(self, arrays: Any) -> Sequence[tuple[Any, float]]:
-        """Return what an update takes one after the other, and the share of the loss that each part has."""
+        """Split a batch into the parts that an update takes one after the other; each with its weight in the loss."""
 
     def backward(self, loss: Any) -> None:
         """Compute gradients."""
@@ -109,7 +109,7 @@ class Engine(Protocol):
         """Return the number of trained parameters, each counted once."""
 
     def compile_watch(self) -> CompileWatch | None:
-        """Return what notes, from now to its `stop`, what is compiled; None where nothing is or nobody knows."""
+        """Return a watch over compilation that has begun; None where nothing is compiled, or where it does not show."""
 
     def trial(self, plain: StepTrial) -> StepTrial:
         """Return the step under test as causes see it: `plain`, which knows batches and clock, or more than that.
@@ -117,14 +117,14 @@ class Engine(Protocol):
         Nothing may be learned in it: learning rates are 0 from here on, so use the engine for nothing else afterwards.
         """
 
-    def memory_parts(self, batch: Batch, *, train: bool) -> dict[str, Any]:
-        """Return what the memory of a step is for, in MiB: `weights_mib` and, for training, `gradients_mib`,
-        `optimizer_mib` and `activations_mib`. Takes a training step; call it behind all timing. What is not known is
-        None, and `parts_reason` then says why.
+    def memory_parts(self, batch: Batch, *, train: bool) -> Mapping[str, Any]:
+        """Return the MiB of a step's memory by purpose: `weights_mib` and, for training, `gradients_mib`,
+        `optimizer_mib` and `activations_mib`. It takes a training step: call it after all timing. A size that is not
+        known is None, and `parts_reason` then says why.
         """
 
-    def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> dict[str, Any]:
-        """Return what one step on `batch` does and where its time goes. Call it behind all timing: it restores nothing.
+    def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> Mapping[str, Any]:
+        """Count and profile steps on `batch`. Call it after all timing: it restores nothing.
 
         - `rows`: operators (phase, operator_class, name, dtype, calls, flops, recomputed_flops, bytes), counted in one
           step; the bytes of one call differ by less than a factor of two within a row

@@ -100,7 +100,7 @@ def diagnose_given(
             if engine.optimizer is None:
                 engine.optimizer = found  # type: ignore[assignment]
             work.trains = trains
-            padding = paddings.find(engine.module, pool)
+            padding = paddings.find_padding(engine.module, pool)
             fields = measured(engine, work, wrapped(endless(given["data"]), padding), allowance)
         cell = described(name, engine, pool[0], precision, seed, given["data"])
         budget = Budget(seconds=allowance.budget_s, verify_seconds=allowance.budget_s)

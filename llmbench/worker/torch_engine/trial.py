@@ -1,4 +1,4 @@
-"""A torch step under test, of built-in cells and of users' modules: what causes see (`llmbench.contract.specs.Trial`).
+"""A torch step under test, of built-in cells and of users' modules, as causes see it (`llmbench.contract.specs.Trial`).
 
 Shapes: `B` rows of a batch, `L` tokens of a row.
 """
@@ -26,35 +26,35 @@ Function = Callable[..., Any]
 
 
 class TorchTrial(StepTrial):
-    """See `llmbench.contract.specs.Trial`; without `regroup` and `tokens`, padding is what tensors and module show."""
+    """See `llmbench.contract.specs.Trial`. Without `regroup` and `tokens`, tensors and module show the padding."""
 
     def tensors(self, batch: Any) -> dict[str, Tensor]:
         """Return the tensors of `batch` by a name each."""
         return trees.tensors(batch)
 
-    def rebuilt(self, batch: Any, tensors: Mapping[str, Any]) -> Any:
+    def rebuilt(self, batch: Any, tensors: Mapping[str, Tensor]) -> Any:
         """Return `batch` with other tensors under the same names."""
-        return trees.rebuilt(batch, tensors)
+        return trees.rebuild(batch, tensors)
 
     def real_tokens(self, batch: Any) -> int | None:
         """Return the tokens that are no padding."""
         if self.tokens is not None:
             return self.tokens(batch)
-        found = padding.find(self.module, self.pool)
-        return None if found is None else sum(found.lengths(trees.tensors(batch)))
+        shown = padding.find_padding(self.module, self.pool)
+        return None if shown is None else sum(shown.lengths(trees.tensors(batch)))
 
     def regrouped(self) -> list[Any]:
         """Return the pool's examples in batches of the same size, by length, no longer than needed."""
         if self.regroup is not None:
             return self.regroup()
-        found = padding.find(self.module, self.pool)
-        if found is None:
+        shown = padding.find_padding(self.module, self.pool)
+        if shown is None:
             raise DoesNotApply("no attention mask, padding index or repeated last token shows any padding")
-        return padding.regrouped(found, self.pool)
+        return padding.regroup(shown, self.pool)
 
     def merged(self, batches: Sequence[Any]) -> Any:
         """Return one batch with the examples of all."""
-        return trees.merged(batches)
+        return trees.merge(batches)
 
     def timed(self, parts: Callable[[Callable[[Function], Function]], AbstractContextManager[Any]]) -> list[float]:
         """Return the seconds per step that calls of the functions take, backward included, at the clean pass's pace."""
@@ -86,13 +86,13 @@ class Spans:
     def timer(self, function: Function) -> Function:
         """Return `function`, timed. A call inside of a timed one is part of that one."""
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             if self._inside or not self.on:
                 return function(*args, **kwargs)
             back: list[Any] = []
             if torch.is_grad_enabled():
                 self.marks.append(back)
-                args, kwargs = self._noting_end((args, kwargs), back, function)
+                args, kwargs = self._note_end((args, kwargs), back, function)
             self._inside += 1
             begin = self.mark()
             try:
@@ -100,39 +100,43 @@ class Spans:
             finally:  # checkpointing ends a recomputation by raising
                 self._inside -= 1
                 self.marks.append([begin, self.mark()])
-            return self._noting_start(result, back) if torch.is_grad_enabled() else result
+            return self._note_start(result, back) if torch.is_grad_enabled() else result
 
-        return timed
+        return call
 
-    def _noting_end(self, given: Any, back: list[Any], function: Function) -> Any:
+    def _note_end(self, given: Any, back: list[Any], function: Function) -> Any:
         """Note when the gradients of the arguments are there; without such arguments, those of the parameters."""
 
         def note() -> None:
             if back:
                 back[1:] = [self.mark()]
 
-        wanted = [t for t in trees.tensors(given).values() if t.requires_grad]
-        if not wanted:
+        tracked = [t for t in trees.tensors(given).values() if t.requires_grad]
+        if not tracked:
             owner = getattr(function, "__self__", None)
             for parameter in owner.parameters() if isinstance(owner, torch.nn.Module) else ():
                 if parameter.requires_grad:
                     _once(parameter, note)
             return given
-        return trees.replaced(given, dict(zip(map(id, wanted), _Noted.apply(note, *wanted), strict=True)))
+        return trees.replace_tensors(
+            given, dict(zip(map(id, tracked), _NoteGradients.apply(note, *tracked), strict=True))
+        )
 
-    def _noting_start(self, result: Any, back: list[Any]) -> Any:
+    def _note_start(self, result: Any, back: list[Any]) -> Any:
         """Note when the gradients of the results are there."""
 
         def note() -> None:
             back[:1] = [self.mark()]
 
-        wanted = [t for t in trees.tensors(result).values() if t.requires_grad and t.is_floating_point()]
-        if not wanted:
+        tracked = [t for t in trees.tensors(result).values() if t.requires_grad and t.is_floating_point()]
+        if not tracked:
             return result
-        return trees.replaced(result, dict(zip(map(id, wanted), _Noted.apply(note, *wanted), strict=True)))
+        return trees.replace_tensors(
+            result, dict(zip(map(id, tracked), _NoteGradients.apply(note, *tracked), strict=True))
+        )
 
 
-class _Noted(torch.autograd.Function):
+class _NoteGradients(torch.autograd.Function):
     """Hands tensors on as they are; its backward pass calls `note` when their gradients are there."""
 
     @staticmethod
