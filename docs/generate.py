@@ -218,6 +218,37 @@ def records_page() -> str:
     return "\n".join([*parts, ""])
 
 
+ROOTS = ("llmbench", "plugins/llmbench_plugins")
+
+
+def architecture_page() -> str:
+    """Return how the code is built, and every file with the first sentence of its docstring."""
+    head = (HERE / "parts/architecture.md").read_text(encoding="utf-8")
+    parts = [head.rstrip(), "", "## Every file", "", "Made from the docstrings by `python docs/generate.py`.", ""]
+    for root in ROOTS:
+        parts += [line for path in packages_below(HERE.parent / root) for line in _package_lines(path)]
+    return "\n".join(parts)
+
+
+def packages_below(folder: Path) -> list[Path]:
+    """Return `folder` and the packages below it, each before its own."""
+    return sorted(path.parent for path in folder.rglob("__init__.py"))
+
+
+def _package_lines(folder: Path) -> list[str]:
+    name = folder.relative_to(HERE.parent).as_posix()
+    files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+    rows = [f"| `{path.name}` | {_cell(first_sentence(path))} |" for path in files]
+    table = ["| file | what is in it |", "|---|---|", *rows, ""] if rows else []
+    return [f"### `{name}/`", "", _cell(first_sentence(folder / "__init__.py")), "", *table]
+
+
+def first_sentence(path: Path) -> str:
+    """Return the first sentence of a module's docstring, on one line."""
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.:!?])\s+(?=[A-Z`])", text)[0].rstrip(".:")
+
+
 def schema_text(name: str) -> str:
     """Return a JSON Schema that is shipped."""
     import json_schemas
@@ -232,6 +263,7 @@ PAGES = {
     "columns.md": columns_page,
     "suites.md": suites_page,
     "records.md": records_page,
+    "architecture.md": architecture_page,
     "../llmbench/schemas/suite.schema.json": lambda: schema_text("suite"),
     "../llmbench/schemas/record.schema.json": lambda: schema_text("record"),
 }

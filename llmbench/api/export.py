@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmbench.contract.errors import UserError, did_you_mean
+from llmbench.contract.errors import UserError, did_you_mean, needs_packages
 
 if TYPE_CHECKING:
     from llmbench.records.read import Run
@@ -46,7 +46,8 @@ def _write(runs: list[Run], form: str, path: Path, *, samples: bool, keep_person
     from llmbench.report.formats import csv, parquet, pytest_benchmark
 
     if form == "parquet":
-        (parquet.write_samples if samples else parquet.write_cells)(runs, path)
+        with needs_packages("--to parquet"):
+            (parquet.write_samples if samples else parquet.write_cells)(runs, path)
     elif form == "csv":
         path.write_text(csv.document(runs), encoding="utf-8")
     elif form == "pytest-benchmark":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,25 @@ from typing import Any
 from llmbench.api.runs import asking, discover_noting
 from llmbench.contract.errors import UserError
 from llmbench.execution.worker_calls import CAPTURE_ENVIRONMENT
+
+#: Packages that only some uses need, and which; everything else works without them.
+FOR_SOME_USES = {
+    "rich": "tables with lines in a terminal",
+    "orjson": "reading many records fast",
+    "evaluate": "scoring",
+    "datasets": "scoring, and data of Hugging Face",
+    "scikit-learn": "the metric F1",
+    "sacrebleu": "the metrics BLEU and chrF",
+    "rouge-score": "the metric ROUGE",
+    "pyarrow": "Parquet",
+}
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:
@@ -25,7 +45,14 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         problems.append(f"no process can look at this machine: {(str(error).splitlines() or ['unknown'])[-1]}")
     packages = environment.get("packages", {})
     problems += [
-        f"{name} is missing; install it with: pip install {name}" for name, found in packages.items() if not found
+        f"{name} is missing; install it with: pip install {name}"
+        for name, version in packages.items()
+        if not version and name not in FOR_SOME_USES
+    ]
+    problems += [
+        f"{name} is not installed, for {use}; install it with: pip install {name}"
+        for name, use in FOR_SOME_USES.items()
+        if not _is_installed(name)
     ]
     return environment, problems
 

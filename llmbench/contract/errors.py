@@ -7,6 +7,7 @@ LlmbenchError
 │   ├── PluginError      a plugin that is missing, clashes with another or breaks its contract
 │   └── RunDirError      a run directory that is locked, not one, or from a newer version
 ├── Unsupported          this cell cannot run here; recorded as `unsupported` with this reason
+│   └── MissingPackage   a package that only some uses need is not installed (a UserError, too)
 └── NotMeasured          a cause that is not measured on this cell, and why
     ├── DoesNotApply     it cannot bound this cell: there is nothing of that kind in it
     ├── OutOfTime        the budget ended first
@@ -17,9 +18,10 @@ Anything else that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 #: How torch, numpy, libgomp and the C++ runtime say that memory ran out.
 OUT_OF_MEMORY = re.compile(
@@ -57,6 +59,10 @@ class Unsupported(LlmbenchError):
     """This model, device and precision (or option) cannot run together; the message is the reason."""
 
 
+class MissingPackage(UserError, Unsupported):
+    """A package that only some uses need is not installed: a cell is unsupported, a command ends with one line."""
+
+
 class NotMeasured(LlmbenchError):
     """A cause is not measured on this cell; the message is the reason, in a few words."""
 
@@ -74,6 +80,23 @@ class OutOfTime(NotMeasured):
 
 class Unisolated(NotMeasured):
     """The cause may bound this cell, but no intervention removes it and leaves the rest alone."""
+
+
+#: Packages whose name is not that of the module that is imported.
+PACKAGE_OF = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "yaml": "PyYAML"}
+
+
+@contextlib.contextmanager
+def needs_packages(purpose: str) -> Iterator[None]:
+    """Turn an import that fails inside into MissingPackage: one line that says what `purpose` needs installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if not module:
+            raise
+        package = PACKAGE_OF.get(module, module)
+        raise MissingPackage(f"{purpose} needs {package}, which is not installed: pip install {package}") from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

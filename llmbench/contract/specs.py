@@ -284,7 +284,10 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric. `load(cache_dir)` returns an `evaluate.Metric` whose `compute` takes predictions and references.
+    """A metric. `load(cache_dir)` returns an `evaluate.Metric`, or an object with `compute(predictions=, references=)`.
+
+    A library that it needs and that may be missing is best imported in `load`: the cell is then `unsupported` with one
+    line that says what to install, before anything is measured.
 
     `each(predictions, references)` returns value -> the score of every example, of the values that are the mean of such
     scores; with it, intervals of quality hold for other test examples too. None: no value is such a mean.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
 import sys
@@ -16,10 +17,14 @@ FIRST_ONLY = ("train_s", "verify_s", "score_s")
 
 
 def style_for(stream: TextIO, *, quiet: bool) -> str:
-    """Return `none`, `bar` or `plain`: what progress may look like on `stream`. `CI` counts as no terminal."""
+    """Return `none`, `bar` or `plain`: what progress may look like on `stream`.
+
+    `CI` counts as no terminal; without rich there is no bar.
+    """
     if quiet:
         return "none"
-    return "bar" if stream.isatty() and not os.environ.get("CI") else "plain"
+    redraws = stream.isatty() and not os.environ.get("CI") and importlib.util.find_spec("rich") is not None
+    return "bar" if redraws else "plain"
 
 
 class Progress:

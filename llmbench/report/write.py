@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmbench.contract.errors import UserError
+from llmbench.contract.errors import UserError, needs_packages
 
 if TYPE_CHECKING:
     from llmbench.plugins.registry import Registry
@@ -32,7 +32,7 @@ def render(report: Report, form: str, registry: Registry) -> bytes | bytearray:
     from llmbench.plugins.guard import standard_output_kept
 
     own = registry.by_kind["reporter"][form].owner.name == PROJECT
-    with contextlib.nullcontext() if own else standard_output_kept():
+    with needs_packages(f"--format {form}"), contextlib.nullcontext() if own else standard_output_kept():
         document = reporter.render(report)
     if not isinstance(document, str):
         return document

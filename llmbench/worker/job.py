@@ -39,6 +39,7 @@ from llmbench.worker.measuring import loops
 from llmbench.worker.measuring.passes import MORE_TIMES, Watch, paired_order, pairs_for, phase_pass, timed_pass
 from llmbench.worker.measuring.step_kinds import Prediction, Training, Work
 from llmbench.worker.remedy_trial import try_remedy
+from llmbench.worker.scoring import check_metrics
 
 POOL_ORDER_STEPS = 64
 
@@ -60,6 +61,8 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
         raise Unsupported(f"model {model.name!r} has no {data.task.head!r} head")
     if job.cell.remedy_of is not None:
         return try_remedy(job, registry, model, data, emit)
+    if job.repeat == 0 and job.scored:
+        check_metrics(job, data.task, registry)
     run = evaluate if job.cell.stage == "eval" else learn
     record = run(job, registry, model, data, emit)
     if job.repeat == 0 and job.budget.largest_batch:

@@ -12,12 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.contract.cell import content_id
+from llmbench.contract.errors import needs_packages
 from llmbench.contract.job import Job
-from llmbench.contract.specs import BaselineContext
+from llmbench.contract.specs import BaselineContext, TaskSpec
 from llmbench.plugins.registry import Registry
 from llmbench.worker.data.features import CellData, as_python, features_key
 
 REFERENCES_VERSION = 1  # raise when what oracles or baselines score changes
+
+
+def check_metrics(job: Job, task: TaskSpec, registry: Registry) -> None:
+    """Raise MissingPackage where a metric of the task needs what is not installed, before anything is measured."""
+    cache = _cache(job)
+    for spec in registry.metrics(task):
+        with needs_packages(f"{task.name} is scored: the metric {spec.name}"):
+            spec.load(str(cache))
+
+
+def _cache(job: Job) -> Path:
+    cache = Path(job.run_dir) / "cache" / "metrics"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
 
 
 class Scorer:
@@ -28,9 +43,7 @@ class Scorer:
         specs = registry.metrics(data.task)
         metrics = [[spec.name, sorted(spec.values)] for spec in specs]
         self.split = content_id([REFERENCES_VERSION, metrics, job.cell.seed, *features_key(job.cell, train=False)])
-        cache = Path(job.run_dir) / "cache" / "metrics"
-        cache.mkdir(parents=True, exist_ok=True)
-        self.cache = cache
+        self.cache = cache = _cache(job)
         self.each = [spec.each for spec in specs if spec.each is not None]
         self.metrics = [(spec.load(str(cache)), spec.options(data.info)) for spec in specs]
         self.direction = {name: way for spec in specs for name, way in spec.values.items()}

@@ -1,4 +1,7 @@
-"""Tables for the terminal, by rich: as wide as it is, and without colour where `NO_COLOR` is set."""
+"""Tables for the terminal, by rich: as wide as it is, and without colour where `NO_COLOR` is set.
+
+Where rich is not installed, the same tables are plain text.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +38,18 @@ def render(
     tables: Sequence[Table], stream: TextIO | None = None, width: int | None = None, colour: bool | None = None
 ) -> None:
     """Print the tables to `stream` (standard output by default), `width` characters wide (the terminal's)."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
     stream = stream or sys.stdout
     if width is None:
         width = shutil.get_terminal_size().columns if stream.isatty() else PIPE_WIDTH
+    try:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
+    except ModuleNotFoundError:
+        for table in tables:
+            stream.write(f"{plain_text(table, width)}\n\n")
+        return
     console = Console(file=stream, width=width, highlight=False, soft_wrap=False, force_terminal=colour)
     for table in tables:
         shown, same = table.without_constants()
@@ -67,6 +74,25 @@ def _print_notes(console: Console, table: Table, same: str) -> None:
     for note in [*([f"all: {same}"] if same else []), *table.notes]:
         console.print(Text(printable(note), style="dim"))
     console.print()
+
+
+def plain_text(table: Table, width: int) -> str:
+    """Return a table and its notes as plain text, `width` characters wide: columns, or a block of lines per row."""
+    shown, same = table.without_constants()
+    notes = [printable(note) for note in [*([f"all: {same}"] if same else []), *table.notes]]
+    if least_width(shown) > width:
+        return "\n".join([stacked(shown, width), *notes])
+    heads = [f"{column.name} ({column.unit})" if column.unit else column.name for column in shown.columns]
+    rows = [[c.text(value) for c, value in zip(shown.columns, row, strict=True)] for row in shown.rows]
+    sizes = [max(map(len, texts)) for texts in zip(heads, *rows, strict=True)]
+    if sum(sizes) + GAP * len(sizes) > width:
+        return "\n".join([stacked(shown, width), *notes])
+    right = [column.align == "right" for column in shown.columns]
+    lines = [
+        (" " * GAP).join(t.rjust(n) if r else t.ljust(n) for t, n, r in zip(texts, sizes, right, strict=True)).rstrip()
+        for texts in [heads, ["-" * n for n in sizes], *rows]
+    ]
+    return "\n".join([table.title, "", *lines, *notes])
 
 
 def least_width(table: Table) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmbench.worker.machine.facts import GitState, PythonFacts, TorchFacts
 
-#: Packages whose versions are recorded.
+#: Packages whose versions are recorded, whether they are there or not. Only scoring needs evaluate and datasets.
 PACKAGES = ("llmbench", "torch", "transformers", "tokenizers", "evaluate", "datasets", "numpy", "pandas", "safetensors")
 #: What changes speed when it is there, and is not missing when it is not.
 OPTIONAL_PACKAGES = (

@@ -29,7 +29,10 @@ def parse(argument: str) -> tuple[str, dict[str, str]]:
 
 def load_tables(name: str, options: Mapping[str, str], where: str) -> Any:
     """Return what `datasets.load_dataset` makes of it; whatever goes wrong there becomes one line."""
-    import datasets
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise DataError(f"{where}: needs datasets, which is not installed: pip install datasets") from error
 
     folder = Path(name).expanduser()
     local = folder.exists()

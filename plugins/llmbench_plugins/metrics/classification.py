@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import llmbench
+from llmbench_plugins.metrics._installed import check_installed
 
 
 def class_metric(cache_dir: str, name: str, description: str, score: Callable[..., dict[str, float]]) -> Any:
     """Return an `evaluate.Metric` of ints whose values are `score(predictions, references, **options)`."""
+    check_installed("evaluate")  # which brings datasets
     import datasets
     import evaluate
 
@@ -59,6 +61,7 @@ def _load_accuracy(cache_dir: str) -> Any:
 
 
 def _load_f1(cache_dir: str) -> Any:
+    check_installed("sklearn")
     return class_metric(cache_dir, "f1", "F1 of the positive class, or macro F1", f1_score)
 
 

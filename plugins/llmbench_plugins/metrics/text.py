@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import Any
 
 import llmbench
+from llmbench_plugins.metrics._installed import check_installed
 
 #: Languages written without spaces between words.
 UNSPACED_LANGS = ("zh", "ja")
@@ -47,6 +48,7 @@ def string_metric(cache_dir: str, name: str, description: str, score: Score) -> 
 
     `score` gets references as a list of lists of str, each with at least one; it is not called for empty input.
     """
+    check_installed("evaluate")  # which brings datasets
     import datasets
     import evaluate
 
@@ -141,14 +143,17 @@ SACREBLEU = ("evaluate", "datasets", "sacrebleu")
 
 
 def _load_rouge(cache_dir: str) -> Any:
+    check_installed("rouge_score")
     return string_metric(cache_dir, "rouge", "ROUGE F of words, word pairs and longest subsequence", rouge_scores)
 
 
 def _load_bleu(cache_dir: str) -> Any:
+    check_installed("sacrebleu")
     return string_metric(cache_dir, "bleu", "corpus BLEU by sacrebleu", bleu_score)
 
 
 def _load_chrf(cache_dir: str) -> Any:
+    check_installed("sacrebleu")
     return string_metric(cache_dir, "chrf", "corpus chrF2 by sacrebleu", chrf_score)
 
 

@@ -73,10 +73,13 @@ def test_a_length_that_is_fixed_recompiles_each_time():
 def test_graph_breaks_have_reason_and_place():
     found = watched(Breaks(), [2, 2])
     assert found["graphs"] == 3
-    assert found["recompilations"] == 1 and "> 1e9" in found["recompile_reasons"][0]  # for another value of item()
+    assert (
+        found["recompilations"] == 1
+    )  # for another value of item(): torch 2.13 guards the branch, 2.7 and 2.8 the value
+    assert "> 1e9" in found["recompile_reasons"][0] or "___stack0 == " in found["recompile_reasons"][0]
     assert "/test_compilation.py" not in found["recompile_reasons"][0]
     item, printed = found["graph_breaks"]
-    assert "item()" in item["reason"] and item["times"] == 1
+    assert "item" in item["reason"] and item["times"] == 1
     assert "print" in printed["reason"] and printed["times"] == 2  # it stands in the part that was compiled twice
     assert all(entry["where"].startswith("test_compilation.py:") for entry in (item, printed))
     assert "http" not in item["reason"] and "\n" not in item["reason"] + printed["reason"]
