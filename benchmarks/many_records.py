@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
 
 REPEATS, STEPS = 3, 20
@@ -53,7 +53,7 @@ def one(rng: random.Random, cell: Cell, base: float, repeat: int, repeats: int, 
         fields["training"] = {"steps": 60, "seconds": 60 * base, "tokens": 54000, "loss": [[1, 6.0], [60, 3.0]]}
         if verified:
             fields["interventions"] = {name: trial(rng, base, axis, kind) for name, axis, kind in CAUSES}
-    job = Job(cell, repeat, 0, repeats, Budget(), "run", {}, environment_id="e1")
+    job = Job.single(cell, repeat=repeat, repeats=repeats, environment_id="e1")
     return new_record(job, "ok", **fields)
 
 

@@ -13,7 +13,7 @@ kernels for is told apart.
 
 Both arms read the same features in the same order through torch's DataLoader, without loader processes, and collate
 with the same layout (`--data loader`); with `--data ready` the batches are collated before the clock starts.
-Ours is what `llmbench.worker.measuring.passes.timed_pass` does: `stages.run_steps` with `Training.step` and
+Ours is what `llmbench.worker.measuring.passes.run_clean_pass` does: `stages.run_steps` with `Training.step` and
 `Training.note`. `Monitor` and `EnergyMeter`, which read their counters before and after a pass and do nothing in
 between, do so before the first and behind the last block here, too: they read for milliseconds, which empties the
 caches of the step that follows, once in a pass of seconds. The bare loop is `bare_steps`. Training starts over with
@@ -140,15 +140,13 @@ def our_arm(work: Workload, setting: Setting, options: Options) -> tuple[Block, 
 
     `printed_s` are the seconds that its steps record.
     """
-    from llmbench.worker.cell_run import build_request, collate_context, start
     from llmbench.worker.measuring import loops
     from llmbench.worker.measuring.step_kinds import Training
 
-    cell = work.job.cell
-    engine, _ = start(work.job, work.registry, work.spec, work.data)
-    engine.prepare_training(learning_rate=LEARNING_RATE, steps=setting.steps, optimizer=cell.optimizer)
-    feed = loops.Feed(engine, work.features, work.layout, collate_context(cell, work.data, True), cell.workers)
-    training = Training(work.spec, build_request(work.job, work.spec, work.data))
+    engine, _ = work.run.start()
+    engine.prepare_training(learning_rate=LEARNING_RATE, steps=setting.steps, optimizer=work.job.cell.optimizer)
+    feed = work.run.feed(engine, train=True)
+    training = Training(work.run.model, work.run.build_request())
 
     def block(order: Sequence[list[int]]) -> dict[str, float]:
         batches = feed(order)

@@ -63,45 +63,36 @@ def write_suite(suite: dict[str, Any], path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Workload:
-    """Everything that llmbench makes of a `Setting`: the job, its plugins and its encoded data."""
+    """The cell of a `Setting` as a loop without llmbench trains it: the same module, batches and order."""
 
-    job: Any
-    registry: Any
-    spec: Any
-    data: Any
+    run: Any  # a `llmbench.worker.cell_run.CellRun`
 
     @property
-    def layout(self) -> Any:
-        """What collates."""
-        return self.spec.layouts[self.data.task.head]
+    def job(self) -> Any:
+        """The job that llmbench's worker would be given."""
+        return self.run.job
 
     @property
     def features(self) -> Sequence[Any]:
         """The training examples, encoded."""
-        return self.data.train
+        return self.run.features(train=True)
 
     def build(self) -> Any:
         """Return a new module in float32 on the host, with the weights of the cell's seed."""
         import torch
 
-        from llmbench.worker.cell_run import build_request
-
         torch.manual_seed(self.job.cell.seed)
-        return self.spec.build(build_request(self.job, self.spec, self.data))
+        return self.run.model.build(self.run.build_request())
 
     def order(self, steps: int) -> list[list[int]]:
         """Return llmbench's batches, as indices of features."""
-        from llmbench.worker.data.features import training_order
-
-        return training_order(self.features, self.layout, self.job.cell, steps)
+        return self.run.order(steps, train=True)
 
     def collate(self, rows: Sequence[Any]) -> dict[str, Any]:
         """Return the arguments of the module's forward pass as tensors."""
         import torch
 
-        from llmbench.worker.cell_run import collate_context
-
-        arrays = self.layout.collate(rows, collate_context(self.job.cell, self.data, True)).arrays
+        arrays = self.run.layout.collate(rows, self.run.collate_context(train=True)).arrays
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -111,16 +102,16 @@ def load(setting: Setting, folder: Path, plugin_files: Sequence[str] = ()) -> Wo
     from llmbench.plugins.discovery import discover
     from llmbench.suite.file import load_suite
     from llmbench.suite.plan import plan_cells
-    from llmbench.worker.data.features import load_cell_data
+    from llmbench.worker.cell_run import CellRun
 
-    registry = discover(plugin_files)
     path = write_suite(setting.suite("workload", 1.0), folder / f"{setting.label.replace('/', '-')}.yaml")
-    plan = plan_cells(load_suite(str(path)), registry)
+    plan = plan_cells(load_suite(str(path)), discover(plugin_files))
     (planned,) = plan.cells
     if planned.blocked:
         raise SystemExit(f"{setting.label}: {planned.blocked}")
-    job = Job(planned.cell, 0, 0, 1, plan.suite.budget, str(folder), plan.sources, tuple(plan.corpora))
-    return Workload(job, registry, registry.get("model", planned.cell.model), load_cell_data(job, registry))
+    options = {"corpora": tuple(plan.corpora), "plugin_files": tuple(map(str, plugin_files))}
+    job = Job.single(planned.cell, plan.suite.budget, str(folder), sources=plan.sources, **options)
+    return Workload(CellRun.open(job, lambda event: None))
 
 
 def parameter_groups(module: Any) -> list[dict[str, Any]]:

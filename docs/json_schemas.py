@@ -1,170 +1,83 @@
-"""JSON Schemas of suites (for editors) and of records, made from the tables that the checker and the writer use.
+"""JSON Schemas of suites (for editors) and of records, made from the tables and types that the code goes by.
 
-`docs/generate.py` writes them to `llmbench/schemas/`, which is shipped. A suite that the schema refuses is refused by
+A suite's is made from `llmbench.suite.fields`, a record's from the types of `llmbench.contract.record`.
+`docs/generate.py` writes both to `llmbench/schemas/`, which is shipped. A suite that the schema refuses is refused by
 `llmbench.suite.file`, too; the checker knows more, such as the names of plugins.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import types
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
-from llmbench.contract.cell import LATER_FIELDS, PHASES, SETTABLE_FIELDS, STAGES, Budget, Cell
-from llmbench.contract.job import SCHEMA_VERSION, STATUSES
-from llmbench.suite import fields as suite_fields
+from llmbench.contract import record
+from llmbench.contract.cell import LATER_FIELDS, PHASES, SETTABLE_FIELDS, STAGES, Budget
+from llmbench.contract.job import SCHEMA_VERSION
+from llmbench.suite.fields import AMPLE, BUDGET_KEYS, DOUBLED, FIELDS, is_whole
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-#: What each field of a cell, and key of a budget, means.
-MEANINGS: Mapping[str, str] = {
-    "model": "name of a model's plugin, or NAME:NAME_OR_PATH",
-    "size": "name of a size, with settings and factors: tiny, base, tiny:layers=1,hidden=32, tiny*2",
-    "task": "name of a task's plugin",
-    "dataset": "name of a data set's plugin, or NAME:ARGUMENT, such as file:${data}/ag_news",
-    "stage": "pretrain, finetune or eval",
-    "device": "cpu, cuda, cuda:N, mps, or auto: the best there is",
-    "precision": "name of a numeric setting",
-    "batch_size": "examples of a step",
-    "seq_len": "longest input, tokens, special ones included",
-    "target_len": "longest output of generation, tokens, end included; null: seq_len",
-    "steps": "optimizer steps of training",
-    "seed": "random seed of weights, order and masks",
-    "optimizer": "kind of optimizer",
-    "learning_rate": "peak learning rate; null: the model's own for the stage",
-    "workers": "loader processes",
-    "bucketing": "batches of similar lengths",
-    "compile": "compile the model",
-    "attention": "implementation of attention",
-    "strategy": "how several processes share the work",
-    "world_size": "processes that share the work",
-    "train_examples": "examples to train on; null: all",
-    "test_examples": "examples to score; null: all",
-    "vocab_size": "tokens of the tokenizer that is trained",
-    "pretrain_dataset": "corpus of pretraining; null: the text of the data set",
-    "weights": "folder or hub name of a pretrained model to start from",
-    "threads": "threads of an operator on the CPU; null: torch's own choice",
-    "accumulation": "parts that a batch is taken in before an update",
-    "labelled_logits": "output projection and loss only where there is a label",
-    "pretokenized": "text becomes tokens once, before the first step; false: in the loader",
-    "pin_memory": "page-locked batches, copied without waiting",
-    "checkpointing": "activations computed again in the backward pass",
-    "kv_cache": "generation keeps keys, values and states from token to token",
-    "cuda_graphs": "compiled, and replayed as CUDA graphs",
-    "keep_memory": "freed host memory stays with the process (glibc) instead of going back to the system",
-    "lora": "rank of low-rank adapters that alone are fine-tuned; null: all weights",
-    "tokenizer": "identity of the tokenizer",
-    "parent": "id of the cell whose checkpoint it starts from",
-    "remedy_of": "id of the cell that it is a trial of a remedy for",
-    "role": "which round of that trial, and with which remedies",
-    "seconds": "clean timing per cell, seconds, shared by its first repeats",
-    "ci_pct": "wanted half-width of the interval of the step time, percent",
-    "memory_mib": "limit of a cell's process, MiB",
-    "max_repeats": "up to so many processes per cell, where the first ones show that ci_pct needs them",
-    "largest_batch": "search the largest batch that fits",
-    "price_per_hour": "of the machine, in any currency",
-    "verify_seconds": "time to try causes, seconds per cell",
-    "remedy_seconds": "clean timing of each process that tries a remedy, seconds",
-    "remedy_pairs": "pairs of processes that measure the recommended configuration",
-    "remedy_seeds": "seeds that it is trained with",
+
+Schema: TypeAlias = dict[str, Any]
+
+_KINDS: Mapping[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", types.NoneType: "null"}
+
+
+def comments_of(kind: type) -> dict[str, str]:
+    """Return the comment after each field of a class, by the name of the field."""
+    source = inspect.getsource(kind)
+    lines = source.splitlines()
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            _, _, found[node.target.id] = lines[(node.end_lineno or 1) - 1].partition("  # ")
+    return found
+
+
+def meaning_of(name: str) -> str:
+    """Return the meaning of a field of a cell or a key of the budget."""
+    if name in FIELDS:
+        return FIELDS[name].meaning
+    return {**comments_of(record.FirstCellFields), **comments_of(record.CellFields)}[name]
+
+
+def _maybe(schema: Schema) -> Schema:
+    return {"anyOf": [{"type": "null"}, schema]}
+
+
+# --- records --------------------------------------------------------------------------------------------
+
+#: Fields of a record's parts whose types a reader of records can rely on. Other fields may change with engines and
+#: versions, so the schema leaves them open.
+FIXED: Mapping[type, Sequence[str]] = {
+    record.Counts: ("tokens", "padding_tokens", "examples", "flops", "bytes", "kernels"),
+    record.Memory: ("peak_mib", "capacity_mib"),
+    record.Energy: ("joules",),
+    record.Intervention: ("outcome", "predicted_x", "clean_s", "treated_s", "reason"),
+    record.Quality: ("values", "examples"),
+    record.Oracle: ("kind", "values"),
+    record.Training: ("steps", "seconds"),
+    record.ErrorFields: ("type", "message"),
 }
-#: Field of a record -> its schema; `new_record` writes all of them.
-_NUMBERS = {"type": "array", "items": {"type": ["number", "null"]}}
-_OBJECT = {"type": "object"}
-_ID = {"type": "string", "pattern": "^[0-9a-f]{12}$"}
+#: What types cannot say of a field.
+LIMITS: Mapping[str, Schema] = {
+    "cell_id": {"pattern": "^[0-9a-f]{12}$"},
+    "repeat": {"minimum": 0},
+    "repeats": {"minimum": 1},
+    "attempt": {"minimum": 0},
+    "phases": {"propertyNames": {"enum": [f"{phase}_s" for phase in (*PHASES, "prefill", "decode")]}},
+}
 
 
-def _maybe(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [{"type": "null"}, dict(schema)]}
-
-
-def _object(description: str = "", **properties: Any) -> dict[str, Any]:
-    known = {"description": description} if description else {}
-    return {**known, "type": "object", "properties": properties}
-
-
-def record_schema() -> dict[str, Any]:
+def record_schema() -> Schema:
     """Return the JSON Schema of one line of `records.jsonl`."""
-    number, text, count = {"type": ["number", "null"]}, {"type": "string"}, {"type": ["integer", "null"]}
-    scores = {"type": "object", "additionalProperties": number}
-    properties: dict[str, Any] = {
-        "schema_version": {"const": SCHEMA_VERSION, "description": "version of this schema"},
-        "cell_id": {**_ID, "description": "hash of the cell's content; the same on every machine"},
-        "cell": _cell_schema(),
-        "repeat": {
-            "type": "integer",
-            "minimum": 0,
-            "description": "which process of the cell; 0 also trains and is scored",
-        },
-        "repeats": {"type": "integer", "minimum": 1, "description": "processes that were planned at first"},
-        "budget": {**_budget_schema(nullable=True), "description": "how long it was measured"},
-        "attempt": {"type": "integer", "minimum": 0, "description": "earlier attempts at this repeat"},
-        "status": {"enum": list(STATUSES), "description": "how it ended"},
-        "started_at": {"type": ["string", "null"], "description": "when, ISO 8601 with time zone"},
-        "wall_s": {**number, "description": "wall time of the process, seconds"},
-        "spent": {
-            "type": "object",
-            "additionalProperties": number,
-            "description": "seconds of measuring, training, scoring",
-        },
-        "environment_id": {"type": ["string", "null"], "description": "key in environment.json"},
-        "ceilings_id": {"type": ["string", "null"], "description": "key in ceilings.json"},
-        "samples": {
-            "type": "object",
-            "additionalProperties": _NUMBERS,
-            "description": "raw series of the clean pass, a value per step: step_s, step_tokens, step_examples ...",
-        },
-        "phases": {
-            "type": "object",
-            "additionalProperties": _NUMBERS,
-            "propertyNames": {"enum": [f"{name}_s" for name in (*PHASES, "prefill", "decode")]},
-            "description": "seconds of each phase, a value per step of the phase pass",
-        },
-        "counts": _object(
-            "means per step: tokens without padding, FLOPs, bytes, kernels; and parameters and how timing went",
-            **dict.fromkeys(("tokens", "padding_tokens", "examples", "flops", "bytes", "kernels"), number),
-        ),
-        "memory": {
-            "type": "object",
-            "description": "MiB: the peak, what there is, and parts by purpose",
-            "properties": {"peak_mib": number, "capacity_mib": number},
-        },
-        "energy": _maybe(_object("joules of the clean pass, its seconds, the source, or the reason", joules=number)),
-        "interventions": {
-            "type": "object",
-            "description": "cause -> prediction, and the paired samples with and without it",
-            "additionalProperties": _object(
-                outcome=text,
-                predicted_x=number,
-                clean_s=_NUMBERS,
-                treated_s=_NUMBERS,
-                reason={"type": ["string", "null"]},
-            ),
-        },
-        "together": _maybe({**_OBJECT, "description": "the paired samples without the two largest causes"}),
-        "remedy": _maybe({**_OBJECT, "description": "of a trial: what was predicted, and why"}),
-        "quality": _object(
-            "metric values on the test split, how many examples, which is primary, which side is better",
-            values=scores,
-            examples=count,
-        ),
-        "oracle": _maybe(
-            _object("the same of the model that knows the data", kind={"enum": ["exact", "reference"]}, values=scores)
-        ),
-        "baselines": {
-            "type": "object",
-            "additionalProperties": scores,
-            "description": "the same of trivial answers, by name",
-        },
-        "training": _maybe(_object("steps, seconds, tokens, and losses as [step, loss]", steps=count, seconds=number)),
-        "operators": _maybe({**_OBJECT, "description": "FLOPs, bytes and time of each operator of a traced step"}),
-        "compilation": _maybe({**_OBJECT, "description": "what compiling took"}),
-        "health": _maybe({**_OBJECT, "description": "what disturbed the clean pass, as the system counts it"}),
-        "checkpoint": _maybe(
-            {**_OBJECT, "description": "the checkpoint that was written, and the one it started from"}
-        ),
-        "warnings": {"type": "array", "items": text, "description": "what disturbed a measurement, in words"},
-        "error": _maybe(_object("type, message and traceback", type=text, message=text)),
+    meanings = comments_of(record.Record)
+    properties = {
+        name: _record_field(name, kind, meanings[name]) for name, kind in typing.get_type_hints(record.Record).items()
     }
     return {
         "$schema": DRAFT,
@@ -176,35 +89,76 @@ def record_schema() -> dict[str, Any]:
     }
 
 
-def _cell_schema() -> dict[str, Any]:
-    hints = typing.get_type_hints(Cell)
-    kinds = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-    properties = {}
-    for one in dataclasses.fields(Cell):
-        types = [kinds[kind] for kind in (typing.get_args(hints[one.name]) or (hints[one.name],))]
-        properties[one.name] = {"type": types[0] if len(types) == 1 else types, "description": MEANINGS[one.name]}
+def _record_field(name: str, kind: Any, meaning: str) -> Schema:
+    """Return the schema of a field of a record, with its meaning."""
+    described = {"description": meaning}
+    if name == "schema_version":
+        return {"const": SCHEMA_VERSION, **described}
+    if name == "cell":
+        return {**_cell_schema(), **described}
+    if name == "budget":
+        return {**_budget_schema(), **described}
+    if name in ("memory", "interventions"):  # in this order since the first version of the schema
+        return {"type": "object", **described, **_of_type(kind)}
+    options = typing.get_args(kind)
+    nullable = types.NoneType in options
+    (part, *_) = [option for option in options if option is not types.NoneType] if nullable else [kind]
+    if not typing.is_typeddict(part):
+        return {**_of_type(kind), **LIMITS.get(name, {}), **described}
+    schema = {**described, **_of_type(part)} if part in FIXED else {**_of_type(part), **described}
+    return _maybe(schema) if nullable else schema
+
+
+def _of_type(kind: Any, *, number_or_null: bool = False) -> Schema:
+    """Return the schema of a type. A number that is not finite is null in JSON, so a float may be null.
+
+    `number_or_null`: so may an integer, as in the parts of a record, which plugins fill in.
+    """
+    if kind is record.Samples:  # an engine may have series of its own
+        return _of_type(record.Series)
+    if typing.is_typeddict(kind):
+        hints = typing.get_type_hints(kind)
+        fields = {name: _of_type(hints[name], number_or_null=True) for name in FIXED.get(kind, ())}
+        return {"type": "object", "properties": fields} if fields else {"type": "object"}
+    origin, given = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return {"enum": list(given)}
+    if origin is list:
+        return {"type": "array", "items": _of_type(given[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _of_type(given[1])}
+    names = [_KINDS[one] for one in given or (kind,)]
+    if "null" not in names and (kind is float or (kind is int and number_or_null)):
+        names.append("null")
+    return {"type": names[0] if len(names) == 1 else names}
+
+
+def _cell_schema() -> Schema:
+    properties: dict[str, Schema] = {}
+    for name, kind in typing.get_type_hints(record.CellFields).items():
+        names = [_KINDS[one] for one in typing.get_args(kind) or (kind,)]
+        properties[name] = {"type": names[0] if len(names) == 1 else names, "description": meaning_of(name)}
     properties["stage"]["enum"] = list(STAGES)
     required = [name for name in properties if name not in LATER_FIELDS]
-    what = "every field of the cell; those that came later may be left out, and are then at their default"
-    return {"type": "object", "description": what, "properties": properties, "required": required}
+    return {"type": "object", "description": "", "properties": properties, "required": required}
 
 
-def _budget_schema(*, nullable: bool) -> dict[str, Any]:
+def _budget_schema() -> Schema:
     names = [f.name for f in dataclasses.fields(Budget)]
-    return {"type": "object", "properties": {name: _scalar(name, nullable=nullable) for name in names}}
+    return {"type": "object", "properties": {name: _maybe(_not_null(name)) for name in names}}
 
 
 # --- suites ---------------------------------------------------------------------------------------------
 
 
-def suite_schema() -> dict[str, Any]:
+def suite_schema() -> Schema:
     """Return the JSON Schema of a suite file, for editors that complete and check YAML."""
     names = list(SETTABLE_FIELDS)
-    fields = {name: {"$ref": f"#/$defs/{name}", "description": MEANINGS[name]} for name in names}
+    fields = {name: {"$ref": f"#/$defs/{name}", "description": meaning_of(name)} for name in names}
     mapping = {"type": "object", "properties": fields, "additionalProperties": False}
-    budget: dict[str, Any] = {name: _scalar(name) for name in suite_fields.BUDGET_KEYS if name != "steps"}
+    budget: dict[str, Schema] = {name: _scalar(name) for name in BUDGET_KEYS if name != "steps"}
     budget["steps"] = fields["steps"]
-    flat = {name: {"$ref": f"#/$defs/{name}_values", "description": MEANINGS[name]} for name in names}
+    flat = {name: {"$ref": f"#/$defs/{name}_values", "description": meaning_of(name)} for name in names}
     properties = {
         "name": {"type": "string", "pattern": r"^[A-Za-z0-9][\w.-]*$", "description": "one word; default: the file's"},
         "extends": {"type": "string", "description": "a shipped suite or a file that this one starts from"},
@@ -216,21 +170,15 @@ def suite_schema() -> dict[str, Any]:
             "description": "points of the matrix that are left out: those that match all fields of an entry",
         },
         "defaults": {**mapping, "description": "fields that are no axes"},
-        "repeats": {**_scalar("repeats"), "description": "fresh processes per cell"},
+        "repeats": _scalar("repeats"),
         "budget": {
             "type": "object",
             "properties": budget,
             "additionalProperties": False,
             "description": "how long each cell is measured",
         },
-        "verify": {
-            **_scalar("verify"),
-            "description": "which causes are removed and measured: none, the leading suspects, all",
-        },
-        "measure": {
-            **_scalar("measure"),
-            "description": "all, or speed: steps, phases and the peak of memory; nothing is traced, verified or scored",
-        },
+        "verify": _scalar("verify"),
+        "measure": _scalar("measure"),
         "learning": _maybe(_learning_schema(fields)),
         "scaling": _maybe(_scaling_schema()),
     }
@@ -244,23 +192,18 @@ def suite_schema() -> dict[str, Any]:
     }
 
 
-def _learning_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
-    doubled = {"enum": list(suite_fields.DOUBLED)}
+def _learning_schema(fields: Mapping[str, Schema]) -> Schema:
+    axis = {"enum": list(DOUBLED)}
     return {
         "type": "object",
         "description": "study what limits quality, by doubling data, steps and parameters",
         "properties": {
-            "double": {"anyOf": [doubled, {"type": "array", "items": doubled, "minItems": 1}]},
+            "double": {"anyOf": [axis, {"type": "array", "items": axis, "minItems": 1}]},
             "seeds": _scalar("seeds"),
-            "follow": _maybe(
-                {
-                    **{"type": "integer", "minimum": suite_fields.FOLLOW_FROM},
-                    "description": "ask what doubling leaves open again, with so many times as much; null: do not",
-                }
-            ),
+            "follow": _scalar("follow"),
             "ample": {
                 "type": "object",
-                "properties": {name: fields[name] for name in suite_fields.AMPLE},
+                "properties": {name: fields[name] for name in AMPLE},
                 "additionalProperties": False,
             },
         },
@@ -268,48 +211,44 @@ def _learning_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _scaling_schema() -> dict[str, Any]:
-    def values(least: int) -> dict[str, Any]:
+def _scaling_schema() -> Schema:
+    def values(least: int) -> Schema:
         return {"type": "array", "items": {"type": "integer", "minimum": least}, "minItems": 2}
 
-    whole = {name: values(suite_fields.INTEGERS[name]) for name in SETTABLE_FIELDS if name in suite_fields.INTEGERS}
-    others = [name for name in SETTABLE_FIELDS if name not in suite_fields.INTEGERS]
     return {
         "type": "object",
         "description": "study how cost grows: an axis (a whole-numbered field, or a setting of the size) -> its values",
         "minProperties": 1,
-        "properties": whole,
-        "propertyNames": {"not": {"enum": others}},
+        "properties": {name: values(FIELDS[name].least) for name in SETTABLE_FIELDS if is_whole(name)},
+        "propertyNames": {"not": {"enum": [name for name in SETTABLE_FIELDS if not is_whole(name)]}},
         "additionalProperties": values(1),
     }
 
 
-def _expressions(name: str) -> dict[str, Any]:
+def _expressions(name: str) -> dict[str, Schema]:
     """Return the definitions of a field: a value, a list, or a mapping keyed by the values of another field."""
     values = {"anyOf": [_scalar(name), {"type": "array", "items": _scalar(name), "minItems": 1}]}
     nested = {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": f"#/$defs/{name}"}}
     return {f"{name}_values": values, name: {"anyOf": [{"$ref": f"#/$defs/{name}_values"}, nested]}}
 
 
-def _scalar(name: str, *, nullable: bool | None = None) -> dict[str, Any]:
-    """Return the schema of one value, by the tables that the checker of suites uses."""
-    out = _not_null(name)
-    if name in MEANINGS:
-        out["description"] = MEANINGS[name]
-    can_be_null = name in suite_fields.NULLABLE if nullable is None else nullable
-    return _maybe(out) if can_be_null else out
+def _scalar(name: str) -> Schema:
+    """Return the schema of one value of a key of a suite."""
+    return _maybe(_not_null(name)) if FIELDS[name].nullable else _not_null(name)
 
 
-def _not_null(name: str) -> dict[str, Any]:
-    if name in suite_fields.INTEGERS:
-        return {"type": "integer", "minimum": suite_fields.INTEGERS[name]}
-    if name in suite_fields.FLOATS:  # YAML 1.1 takes 1e-3 for text
+def _not_null(name: str) -> Schema:
+    field = FIELDS[name]
+    described = {"description": field.meaning} if field.meaning else {}
+    if field.type is int:
+        return {"type": "integer", "minimum": field.least, **described}
+    if field.type is float:  # YAML 1.1 takes 1e-3 for text
         text = {"type": "string", "pattern": r"^\s*\+?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"}
-        return {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, text]}
-    if name in suite_fields.BOOLEANS:
-        return {"type": "boolean"}
-    if name in suite_fields.CHOICES:
-        return {"enum": list(suite_fields.CHOICES[name])}
-    if name == "device":
-        return {"type": "string", "pattern": f"^({suite_fields.DEVICE.pattern})$"}
-    return {"type": "string", "pattern": r"\S"}
+        return {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, text], **described}
+    if field.type is bool:
+        return {"type": "boolean", **described}
+    if field.pattern is not None:
+        return {"type": "string", "pattern": f"^({field.pattern.pattern})$", **described}
+    if field.choices:
+        return {"enum": list(field.choices), **described}
+    return {"type": "string", "pattern": r"\S", **described}

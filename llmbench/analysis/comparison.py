@@ -17,6 +17,7 @@ from typing import Any
 from llmbench import stats
 from llmbench.analysis.machine_differences import Difference, differences
 from llmbench.analysis.quality_changes import QualityChange, compare_quality
+from llmbench.contract.cell import label_of
 from llmbench.records import attempts
 from llmbench.records.read import Run
 
@@ -84,7 +85,7 @@ class Comparison:
     @property
     def failed(self) -> list[str]:
         """Return the cells that were measured in base and failed in head."""
-        return [f"{label(cell)}: {why}" for cell, why in self.only if why.startswith(FAILED_IN_HEAD)]
+        return [f"{label_of(cell)}: {why}" for cell, why in self.only if why.startswith(FAILED_IN_HEAD)]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -144,11 +145,6 @@ def compare_runs(
 def _left_out(pairs: Sequence[tuple[list[Record], list[Record]]]) -> tuple[int, int]:
     base, head = (sum(len(_timed(pair[i])) - len(_undisturbed(pair[i])) for pair in pairs) for i in (0, 1))
     return base, head
-
-
-def label(cell: Record) -> str:
-    """Return a cell's name for people, as in `Cell.label`."""
-    return "/".join(str(cell.get(k)) for k in ("stage", "model", "size", "task", "precision", "device"))
 
 
 def _cell_change(
@@ -230,9 +226,9 @@ def _threshold(cells: Sequence[CellChange], fail_on_pct: float | None) -> tuple[
     for one in cells:
         low, high = one.low, one.high
         if one.verdict == "slower" and low is not None and low > limit:
-            regressed.append(f"{label(one.cell)}: {_pct(one.change)} [{_pct(low)}, {_pct(high)}]")
+            regressed.append(f"{label_of(one.cell)}: {_pct(one.change)} [{_pct(low)}, {_pct(high)}]")
         elif one.verdict in ("slower", "undecided") and (high is None or high > limit):
-            unsure.append(label(one.cell))
+            unsure.append(label_of(one.cell))
     return regressed, unsure
 
 

@@ -16,14 +16,20 @@ from llmbench.analysis import roofline
 from llmbench.contract import ceilings
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.sizes import configuration
-from llmbench.contract.specs import BuildRequest, CollateContext, ModelSpec, PrecisionSpec, SpecialTokens
+from llmbench.contract.specs import (
+    BACKWARD_FACTOR,
+    BuildRequest,
+    CollateContext,
+    ModelSpec,
+    PrecisionSpec,
+    SpecialTokens,
+)
 
 if TYPE_CHECKING:
     from llmbench.plugins.registry import Registry
     from llmbench.suite.plan import Plan
 
 MIB = 2**20
-BACKWARD_FACTOR = 3  # as in `llmbench.worker.measuring.step_kinds`
 #: Elements per parameter that AdamW reads or writes (parameter, gradient and both moments; all but the gradient are
 #: written), and clipping (the gradient is read for its norm, read again and written).
 UPDATE_ELEMENTS, CLIP_ELEMENTS = 7, 3

@@ -95,14 +95,14 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test per cell, named by what it is: the name stays when llmbench or the data changes."""
+        from llmbench.contract.cell import label_of
         from llmbench.report.cells.variants import find_variants
 
         plan = json.loads(self._llmbench("plan", str(self.path), "--json", *self._options()))
         cells = plan["plans"][0]["cells"]
         timed = self.config.pluginmanager.hasplugin("benchmark")
         for cell, variant in zip(cells, find_variants(cells), strict=True):
-            name = "/".join(str(cell[k]) for k in ("stage", "model", "size", "task", "precision", "device"))
-            name += f" {variant}" if variant else ""
+            name = label_of(cell) + (f" {variant}" if variant else "")
             clock, replay = _clock()
             item = CellTest.from_parent(self, name=name, callobj=_timed if timed else _untimed)
             item.cell, item.replay = cell, replay

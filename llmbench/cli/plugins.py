@@ -7,10 +7,7 @@ from pathlib import Path
 import click
 
 from llmbench.cli.options import json_option, plugin_option
-
-#: The kinds of plugins, here so that `--help` finds no plugins; a test holds it against
-#: `llmbench.plugins.registry.KINDS`.
-KINDS = ("model", "task", "dataset", "metric", "precision", "cause", "remedy", "reporter", "engine")
+from llmbench.contract.kinds import KIND_NAMES
 
 
 @click.group("plugins")
@@ -72,7 +69,7 @@ def plugins_hooks() -> int:
 
 @plugins_group.command("new")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), required=True, help="What it brings.")
+@click.option("--kind", type=click.Choice(KIND_NAMES), required=True, help="What it brings.")
 @click.option("-o", "folder", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where (here).")
 def plugins_new(name: str, kind: str, folder: Path) -> int:
     """Write a distribution with a small working plugin NAME in it: package, plugin, suite, tests, CI file, README."""
@@ -87,7 +84,7 @@ def plugins_new(name: str, kind: str, folder: Path) -> int:
 
 @plugins_group.command("check")
 @click.argument("target", metavar="NAME")
-@click.option("--kind", type=click.Choice(KINDS), help="Of plugins of one name, the one of this kind.")
+@click.option("--kind", type=click.Choice(KIND_NAMES), help="Of plugins of one name, the one of this kind.")
 @click.option("--only", multiple=True, metavar="CHECK", help="Make this check only; several may be given.")
 @click.option(
     "--limit",

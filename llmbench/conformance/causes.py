@@ -64,7 +64,7 @@ class Host:
     def record(self) -> dict[str, Any]:
         """Return what measuring its step gives."""
         cell = self.cell()
-        job = Job(cell, 0, 0, 1, Budget(seconds=0.2), str(self.subject.folder), {})
+        job = Job.single(cell, Budget(seconds=0.2), str(self.subject.folder))
         return {"cell": cell.to_json(), "status": "ok", "interventions": {}, **self.step().measure(job)}
 
 

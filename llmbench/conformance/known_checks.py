@@ -6,19 +6,9 @@ import importlib
 from collections.abc import Mapping
 
 from llmbench.conformance.subject import CHECKS, Check
+from llmbench.contract.kinds import PLURALS
 
-_MODULES = (
-    "common",
-    "models",
-    "tasks",
-    "datasets",
-    "metrics",
-    "precisions",
-    "causes",
-    "remedies",
-    "reporters",
-    "engines",
-)
+_MODULES = ("common", *PLURALS.values())
 
 
 def known() -> Mapping[str, Mapping[str, Check]]:

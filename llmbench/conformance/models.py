@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
-from llmbench.contract.engines import EngineRequest
+from llmbench.contract.engines import EngineRequest, StepGraphs
 from llmbench.contract.errors import LlmbenchError, Unsupported
 from llmbench.contract.specs import HEADS, Batch, BuildRequest, CollateContext, ModelSpec, PrecisionSpec, SpecialTokens
 from llmbench.layouts import IGNORE
@@ -94,7 +94,7 @@ def steps(engine: Any, batch: Batch, count: int) -> list[float]:
     losses = []
     for _ in range(count):
         if engine.graphs is not None:
-            losses.append(engine.loss_value(engine.graphs[-1](engine.copy(batch))))
+            losses.append(engine.loss_value(StepGraphs(*engine.graphs).update(engine.copy(batch))))
             continue
         loss = engine.forward(engine.copy(batch))
         losses.append(engine.loss_value(loss))
@@ -105,7 +105,7 @@ def steps(engine: Any, batch: Batch, count: int) -> list[float]:
 
 def forward(engine: Any, batch: Batch) -> float:
     """Return the loss of a forward pass: a call of its own where a step is one graph."""
-    run = engine.forward if engine.graphs is None else engine.graphs[0]
+    run = engine.forward if engine.graphs is None else StepGraphs(*engine.graphs).loss
     return float(engine.loss_value(run(engine.copy(batch))))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
-from llmbench.contract.cell import STAGES, Budget, Cell
+from llmbench.contract.cell import STAGES, Cell
 from llmbench.contract.errors import DoesNotApply
 from llmbench.contract.job import Job, new_record
 from llmbench.contract.specs import Forecast
@@ -132,7 +132,7 @@ def forecasts(subject: Subject) -> None:
 
 def _record(cell: Cell) -> dict[str, Any]:
     """Return a record as a worker writes it."""
-    job = Job(cell, 0, 0, 1, Budget(), "run", {})
+    job = Job.single(cell)
     times = [0.1, 0.11, 0.1, 0.1]
     return new_record(
         job,

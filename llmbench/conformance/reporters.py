@@ -12,7 +12,7 @@ from typing import Any
 
 from llmbench.conformance.common import fresh
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
-from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
 
 MARK = "llmbenchmark"
@@ -27,7 +27,7 @@ FORMULAS = ("=cmd|'/c calc'!A1", "+1+cmd", "-1+cmd", "@SUM(A1)")  # what spreads
 def record(model: str = "made", status: str = "ok", **fields: Any) -> dict[str, Any]:
     """Return a record as a worker writes it."""
     cell = Cell(model, "tiny", "made", "made@1", "finetune")
-    job = Job(cell, 0, 0, 1, Budget(), "run", {}, environment_id="e1")
+    job = Job.single(cell, environment_id="e1")
     if status == "ok":
         fields = {
             "wall_s": 3.0,

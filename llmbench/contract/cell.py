@@ -73,9 +73,8 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Short name for people, for progress and logs; not unique."""
-        what = [self.stage, self.model, self.size, self.task, self.precision, self.device]
-        return "/".join([*what, *([self.role] if self.role else [])])
+        """Short name for people: see `label_of`."""
+        return label_of(vars(self))
 
     @property
     def begins_with(self) -> str | None:
@@ -145,6 +144,13 @@ class DataSource:
     scheme: str  # name of the data set plugin
     argument: str  # what followed the colon in the suite: a path, a hub name, or empty
     task: str  # name of the task it is read for
+
+
+def label_of(fields: Mapping[str, object]) -> str:
+    """Return a cell's short name for people, for progress, logs and reports; not unique."""
+    parts = [str(fields.get(name)) for name in ("stage", "model", "size", "task", "precision", "device")]
+    role = fields.get("role")  # of a trial of a remedy
+    return "/".join([*parts, str(role)] if role else parts)
 
 
 def is_scored(stage: str, score: bool | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from llmbench.contract.specs import Batch, BuildRequest, CollateContext, Feature, Layout, ModelSpec, PrecisionSpec
 from llmbench.contract.step_trial import StepTrial
@@ -13,9 +13,21 @@ from llmbench.contract.step_trial import StepTrial
 Graph = Callable[[Any], Any]
 
 
+class StepGraphs(NamedTuple):
+    """The three calls of a training step that is one call, such as a compiled graph. Each returns the loss of arrays.
+
+    Each does what the one before does and more. The clean pass and training call `update`. The phase pass calls all
+    three: a phase is the time that a call takes more than the one before.
+    """
+
+    loss: Graph  # compute the loss
+    gradients: Graph  # and the gradients
+    update: Graph  # and apply them: the whole step
+
+
 @dataclass(frozen=True)
 class EngineRequest:
-    """How a cell is to be run; the options are those of `schema.Cell`. Options that an engine lacks are Unsupported."""
+    """How a cell is to be run; the options are those of `Cell`. Options that an engine lacks are Unsupported."""
 
     device: str  # cpu, cuda, cuda:N, mps or auto
     precision: PrecisionSpec  # what is computed in
@@ -28,24 +40,22 @@ class EngineRequest:
 
 
 class CompileWatch(Protocol):
-    """What looks on from outside while first steps compile."""
+    """An observer, from outside, of the compilation in first steps."""
 
     def stop(self, first_step_s: float | None = None, steady_step_s: float | None = None) -> Mapping[str, Any]:
-        """Return the record's `compilation`."""
+        """Return the record's `compilation`: times, and counts of graphs, recompilations and graph breaks."""
 
 
 class Engine(Protocol):
     """A model on a device with an optimizer. `mark` and `seconds_between` are the only clock for device work.
 
-    `graphs` are three calls where a training step is one call (a compiled graph, say): each takes the arrays and
-    returns the loss; the first computes no more, the second gradients, too, the third is the whole step. The clean pass
-    and training take the third, the phase pass all three: a phase is what each takes more than the one before. None: a
-    step is `forward`, `backward` and `update`, one after the other, for each of `parts`; those are for this case alone.
+    `graphs` are `StepGraphs` (or a plain tuple of the three, in that order) where a training step is one call. None: a
+    step is `forward` and `backward` for each of `parts`, then `update`; those four are for this case alone.
     """
 
     @property
     def graphs(self) -> tuple[Graph, Graph, Graph] | None:
-        """See above."""
+        """The three calls of a training step that is one call; None for a step of several calls."""
 
     def build(self, model: ModelSpec, request: BuildRequest, *, seed: int) -> None:
         """Make the model on the device, from random weights drawn from `seed` (or from `request.weights`)."""
@@ -70,7 +80,7 @@ class Engine(Protocol):
         """Return the loss, on the device."""
 
     def parts(self, arrays: Any) -> Sequence[tuple[Any, float]]:
-        """Split a batch into the parts that an update takes one after the other; each with its weight in the loss."""
+        """Split a batch into micro-batches; return each with its weight in the loss."""
 
     def backward(self, loss: Any) -> None:
         """Compute gradients."""
@@ -103,13 +113,13 @@ class Engine(Protocol):
         """Let the device give this process so much at most; the host's memory is limited by the executor."""
 
     def free_memory(self) -> None:
-        """Drop gradients and give cached memory back, also behind a step that failed."""
+        """Drop gradients and give cached memory back, also after a step that failed."""
 
     def parameters(self) -> int:
         """Return the number of trained parameters, each counted once."""
 
     def compile_watch(self) -> CompileWatch | None:
-        """Return a watch over compilation that has begun; None where nothing is compiled, or where it does not show."""
+        """Return a watch over compilation, from now to its `stop`; None where nothing is compiled or nobody knows."""
 
     def trial(self, plain: StepTrial) -> StepTrial:
         """Return the step under test as causes see it: `plain`, which knows batches and clock, or more than that.
@@ -118,13 +128,15 @@ class Engine(Protocol):
         """
 
     def memory_parts(self, batch: Batch, *, train: bool) -> Mapping[str, Any]:
-        """Return the MiB of a step's memory by purpose: `weights_mib` and, for training, `gradients_mib`,
-        `optimizer_mib` and `activations_mib`. It takes a training step: call it after all timing. A size that is not
-        known is None, and `parts_reason` then says why.
+        """Return the parts of a step's memory in MiB: `weights_mib` and, for training, `gradients_mib`,
+        `optimizer_mib` and `activations_mib`. An unknown part is None, and `parts_reason` then says why. Takes a
+        training step, so call it after all timing.
         """
 
     def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> Mapping[str, Any]:
-        """Count and profile steps on `batch`. Call it after all timing: it restores nothing.
+        """Trace one step on `batch`: its operators and where its time goes.
+
+        Call it after all timing: it restores nothing.
 
         - `rows`: operators (phase, operator_class, name, dtype, calls, flops, recomputed_flops, bytes), counted in one
           step; the bytes of one call differ by less than a factor of two within a row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,25 @@ class Job:
     verify: str = "none"  # which causes repeat 0 removes and measures: none, verdict (the leading suspects) or all
     remedy: dict[str, Any] | None = None  # of a trial of a remedy: what was predicted, for the record
     weights: dict[str, str] = field(default_factory=dict)  # identity of a pretrained model -> its folder
+
+    @classmethod
+    def single(
+        cls,
+        cell: Cell,
+        budget: Budget | None = None,
+        run_dir: str = "",
+        *,
+        repeat: int = 0,
+        attempt: int = 0,
+        repeats: int = 1,
+        sources: Mapping[str, DataSource] | None = None,
+        **options: Any,
+    ) -> Job:
+        """Return the job of a cell by itself, apart from a run: its only repeat, unless told otherwise.
+
+        `options` are further fields by name.
+        """
+        return cls(cell, repeat, attempt, repeats, budget or Budget(), run_dir, dict(sources or {}), **options)
 
     @property
     def scored(self) -> bool:

@@ -45,8 +45,11 @@ Axis = Literal["where", "why"]  # a component, or a resource
 # --- what a record holds --------------------------------------------------------------------------------
 
 
-class _FirstCellFields(TypedDict):
-    """The fields that every cell has."""
+class FirstCellFields(TypedDict):
+    """The fields that every cell has.
+
+    `llmbench.suite.fields` says what they mean; the comment after a field is the meaning of one that no suite sets.
+    """
 
     model: str
     size: str
@@ -71,13 +74,13 @@ class _FirstCellFields(TypedDict):
     train_examples: int | None
     test_examples: int | None
     vocab_size: int
-    tokenizer: str | None
+    tokenizer: str | None  # identity of the tokenizer
     pretrain_dataset: str | None
     weights: str | None
-    parent: str | None
+    parent: str | None  # id of the cell whose checkpoint it starts from
 
 
-class CellFields(_FirstCellFields, total=False):
+class CellFields(FirstCellFields, total=False):
     """The fields of a `llmbench.contract.cell.Cell` as JSON. Those that came later may be missing."""
 
     threads: int | None
@@ -90,8 +93,8 @@ class CellFields(_FirstCellFields, total=False):
     cuda_graphs: bool
     keep_memory: bool
     lora: int | None
-    remedy_of: str | None
-    role: str | None
+    remedy_of: str | None  # id of the cell that it is a trial of a remedy for
+    role: str | None  # which round of that trial, and with which remedies
 
 
 class BudgetFields(TypedDict, total=False):

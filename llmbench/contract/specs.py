@@ -125,6 +125,12 @@ class BuildRequest:
     lora: int | None = None  # rank of low-rank adapters that are trained instead of the weights; None: train all
 
 
+#: FLOPs of a training step over those of its forward pass: both gradients take twice as many (PaLM, appendix B).
+BACKWARD_FACTOR = 3
+#: Peak learning rate where neither the suite nor the model (`ModelSpec.learning_rate`) has one.
+DEFAULT_LEARNING_RATE = 1e-3
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A model: its sizes, and how to build it for each head.

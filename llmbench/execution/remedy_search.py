@@ -17,13 +17,13 @@ from llmbench.analysis.remedy_trials import ADD, CONFIRM, SCREEN, Names, Trials
 from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import DoesNotApply, UserError
 from llmbench.contract.job import LEARN
+from llmbench.contract.specs import DEFAULT_LEARNING_RATE
 from llmbench.execution.scheduler import Rounds
 from llmbench.plugins.registry import Registry
 from llmbench.records import attempts
 from llmbench.suite.plan import Plan
 
 SCREEN_PAIRS = 3
-DEFAULT_LEARNING_RATE = 1e-3  # what the worker takes where a model has none of its own
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ RECHECK_CEILINGS = "llmbench.worker.ceilings.calibrate:recheck"
 
 DIAGNOSE_TARGET = "llmbench.worker.diagnosis.diagnose:diagnose_target"
 DIAGNOSE_GIVEN = "llmbench.worker.diagnosis.diagnose:diagnose_given"
-FIND_PLUGINS = "llmbench.worker.diagnosis.diagnose:registry_of"
-DESCRIBE_CAUSES = "llmbench.worker.diagnosis.diagnose:descriptions"
-TIME_BUDGET = "llmbench.worker.diagnosis.time_budget:Allowance"
+FIND_PLUGINS = "llmbench.worker.diagnosis.diagnose:find_plugins"
+DESCRIBE_CAUSES = "llmbench.worker.diagnosis.diagnose:describe_causes"
+TIME_BUDGET = "llmbench.worker.diagnosis.time_budget:TimeBudget"
 
 #: Of the conformance kit.
 OPEN_STEP = "llmbench.worker.verification.kit:open_step"

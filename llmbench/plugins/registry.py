@@ -14,6 +14,7 @@ from typing import Any
 
 from llmbench.contract.engines import EngineSpec
 from llmbench.contract.errors import PluginError, did_you_mean
+from llmbench.contract.kinds import PLURALS
 from llmbench.contract.specs import (
     CauseSpec,
     DatasetSpec,
@@ -25,19 +26,20 @@ from llmbench.contract.specs import (
     TaskSpec,
 )
 
+_SPEC_TYPES: Mapping[str, type] = {
+    "model": ModelSpec,
+    "task": TaskSpec,
+    "dataset": DatasetSpec,
+    "metric": MetricSpec,
+    "precision": PrecisionSpec,
+    "cause": CauseSpec,
+    "remedy": RemedySpec,
+    "reporter": ReporterSpec,
+    "engine": EngineSpec,
+}
 #: kind -> (hook that returns it, type of what it returns)
 KINDS: Mapping[str, tuple[str, type]] = MappingProxyType(
-    {
-        "model": ("llmbench_models", ModelSpec),
-        "task": ("llmbench_tasks", TaskSpec),
-        "dataset": ("llmbench_datasets", DatasetSpec),
-        "metric": ("llmbench_metrics", MetricSpec),
-        "precision": ("llmbench_precisions", PrecisionSpec),
-        "cause": ("llmbench_causes", CauseSpec),
-        "remedy": ("llmbench_remedies", RemedySpec),
-        "reporter": ("llmbench_reporters", ReporterSpec),
-        "engine": ("llmbench_engines", EngineSpec),
-    }
+    {kind: (f"llmbench_{plural}", _SPEC_TYPES[kind]) for kind, plural in PLURALS.items()}
 )
 
 

@@ -1,12 +1,17 @@
-"""The keys of a suite and the values that each may have."""
+"""The keys of a suite, and the values that each may have.
+
+The checker of suites, their JSON Schema and `docs/suites.md` all go by these tables.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import dataclass
+from dataclasses import fields as fields_of
 
 from llmbench.contract.cell import STAGES, Budget
 
+#: Studies of every point of the matrix.
 STUDIES = ("learning", "scaling")
 
 #: Keys of one value, which a child and `--set` replace.
@@ -14,7 +19,7 @@ SCALARS = ("repeats", "verify", "measure")
 
 TOP_KEYS = ("name", "extends", "matrix", "include", "exclude", "defaults", "budget", *SCALARS, *STUDIES)
 
-BUDGET_KEYS = ("steps", *(f.name for f in fields(Budget)))
+BUDGET_KEYS = ("steps", *(f.name for f in fields_of(Budget)))
 
 VERIFY = ("none", "verdict", "all")
 
@@ -24,35 +29,122 @@ MEASURE = ("all", SPEED)
 
 LEARNING_KEYS = ("double", "seeds", "follow", "ample")
 
-FOLLOW_FROM = 3  # times as much: more than doubled
+MIN_FOLLOW_FACTOR = 3  # a doubling (2) has been run already
 
 DOUBLED = ("data", "steps", "parameters")
 
 AMPLE = ("train_examples", "steps", "size")  # the field of each, in the same order
 
-#: Smallest integer of a field. `seq_len`: a question, a context and their marks; `vocab_size`: 256 bytes and 6 marks.
-INTEGERS = {
-    **{"batch_size": 1, "seq_len": 8, "target_len": 1, "steps": 0, "seed": 0, "workers": 0, "world_size": 1},
-    **{"train_examples": 1, "test_examples": 1, "vocab_size": 262, "repeats": 1, "max_repeats": 2, "seeds": 2},
-    **{"threads": 1, "accumulation": 1, "remedy_pairs": 2, "remedy_seeds": 2, "lora": 1},
+#: A variable of a suite: `${data}` is replaced by the value of `--set data=VALUE`.
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Field:
+    """The values that one key may have.
+
+    A value is of `type` (str: a name, int, float: a number above 0, or bool), an integer not below `least`, a name one
+    of `choices`; where there is a `pattern`, a name that it matches, and `choices` are examples. `nullable`: or null.
+    """
+
+    type: type[str] | type[int] | type[float] | type[bool]
+    meaning: str
+    least: int = 0
+    nullable: bool = False
+    choices: tuple[str, ...] = ()
+    pattern: re.Pattern[str] | None = None
+
+    def allows(self, name: str) -> bool:
+        """Return whether a name is one of the choices, where there are some, or matches the pattern."""
+        if self.pattern is not None:
+            return self.pattern.fullmatch(name) is not None
+        return not self.choices or name in self.choices
+
+
+#: Fields of a cell that a suite may set, keys of the budget, and other keys of one value.
+FIELDS: dict[str, Field] = {
+    # fields of a cell
+    "model": Field(str, "name of a model's plugin, or NAME:NAME_OR_PATH"),
+    "size": Field(str, "name of a size, with settings and factors: tiny, base, tiny:layers=1,hidden=32, tiny*2"),
+    "task": Field(str, "name of a task's plugin"),
+    "dataset": Field(str, "name of a data set's plugin, or NAME:ARGUMENT, such as file:${data}/ag_news"),
+    "stage": Field(str, "pretrain, finetune or eval", choices=STAGES),
+    "device": Field(
+        str,
+        "cpu, cuda, cuda:N, mps, or auto: the best there is",
+        choices=("cpu", "cuda", "cuda:1", "mps", "auto"),
+        pattern=re.compile(r"auto|cpu|mps|cuda(:\d+)?"),
+    ),
+    "precision": Field(str, "name of a numeric setting"),
+    "batch_size": Field(int, "examples of a step", least=1),
+    # a question, a context and their marks need 8 tokens
+    "seq_len": Field(int, "longest input, tokens, special ones included", least=8),
+    "target_len": Field(
+        int, "longest output of generation, tokens, end included; null: seq_len", least=1, nullable=True
+    ),
+    "steps": Field(int, "optimizer steps of training"),
+    "seed": Field(int, "random seed of weights, order and masks"),
+    "optimizer": Field(str, "kind of optimizer"),
+    "learning_rate": Field(float, "peak learning rate; null: the model's own for the stage", nullable=True),
+    "workers": Field(int, "loader processes"),
+    "bucketing": Field(bool, "batches of similar lengths"),
+    "compile": Field(bool, "compile the model"),
+    "attention": Field(str, "implementation of attention"),
+    "strategy": Field(str, "how several processes share the work"),
+    "world_size": Field(int, "processes that share the work", least=1),
+    "train_examples": Field(int, "examples to train on; null: all", least=1, nullable=True),
+    "test_examples": Field(int, "examples to score; null: all", least=1, nullable=True),
+    # 256 bytes and 6 marks
+    "vocab_size": Field(int, "tokens of the tokenizer that is trained", least=262),
+    "pretrain_dataset": Field(str, "corpus of pretraining; null: the text of the data set", nullable=True),
+    "weights": Field(str, "folder or hub name of a pretrained model to start from", nullable=True),
+    "threads": Field(int, "threads of an operator on the CPU; null: torch's own choice", least=1, nullable=True),
+    "accumulation": Field(int, "parts that a batch is taken in before an update", least=1),
+    "labelled_logits": Field(bool, "output projection and loss only where there is a label"),
+    "pretokenized": Field(bool, "text becomes tokens once, before the first step; false: in the loader"),
+    "pin_memory": Field(bool, "page-locked batches, copied without waiting"),
+    "checkpointing": Field(bool, "activations computed again in the backward pass"),
+    "kv_cache": Field(bool, "generation keeps keys, values and states from token to token"),
+    "cuda_graphs": Field(bool, "compiled, and replayed as CUDA graphs"),
+    "keep_memory": Field(bool, "freed host memory stays with the process (glibc) instead of going back to the system"),
+    "lora": Field(
+        int, "rank of low-rank adapters that alone are fine-tuned; null: all weights", least=1, nullable=True
+    ),
+    # keys of the budget
+    "seconds": Field(float, "clean timing per cell, seconds, shared by its first repeats"),
+    "ci_pct": Field(float, "wanted half-width of the interval of the step time, percent"),
+    "memory_mib": Field(float, "limit of a cell's process, MiB", nullable=True),
+    "max_repeats": Field(
+        int,
+        "up to so many processes per cell, where the first ones show that ci_pct needs them",
+        least=2,
+        nullable=True,
+    ),
+    "largest_batch": Field(bool, "search the largest batch that fits"),
+    "price_per_hour": Field(float, "of the machine, in any currency", nullable=True),
+    "verify_seconds": Field(float, "time to try causes, seconds per cell"),
+    "remedy_seconds": Field(float, "clean timing of each process that tries a remedy, seconds"),
+    "remedy_pairs": Field(int, "pairs of processes that measure the recommended configuration", least=2),
+    "remedy_seeds": Field(int, "seeds that it is trained with", least=2),
+    # keys of one value
+    "repeats": Field(int, "fresh processes per cell", least=1),
+    "verify": Field(str, "which causes are removed and measured: none, the leading suspects, all", choices=VERIFY),
+    "measure": Field(
+        str,
+        "all, or speed: steps, phases and the peak of memory; nothing is traced, verified or scored",
+        choices=MEASURE,
+    ),
+    # keys of a study of learning
+    "seeds": Field(int, "", least=2),
+    "follow": Field(
+        int,
+        "ask what doubling leaves open again, with so many times as much; null: do not",
+        least=MIN_FOLLOW_FACTOR,
+        nullable=True,
+    ),
 }
 
-FLOATS = ("learning_rate", "seconds", "ci_pct", "memory_mib", "price_per_hour", "verify_seconds", "remedy_seconds")
 
-BOOLEANS = (
-    *("bucketing", "compile", "largest_batch", "labelled_logits", "pretokenized", "pin_memory", "checkpointing"),
-    *("kv_cache", "cuda_graphs", "keep_memory"),
-)
-
-NULLABLE = frozenset(
-    {
-        *("target_len", "learning_rate", "train_examples", "test_examples", "pretrain_dataset", "weights"),
-        *("memory_mib", "max_repeats", "price_per_hour", "threads", "lora"),
-    }
-)
-
-CHOICES = {"stage": STAGES, "verify": VERIFY, "measure": MEASURE}
-
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-
-VARIABLE = re.compile(r"\$\{(\w+)\}")
+def is_whole(name: str) -> bool:
+    """Return whether the values of a key are integers."""
+    return name in FIELDS and FIELDS[name].type is int

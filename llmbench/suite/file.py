@@ -18,21 +18,16 @@ from llmbench.contract.cell import SETTABLE_FIELDS, Budget
 from llmbench.contract.errors import SuiteError, did_you_mean
 from llmbench.suite.fields import (
     AMPLE,
-    BOOLEANS,
     BUDGET_KEYS,
-    CHOICES,
-    DEVICE,
     DOUBLED,
-    FLOATS,
-    FOLLOW_FROM,
-    INTEGERS,
+    FIELDS,
     LEARNING_KEYS,
-    NULLABLE,
     SCALARS,
     SPEED,
     STUDIES,
     TOP_KEYS,
     VARIABLE,
+    is_whole,
 )
 
 MAX_DEPTH, MAX_NODES = 12, 100_000  # of a suite file: an alias may contain itself, or multiply
@@ -152,8 +147,15 @@ class _Doc:
 
 def _empty() -> dict[str, Any]:
     return {
-        **{"name": "", "matrix": {}, "include": [], "exclude": [], "defaults": {}},
-        **{"repeats": 3, "budget": {}, "verify": "verdict", "measure": "all"},
+        "name": "",
+        "matrix": {},
+        "include": [],
+        "exclude": [],
+        "defaults": {},
+        "repeats": 3,
+        "budget": {},
+        "verify": "verdict",
+        "measure": "all",
         **dict.fromkeys(STUDIES),
     }
 
@@ -318,8 +320,7 @@ def _learning(doc: _Doc, study: Any) -> dict[str, Any]:
             raise doc.fail(("learning", key), f"unknown key {key!r} in learning{did_you_mean(key, LEARNING_KEYS)}")
     out: dict[str, Any] = {"double": list(DOUBLED), "seeds": 5, "follow": None, "ample": {}, **study}
     out["seeds"] = _scalar(doc, "seeds", out["seeds"], ("learning", "seeds"))
-    if out["follow"] is not None:
-        _whole(doc, "follow", out["follow"], FOLLOW_FROM, ("learning", "follow"))
+    out["follow"] = _scalar(doc, "follow", out["follow"], ("learning", "follow"))
     out["double"] = [out["double"]] if isinstance(out["double"], str) else out["double"]
     for i, name in enumerate(out["double"] or [""]):
         if name not in DOUBLED:
@@ -336,12 +337,12 @@ def _scaling(doc: _Doc, study: Any) -> dict[str, list[int]]:
     if not isinstance(study, dict) or not study:
         raise doc.fail(("scaling",), "scaling must be a mapping from axes to values, such as {seq_len: [64, 128, 256]}")
     for axis, values in study.items():
-        if axis in SETTABLE_FIELDS and axis not in INTEGERS:
+        if axis in SETTABLE_FIELDS and not is_whole(axis):
             raise doc.fail(("scaling", axis), f"scaling needs an axis of whole numbers, not {axis!r}")
         if not isinstance(values, list) or len(values) < 2:
             raise doc.fail(("scaling", axis), f"{axis} must be a list of at least two values")
         for i, value in enumerate(values):
-            _whole(doc, axis, value, INTEGERS.get(axis, 1), ("scaling", axis, i))
+            _whole(doc, axis, value, FIELDS[axis].least if is_whole(axis) else 1, ("scaling", axis, i))
     return study
 
 
@@ -386,25 +387,24 @@ def _expression(doc: _Doc, name: str, value: Any, path: Key) -> Any:
 
 def _scalar(doc: _Doc, name: str, value: Any, path: Key) -> Any:
     """Return one checked value of a field, of the budget, or of one of SCALARS."""
-    if value is None and name in NULLABLE:
+    field = FIELDS[name]
+    if value is None and field.nullable:
         return None
-    if name in INTEGERS:
-        return _whole(doc, name, value, INTEGERS[name], path)
-    if name in FLOATS:
+    if field.type is int:
+        return _whole(doc, name, value, field.least, path)
+    if field.type is float:
         number = _number(value)
         if number is None or not math.isfinite(number) or number <= 0:
             raise doc.fail(path, f"{name} must be a number above 0, not {value!r}")
         return number
-    if name in BOOLEANS:
+    if field.type is bool:
         if isinstance(value, bool):
             return value
         raise doc.fail(path, f"{name} must be true or false, not {value!r}")
     if not isinstance(value, str) or not value.strip():
         raise doc.fail(path, f"{name} must be a name, not {value!r}")
-    if name in CHOICES and value not in CHOICES[name]:
-        raise doc.fail(path, f"unknown {name} {value!r}{did_you_mean(value, CHOICES[name])}")
-    if name == "device" and not DEVICE.fullmatch(value):
-        raise doc.fail(path, f"unknown device {value!r}{did_you_mean(value, ['cpu', 'cuda', 'cuda:1', 'mps', 'auto'])}")
+    if not field.allows(value):
+        raise doc.fail(path, f"unknown {name} {value!r}{did_you_mean(value, field.choices)}")
     return value
 
 

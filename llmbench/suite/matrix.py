@@ -26,8 +26,11 @@ DEFAULT_DATASET = "synthetic"
 REQUIRED = ("model", "size", "task", "stage")
 #: Fields whose values are names of plugins, and their kind.
 PLUGIN_FIELDS = {
-    **{"task": "task", "model": "model", "precision": "precision"},
-    **{"dataset": "dataset", "pretrain_dataset": "dataset"},
+    "task": "task",
+    "model": "model",
+    "precision": "precision",
+    "dataset": "dataset",
+    "pretrain_dataset": "dataset",
 }
 #: In this order a mapping's keys are looked for among the values of other fields.
 KEY_FIELDS = ("task", "stage", "model", "size", "dataset", "precision", "device")

@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from llmbench.contract.engines import Engine
-from llmbench.contract.errors import Unsupported
 from llmbench.contract.job import Job, new_record
-from llmbench.contract.specs import Batch, ModelSpec
+from llmbench.contract.specs import Batch
 from llmbench.layouts import IGNORE
-from llmbench.plugins.discovery import discover
-from llmbench.plugins.registry import Registry
-from llmbench.worker.cell_run import (
-    TIMED_ORDER_STEPS,
-    Emit,
-    build,
-    build_request,
-    collate_context,
-    first_step,
-    prepare_training,
-    save_checkpoint,
-    score,
-    start,
-)
-from llmbench.worker.data.features import CellData, load_cell_data, training_order
+from llmbench.worker.cell_run import TIMED_ORDER_STEPS, CellRun, Emit
+from llmbench.worker.data.features import training_order
 from llmbench.worker.largest_batch import PREDICT_STEPS, TRAIN_STEPS, Rehearsal, add_largest_batch, longest, unending
 from llmbench.worker.machine import allocator, monitor
 from llmbench.worker.machine.energy import EnergyMeter
 from llmbench.worker.machine.monitor import Monitor
 from llmbench.worker.measuring import loops
-from llmbench.worker.measuring.passes import MORE_TIMES, Watch, paired_order, pairs_for, phase_pass, timed_pass
-from llmbench.worker.measuring.step_kinds import Prediction, Training, Work
+from llmbench.worker.measuring.loops import Feed
+from llmbench.worker.measuring.passes import (
+    MORE_TIMES,
+    Watch,
+    affordable_pairs,
+    order_in_pairs,
+    run_clean_pass,
+    run_phase_pass,
+)
+from llmbench.worker.measuring.step_kinds import StepKind
 from llmbench.worker.remedy_trial import try_remedy
 from llmbench.worker.scoring import check_metrics
+from llmbench.worker.verification.cell_trial import causes, make_cell_trial
+from llmbench.worker.verification.verify import verify_causes
 
-POOL_ORDER_STEPS = 64
+POOL_ORDER_STEPS = 64  # batches that trials of causes may take from the start of the order
 
 
 def run_job(job: Job, emit: Emit) -> dict[str, Any]:
@@ -50,41 +46,31 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
     Every repeat times the cell from the same state; repeat 0 also trains (and saves a checkpoint) or is scored.
     Raises Unsupported where the cell cannot run here; any other exception is the cell's error.
     """
-    cwd = Path(job.cwd_plugins) if job.cwd_plugins else None
-    registry = discover(job.plugin_files, cwd, left_out=job.left_out)
-    model: ModelSpec = registry.model(job.cell.model, job.weights)
-    emit({"event": "setup"})
-    data = load_cell_data(job, registry)
+    run = CellRun.open(job, emit)
     if job.cell.keep_memory:
         allocator.keep_freed()
-    if data.task.head not in model.layouts:
-        raise Unsupported(f"model {model.name!r} has no {data.task.head!r} head")
     if job.cell.remedy_of is not None:
-        return try_remedy(job, registry, model, data, emit)
+        return try_remedy(run)
     if job.repeat == 0 and job.scored:
-        check_metrics(job, data.task, registry)
-    run = evaluate if job.cell.stage == "eval" else learn
-    record = run(job, registry, model, data, emit)
+        check_metrics(job, run.data.task, run.registry)
+    record = learn(run) if run.trains else evaluate(run)
     if job.repeat == 0 and job.budget.largest_batch:
         limited = job.cell.device != "cpu" or job.budget.memory_mib is not None
-        rehearsal = functools.partial(rehearse, job, registry, model, data)
-        add_largest_batch(record, rehearsal, job.cell.batch_size, emit, limited=limited)
+        add_largest_batch(record, functools.partial(rehearse, run), job.cell.batch_size, emit, limited=limited)
     return record
 
 
-def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: Emit) -> dict[str, Any]:
+def learn(run: CellRun) -> dict[str, Any]:
     """Pretrain or fine-tune: time it from the initial state, then (repeat 0) train from that state."""
-    cell = job.cell
-    engine, loaded = start(job, registry, model, data)
+    job, cell = run.job, run.job.cell
+    engine, loaded = run.start()
     watch = engine.compile_watch()
-    prepare_training(engine, model, cell)
-    feed = loops.Feed(
-        engine, data.train, model.layouts[data.task.head], collate_context(cell, data, True), cell.workers
-    )
-    first_step_s = first_step(job, registry, model, data, engine, feed)
-    emit({"event": "measure"})
+    run.prepare_training(engine)
+    feed = run.feed(engine, train=True)
+    first_step_s = run.first_step(engine, feed)
+    run.emit({"event": "measure"})
     spent = Spent()
-    work = Training(model, build_request(job, model, data))
+    work = run.step_kind()
     with spent("measure_s"):
         fields = measure(job, engine, feed, work)
     fields |= {"checkpoint": loaded, "spent": spent.seconds}
@@ -92,44 +78,41 @@ def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: 
         fields["compilation"] = watch.stop(first_step_s, statistics.median(fields["samples"]["step_s"]))
     if job.repeat == 0 and job.verify != "none":
         with spent("verify_s"):
-            try_causes(job, registry, model, engine, feed, work, fields, emit)
+            fields |= try_causes(run, engine, feed, work, fields)
     if job.repeat == 0:
         del work  # with the last loss, which holds on to the parameters
-        engine, loaded = start(job, registry, model, data)
-        prepare_training(engine, model, cell)
-        feed = loops.Feed(engine, data.train, feed.layout, feed.ctx, cell.workers)
-        order = training_order(data.train, feed.layout, cell, cell.steps)
+        engine, loaded = run.start()
+        run.prepare_training(engine)
+        feed = run.feed(engine, train=True)
+        order = run.order(cell.steps, train=True)
         with spent("train_s"):
-            fields["training"] = loops.train(engine, feed(order), cell.steps, emit)
-        fields["training"]["examples"] = data.train_examples
+            fields["training"] = loops.train(engine, feed(order), cell.steps, run.emit)
+        fields["training"]["examples"] = run.data.train_examples
         fields["checkpoint"] = {**loaded, "id": cell.cell_id}
-        save_checkpoint(job, engine, fields["training"])
+        run.save_checkpoint(engine, fields["training"])
         if job.scored:
             with spent("score_s"):
-                fields.update(score(job, registry, model, data, engine, emit))
+                fields |= run.score(engine)
     return new_record(job, "ok", **fields)
 
 
-def evaluate(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: Emit) -> dict[str, Any]:
+def evaluate(run: CellRun) -> dict[str, Any]:
     """Time prediction over the test split, and (repeat 0) score it."""
-    cell = job.cell
-    engine, loaded = start(job, registry, model, data)
-    feed = loops.Feed(
-        engine, data.test, model.layouts[data.task.head], collate_context(cell, data, False), cell.workers
-    )
-    emit({"event": "measure"})
+    job = run.job
+    engine, loaded = run.start()
+    feed = run.feed(engine, train=False)
+    run.emit({"event": "measure"})
     spent = Spent()
+    work = run.step_kind()
     with spent("measure_s"):
-        element_bytes = registry.get("precision", cell.precision).element_bytes
-        work = Prediction(model, build_request(job, model, data), element_bytes)
         fields = measure(job, engine, feed, work)
     fields |= {"checkpoint": loaded, "spent": spent.seconds}
     if job.repeat == 0 and job.verify != "none":
         with spent("verify_s"):
-            try_causes(job, registry, model, engine, feed, work, fields, emit)
+            fields |= try_causes(run, engine, feed, work, fields)
     if job.repeat == 0 and job.scored:
         with spent("score_s"):
-            fields.update(score(job, registry, model, data, engine, emit))
+            fields |= run.score(engine)
     return new_record(job, "ok", **fields)
 
 
@@ -147,38 +130,38 @@ class Spent:
         self.seconds[name] = time.perf_counter() - begin
 
 
-def measure(job: Job, engine: Engine, feed: loops.Feed, work: Work) -> dict[str, Any]:
+def measure(job: Job, engine: Engine, feed: Feed, work: StepKind) -> dict[str, Any]:
     """Run the clean pass, the phase pass and (repeat 0) the trace pass; return the record's fields."""
     cell, seconds = job.cell, job.budget.seconds / job.repeats
     order = training_order(feed.features, feed.layout, cell, TIMED_ORDER_STEPS)
     watches: dict[str, Watch] = {"health": Monitor(cell.device), "energy": EnergyMeter(cell.device)}
-    clean = timed_pass(
+    clean = run_clean_pass(
         engine, feed(order), work.step, seconds=seconds, ci_pct=job.budget.ci_pct, note=work.note, watches=watches
     )
     memory: dict[str, Any] = {"peak_mib": engine.peak_memory_mib(), "capacity_mib": engine.capacity_mib()}
-    memory |= work.kept()
+    memory |= work.cache_memory()
     step_s = statistics.median(clean.samples["step_s"])
-    pairs, most = pairs_for(step_s, seconds), pairs_for(step_s, MORE_TIMES * seconds)
-    parts = phase_pass(engine, feed(paired_order(order[::-1], most)), work, pairs, most)
+    pairs, most = affordable_pairs(step_s, seconds), affordable_pairs(step_s, MORE_TIMES * seconds)
+    parts = run_phase_pass(engine, feed(order_in_pairs(order[::-1], most)), work, pairs, most)
     fields: dict[str, Any] = {
         "samples": {**clean.samples, **parts.samples, **work.samples()},
         "phases": parts.phases,
         "counts": {**mean_counts(clean.samples), "parameters": engine.parameters(), "timing": clean.how},
         "memory": memory,
-        "health": clean.seen["health"],
-        "energy": clean.seen["energy"],
-        "warnings": monitor.warnings(clean.seen["health"]),
+        "health": clean.readings["health"],
+        "energy": clean.readings["energy"],
+        "warnings": monitor.warnings(clean.readings["health"]),
     }
     if job.trace == "all" or (job.trace == "first" and job.repeat == 0):
         batch = typical_batch(feed, order[: len(clean.samples["step_s"])])
         memory.update(engine.memory_parts(batch, train=work.trains))
         fields["operators"] = engine.trace(batch, train=work.trains, max_new_tokens=work.max_new_tokens)
         fields["counts"].update(work.counts(fields["operators"]))
-        fields["counts"]["labelled_share"] = labelled_share(batch)
+        fields["counts"]["labelled_share"] = share_of_labels(batch)
     return fields
 
 
-def labelled_share(batch: Batch) -> float | None:
+def share_of_labels(batch: Batch) -> float | None:
     """Return the share of a batch's positions that have a label; None where labels are not one per position."""
     labels = batch.arrays.get("labels")
     if labels is None or len(labels.shape) != 2:
@@ -186,35 +169,26 @@ def labelled_share(batch: Batch) -> float | None:
     return float((labels != IGNORE).sum()) / math.prod(labels.shape)
 
 
-def try_causes(
-    job: Job,
-    registry: Registry,
-    model: ModelSpec,
-    engine: Engine,
-    feed: loops.Feed,
-    work: Work,
-    fields: dict[str, Any],
-    emit: Emit,
-) -> None:
-    """Remove the causes that the job asks for and measure again; fill in the record's `interventions`, `together`."""
-    from llmbench.worker.verification.cell_trial import causes, make_cell_trial
-    from llmbench.worker.verification.verify import verify_causes
+def try_causes(run: CellRun, engine: Engine, feed: Feed, work: StepKind, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the causes that the job asks for and measure again; return the fields `interventions` and `together`.
 
-    cell = job.cell
-    order = training_order(feed.features, feed.layout, cell, POOL_ORDER_STEPS)
-    memory = fields["memory"]
+    `fields` are those that measuring the step gave.
+    """
+    job, memory = run.job, fields["memory"]
+    order = training_order(feed.features, feed.layout, job.cell, POOL_ORDER_STEPS)
     limit = job.budget.memory_mib or memory["capacity_mib"]
-    used = memory["peak_mib"] / limit if limit else 0.0
-    trial = make_cell_trial(engine, feed, order, work, cell, name=model.engine, memory_used=used)
-    fields["interventions"], fields["together"] = verify_causes(
+    share = memory["peak_mib"] / limit if limit else 0.0
+    trial = make_cell_trial(engine, feed, order, work, job.cell, name=run.model.engine, memory_used=share)
+    interventions, together = verify_causes(
         trial,
         fields,
-        causes(registry, trial.device),
+        causes(run.registry, trial.device),
         mode=job.verify,
         seconds=job.budget.verify_seconds,
-        seed=cell.seed,
-        emit=emit,
+        seed=job.cell.seed,
+        emit=run.emit,
     )
+    return {"interventions": interventions, "together": together}
 
 
 def mean_counts(samples: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -224,22 +198,20 @@ def mean_counts(samples: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     return {**{name: statistics.fmean(samples[key]) for name, key in names.items()}, **unknown}
 
 
-def typical_batch(feed: loops.Feed, order: Sequence[list[int]]) -> Batch:
+def typical_batch(feed: Feed, order: Sequence[list[int]]) -> Batch:
     """Return the batch of median size among (at most 50 of) `order`."""
     lengths = [max(feed.layout.length(feed.features[i]) for i in indices) for indices in order[:50]]
     middle = sorted(range(len(lengths)), key=lengths.__getitem__)[len(lengths) // 2]
-    return next(loops.Feed(feed.engine, feed.features, feed.layout, feed.ctx, 0)([order[middle]]))
+    return next(dataclasses.replace(feed, workers=0)([order[middle]]))
 
 
-def rehearse(job: Job, registry: Registry, model: ModelSpec, data: CellData) -> Rehearsal:
-    """Return what the largest batch is searched with: a fresh model, and the longest sequences."""
-    cell, train = job.cell, job.cell.stage != "eval"
-    request = build_request(job, model, data)
-    layout, ctx = model.layouts[data.task.head], collate_context(cell, data, train)
-    engine = build(job, registry, model, request if train else unending(request))
-    feature = longest(data.train if train else data.test, layout, ctx)
-    if train:
-        prepare = functools.partial(prepare_training, engine, model, cell)
-        return Rehearsal(engine, feature, layout, ctx, loops.train_step, TRAIN_STEPS, prepare)
-    step = Prediction(model, request).step
-    return Rehearsal(engine, feature, layout, ctx, step, PREDICT_STEPS, engine.synchronize)
+def rehearse(run: CellRun) -> Rehearsal:
+    """Build a new model for the search of the largest batch; return its steps on the longest sequences."""
+    request = run.build_request()
+    layout, context = run.layout, run.collate_context(train=run.trains)
+    engine = run.engine(request if run.trains else unending(request))
+    feature = longest(run.features(train=run.trains), layout, context)
+    if run.trains:
+        prepare = functools.partial(run.prepare_training, engine)
+        return Rehearsal(engine, feature, layout, context, loops.train_step, TRAIN_STEPS, prepare)
+    return Rehearsal(engine, feature, layout, context, run.step_kind().step, PREDICT_STEPS, engine.synchronize)

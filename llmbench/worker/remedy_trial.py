@@ -5,47 +5,37 @@ See `llmbench.analysis.remedy_choice`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-from llmbench.contract.job import Job, learns, new_record
-from llmbench.contract.specs import ModelSpec
-from llmbench.plugins.registry import Registry
-from llmbench.worker.cell_run import TIMED_ORDER_STEPS, build_request, collate_context, prepare_training, score, start
-from llmbench.worker.data.features import CellData, training_order
+from llmbench.contract.job import learns, new_record
+from llmbench.worker.cell_run import TIMED_ORDER_STEPS, CellRun
 from llmbench.worker.machine import monitor
 from llmbench.worker.measuring import loops
-from llmbench.worker.measuring.passes import timed_pass
-from llmbench.worker.measuring.step_kinds import Prediction, Training
+from llmbench.worker.measuring.passes import run_clean_pass
 
-Emit = Callable[[dict[str, Any]], None]
-
-SCORED_BATCH = 64  # rows of a batch in which what was trained is scored, whatever it was trained in
-CI_PCT = 1.0  # of one process: it then takes what `remedy_seconds` allows
+SCORED_BATCH = 64  # rows of a batch that is scored, whatever the batch size in training was
+CI_PCT = 1.0  # of one process: so narrow that it takes all the time that `remedy_seconds` allows
 
 
-def try_remedy(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: Emit) -> dict[str, Any]:
+def try_remedy(run: CellRun) -> dict[str, Any]:
     """Run the job's trial and return its record: `samples` and `memory`, or `training` and `quality`."""
-    if learns(job.cell.role):
-        return learn(job, registry, model, data, emit)
-    return measure(job, registry, model, data, emit)
+    return learn(run) if learns(run.job.cell.role) else measure(run)
 
 
-def measure(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: Emit) -> dict[str, Any]:
+def measure(run: CellRun) -> dict[str, Any]:
     """Time whole steps from the cell's first state; nothing else is done in the process."""
-    cell, train = job.cell, job.cell.stage != "eval"
-    engine, _ = start(job, registry, model, data)
-    if train:
-        prepare_training(engine, model, cell)
-    features, layout = data.train if train else data.test, model.layouts[data.task.head]
-    feed = loops.Feed(engine, features, layout, collate_context(cell, data, train), cell.workers)
-    work = (Training if train else Prediction)(model, build_request(job, model, data))
-    emit({"event": "measure"})
-    order = training_order(features, layout, cell, TIMED_ORDER_STEPS)
-    seconds, watch = job.budget.remedy_seconds, monitor.Monitor(cell.device)
-    clean = timed_pass(engine, feed(order), work.step, seconds=seconds, ci_pct=CI_PCT, watches={"health": watch})
-    health = clean.seen["health"]
+    job = run.job
+    engine, _ = run.start()
+    if run.trains:
+        run.prepare_training(engine)
+    feed, work = run.feed(engine, train=run.trains), run.step_kind()
+    run.emit({"event": "measure"})
+    order = run.order(TIMED_ORDER_STEPS, train=run.trains)
+    watches = {"health": monitor.Monitor(job.cell.device)}
+    clean = run_clean_pass(
+        engine, feed(order), work.step, seconds=job.budget.remedy_seconds, ci_pct=CI_PCT, watches=watches
+    )
+    health = clean.readings["health"]
     return new_record(
         job,
         "ok",
@@ -57,19 +47,19 @@ def measure(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit
     )
 
 
-def learn(job: Job, registry: Registry, model: ModelSpec, data: CellData, emit: Emit) -> dict[str, Any]:
+def learn(run: CellRun) -> dict[str, Any]:
     """Train from the cell's first state and score; a cell of the stage eval is only scored.
 
-    What was trained is scored in batches of one size, since a layout may draw what is asked batch by batch (masks).
+    After training, batches of one size are scored: a layout may draw masks batch by batch, so that another batch size
+    would ask other questions.
     """
-    cell = job.cell
-    engine, _ = start(job, registry, model, data)
-    scored, training = job, None
-    if cell.stage != "eval":
-        prepare_training(engine, model, cell)
-        layout = model.layouts[data.task.head]
-        feed = loops.Feed(engine, data.train, layout, collate_context(cell, data, True), cell.workers)
-        training = loops.train(engine, feed(training_order(data.train, layout, cell, cell.steps)), cell.steps, emit)
-        scored = replace(job, cell=replace(cell, batch_size=SCORED_BATCH, bucketing=True))
-    quality = score(scored, registry, model, data, engine, emit, only_model=True)["quality"]
+    job, cell = run.job, run.job.cell
+    engine, _ = run.start()
+    training = None
+    if run.trains:
+        run.prepare_training(engine)
+        batches = run.feed(engine, train=True)(run.order(cell.steps, train=True))
+        training = loops.train(engine, batches, cell.steps, run.emit)
+        run = run.with_cell(batch_size=SCORED_BATCH, bucketing=True)
+    quality = run.score(engine, only_model=True)["quality"]
     return new_record(job, "ok", training=training, quality=quality)

@@ -6,13 +6,13 @@ What the oracle and the baselines score does not depend on the model, so a run s
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmbench.contract.cell import content_id
 from llmbench.contract.errors import needs_packages
+from llmbench.contract.files import write_atomic
 from llmbench.contract.job import Job
 from llmbench.contract.specs import BaselineContext, TaskSpec
 from llmbench.plugins.registry import Registry
@@ -99,9 +99,7 @@ class Scorer:
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
         value = score()
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(value), encoding="utf-8")
-        temporary.replace(path)
+        write_atomic(path, json.dumps(value), sync=False)
         return value
 
     def _oracle(self) -> dict[str, Any] | None:

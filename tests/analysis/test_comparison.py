@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from llmbench import stats
 from llmbench.analysis.comparison import compare_runs
 from llmbench.cli import cli
-from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
 from llmbench.records.read import Run
 from llmbench.records.run_dir import RunDir
@@ -34,7 +34,7 @@ def simulated(
         for i, cell in enumerate(cells):
             level = 0.1 * shift * math.exp(rounds[repeat] + rng.normal(0, own)) * (slow or {}).get(i, 1.0)
             times = level * np.exp(rng.normal(0, 0.002, 12))
-            job = Job(cell, repeat, 0, repeats, Budget(), "run", {}, environment_id="e1")
+            job = Job.single(cell, repeat=repeat, repeats=repeats, environment_id="e1")
             quality = {"values": {"acc": 0.5}, "examples": 400, "primary": "acc", "direction": {"acc": "higher"}}
             records.append(
                 new_record(

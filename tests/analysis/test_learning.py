@@ -19,7 +19,7 @@ from llmbench.analysis.studies.learning import (
     verdict,
 )
 from llmbench.analysis.studies.time_to_quality import crossing, reach
-from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
 from llmbench.report.tables.learning import learning_table, missing_table, reach_table
 
@@ -40,7 +40,7 @@ def run(probability, data=1000, steps=100, size="tiny", seed=0, metric="acc", no
     best = (hard < 0.95).astype(int).tolist()
     oracle = {"kind": "exact", "values": {metric: float(np.mean(best))}, "each": {metric: best}}
     made = {"steps": steps, "examples": data, "seconds": 1.0, "tokens": 1, "loss": []}
-    jobs = [Job(c, 0, 0, 1, Budget(), "run", {}) for c in (cell, child)]
+    jobs = [Job.single(c) for c in (cell, child)]
     counts = {"parameters": 1000 * WIDTH[size]}
     baselines = {"majority": {metric: 0.25}}
     return [

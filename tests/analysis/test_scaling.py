@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmbench.analysis.studies.operator_laws import counted, described_from, fit_laws, tokens, work_of
 from llmbench.analysis.studies.scaling import growth, limit_power, scaling_rows
-from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
 from llmbench.report.tables.scaling import changes_table, scaling_table
 from llmbench.stats.growth import LINEAR, ONE, SQUARE, Growth, fit, power, slope, total
@@ -190,7 +190,7 @@ def records(times, sizes=None, repeats=3, verdicts=None, rows=None, noise=None):
             seconds = {name: at(x) * factor for name, at in times.items()}
             traced = [{"phase": "forward", "operator_class": n, "name": n, "seconds": s} for n, s in seconds.items()]
             whole = sum(seconds.values())
-            job = Job(cell, repeat, 0, repeats, Budget(), "run", {}, trace="all")
+            job = Job.single(cell, repeat=repeat, repeats=repeats, trace="all")
             out.append(
                 new_record(
                     job,

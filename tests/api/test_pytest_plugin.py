@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.commands import pytest_in
 
-from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
 from llmbench.records.run_dir import RunDir
 
@@ -39,7 +39,7 @@ def recorded(folder: Path, cells: list[Cell], ratio: float = 1.0, status: str = 
     """A run of `cells`, the first of them `ratio` times as slow, or not ok."""
     with RunDir.open(folder, write=True) as run_dir:
         for index, cell in enumerate(cells):
-            job = Job(cell, 0, 0, 1, Budget(), "run", {})
+            job = Job.single(cell)
             times = [(ratio if index == 0 else 1.0) * seconds for seconds in (0.010, 0.011, 0.012)]
             if index == 0 and status != "ok":
                 run_dir.append(new_record(job, status, error={"type": "Boom", "message": "it broke"}))

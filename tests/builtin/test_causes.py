@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import llmbench
 from llmbench.plugins.discovery import discover
-from llmbench.worker.diagnosis.restore import Kept
+from llmbench.worker.diagnosis.restore import Snapshot
 from llmbench.worker.diagnosis.user_engine import UserEngine
-from llmbench.worker.diagnosis.user_step import UserWork, user_trial, watched_step
+from llmbench.worker.diagnosis.user_step import UserStep, user_trial, watch_step
 from llmbench_plugins.causes import _core, _operators, kernel, recurrence, vocabulary
 
 torch.set_num_threads(1)  # small tensors, and other tests beside them
@@ -62,8 +62,8 @@ class PerElement(TorchDispatchMode):
 def trial_of(given):
     torch.manual_seed(0)
     engine = UserEngine(given, REGISTRY.get("precision", "fp32"))
-    work, pool = UserWork(), list(given["data"])[:8]
-    work.trains, _ = watched_step(engine, pool[0], Kept(engine))
+    work, pool = UserStep(), list(given["data"])[:8]
+    work.trains, _ = watch_step(engine, pool[0], Snapshot(engine))
     for group in engine.optimizer.param_groups if engine.optimizer else ():
         group["lr"] = 0.0
     trial = user_trial(engine, work, pool, given["data"])

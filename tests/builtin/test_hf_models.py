@@ -276,8 +276,13 @@ def test_whole_jobs(own, folders, with_tokenizer, tmp_path):
     loaded, found = planned(tmp_path, SUITE, folder=with_tokenizer if own else folders["t5"])
     assert all((p.cell.tokenizer == p.cell.begins_with) == own for p in found.cells)
     for one in found.cells:
-        job = Job(
-            *(one.cell, 0, 0, 1, loaded.budget, str(tmp_path), found.sources, found.corpora), weights=found.weights
+        job = Job.single(
+            one.cell,
+            loaded.budget,
+            str(tmp_path),
+            sources=found.sources,
+            corpora=found.corpora,
+            weights=found.weights,
         )
         record = run_job(job, lambda event: None)
         assert record["status"] == "ok" and record["checkpoint"]["from"] == (one.cell.parent or one.cell.begins_with)

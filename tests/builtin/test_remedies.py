@@ -11,7 +11,7 @@ import torch
 from support.records import record
 
 import llmbench
-from llmbench.contract.cell import Budget, Cell, id_of_cell
+from llmbench.contract.cell import Cell, id_of_cell
 from llmbench.contract.job import Job
 from llmbench.plugins.discovery import discover
 from llmbench.worker.data.features import OnTheFly
@@ -306,4 +306,4 @@ def test_ids_of_cells_from_before_these_options_are_what_they_were():
     assert len(set(changed)) == len(changed) and PLAIN.cell_id not in changed
     assert Cell.from_json(PLAIN.to_json()) == PLAIN
     assert id_of_cell(old.to_json()) == old.cell_id and id_of_cell(PLAIN.to_json()) == PLAIN.cell_id
-    assert Job.from_json(Job(PLAIN, 0, 0, 1, Budget(), "r", {}).to_json()).cell == PLAIN
+    assert Job.from_json(Job.single(PLAIN).to_json()).cell == PLAIN

@@ -14,7 +14,7 @@ import pytest
 from support.commands import SMALL, call
 from support.limits import HANG_S
 
-from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
 from llmbench.execution.progress import Progress, style_for
 
@@ -109,7 +109,7 @@ def test_a_run_from_end_to_end(tmp_path: Path):
 
 
 def job():
-    return Job(Cell("m", "tiny", "t", "d@1", "eval"), 0, 0, 2, Budget(), "run", {})
+    return Job.single(Cell("m", "tiny", "t", "d@1", "eval"), repeats=2)
 
 
 def test_progress_is_plain_lines_without_a_terminal():

@@ -33,15 +33,7 @@ def make_cell(model="m", **fields):
 
 
 def make_job(folder, memory_mib=None):
-    return Job(
-        cell=make_cell(),
-        repeat=0,
-        attempt=0,
-        repeats=1,
-        budget=Budget(memory_mib=memory_mib),
-        run_dir=str(folder),
-        sources={},
-    )
+    return Job.single(make_cell(), Budget(memory_mib=memory_mib), str(folder))
 
 
 def run(folder, fault, memory_mib=None, **options):
@@ -209,14 +201,14 @@ import sys
 from pathlib import Path
 from llmbench.execution import local
 from llmbench.execution.local import LocalExecutor
-from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job
 
 local.PRELOAD = ("llmbench.execution.child",)
 print("imported", flush=True)
 folder, target, method, *preload = sys.argv[1:]
 cell = Cell(model="m", size="tiny", task="t", dataset="d@0", stage="eval")
-job = Job(cell=cell, repeat=0, attempt=0, repeats=1, budget=Budget(), run_dir=folder, sources={})
+job = Job.single(cell, run_dir=folder)
 events = lambda event: print(event, flush=True)
 with LocalExecutor(folder + "/logs", target=target, start_method=method, preload=preload, on_event=events) as executor:
     print(executor.run(job)["status"], executor.start_method, executor.call("platform:system"), flush=True)

@@ -31,6 +31,7 @@ EXCEPTIONS = {
     "largest_batch_tried": "key of records",
     "memory_used": "public: llmbench.Trial, and key of records",
     "merged": "public: llmbench.Trial",
+    "onednn_enabled": "key of environment.json",
     "paced": "public: llmbench.Trial",
     "planned": "public: llmbench.planned",
     "pretokenized": "key of suites and records",

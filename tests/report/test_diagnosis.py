@@ -23,7 +23,7 @@ def tried(axis, ratio=None, outcome="measured", predicted=None, reason=None, spr
 
 
 def run(budget_s=60.0, step_s=0.1, wall_s=50.0, spent=None, health=None, **interventions):
-    job = Job(CELL, 0, 0, 1, Budget(seconds=budget_s), "", {})
+    job = Job.single(CELL, Budget(seconds=budget_s))
     samples = {"step_s": [step_s] * 10, "step_tokens": [90.0] * 10, "step_padding_tokens": [70.0] * 10}
     samples |= {"step_examples": [8.0] * 10, "paired_step_s": [step_s] * 3}
     record = new_record(

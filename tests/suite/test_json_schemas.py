@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import typing
 from importlib.resources import files
 
 import pytest
 import yaml
-from json_schemas import MEANINGS
+from json_schemas import FIXED, comments_of, meaning_of
 from support.commands import SMALL
 from support.interventions import trial
 from support.paths import ROOT
 from support.records import record, scored
 
-from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.cell import DEFAULTS, SETTABLE_FIELDS, Budget, Cell
 from llmbench.contract.errors import SuiteError
+from llmbench.contract.record import Record
 from llmbench.suite import fields as suite
 from llmbench.suite.file import load_suite, shipped_suites
 
@@ -97,9 +99,24 @@ def test_what_the_schema_refuses_the_checker_refuses_and_the_other_way_round(tex
 
 
 def test_every_field_and_key_has_a_meaning():
-    fields = {f.name for f in (*dataclasses.fields(Cell), *dataclasses.fields(Budget))}
-    assert fields == set(MEANINGS)
-    assert set(suite.BUDGET_KEYS) <= fields
+    names = [f.name for f in (*dataclasses.fields(Cell), *dataclasses.fields(Budget))]
+    assert all(map(meaning_of, names)) and all(comments_of(Record).values())
+    assert set(suite.BUDGET_KEYS) <= set(names)
+
+
+def test_the_schema_fixes_types_of_fields_that_parts_have():
+    assert all(set(names) <= typing.get_type_hints(part).keys() for part, names in FIXED.items())
+
+
+def test_fields_of_suites_have_the_types_of_cells_and_budgets():
+    hints = {**typing.get_type_hints(Cell), **typing.get_type_hints(Budget)}
+    others = {*suite.SCALARS, "seeds", "follow"}
+    assert suite.FIELDS.keys() == {*SETTABLE_FIELDS, *suite.BUDGET_KEYS, *others}
+    for name in suite.FIELDS.keys() - others:
+        one = suite.FIELDS[name]
+        assert (one.type | None if one.nullable else one.type) == hints[name], name
+        default = DEFAULTS.get(name)
+        assert one.type is not int or default is None or default >= one.least, name
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: "/".join(path.parts[-3:-1]))

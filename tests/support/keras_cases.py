@@ -93,7 +93,7 @@ def parts(name, head):
     model, engine = started(name, head)
     feed = batches(engine, model, head)
     work = Training(model, request(model, head))
-    split = [work.split(engine.seconds_between(work.marks(engine, feed))) for _ in range(3)][-1]
+    marked = [work.take_marked(engine, feed) for _ in range(3)][-1]
     batch = next(feed)
     shapes = {key: array.shape for key, array in batch.arrays.items()}
     trial = engine.trial(plain(engine, work))
@@ -112,7 +112,7 @@ def parts(name, head):
     for row in trace["rows"]:
         by_phase[row["phase"]] = by_phase.get(row["phase"], 0) + row["flops"]
     return {
-        "phases": dict(zip(work.phases, split, strict=True)),
+        "phases": marked.phases(engine.seconds_between(marked.marks)),
         "frozen": frozen,
         "at_rate_0": at_rate_0,
         "flops": trace["totals"]["flops"],

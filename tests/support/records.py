@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from llmbench.contract.cell import Budget, Cell
+from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
 
 
 def record(status="ok", repeat=0, attempt=0, stage="finetune", step_s=(0.1, 0.1, 0.1, 0.1), **fields):
     cell = Cell("m|1", "tiny", "t", "made@1", stage)
-    job = Job(cell, repeat, attempt, 2, Budget(), "run", {}, environment_id="e1")
+    job = Job.single(cell, repeat=repeat, attempt=attempt, repeats=2, environment_id="e1")
     if status == "ok":
         n = len(step_s)
         measured = {

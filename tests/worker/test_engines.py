@@ -43,8 +43,8 @@ plugin, folder = sys.argv[1:]
 suite = load_suite(str(Path(folder) / "small.yaml"))
 plan = plan_cells(suite, discover([plugin]))
 for planned in plan.cells:
-    job = Job(planned.cell, 0, 0, 1, suite.budget, folder, dict(plan.sources), plan.corpora, plugin_files=(plugin,),
-              verify=suite.verify)
+    job = Job.single(planned.cell, suite.budget, folder, sources=plan.sources, corpora=plan.corpora,
+                     plugin_files=(plugin,), verify=suite.verify)
     print("RECORD", dump_json(run_job(job, lambda event: None)))
 """
 

@@ -44,7 +44,7 @@ def records_of(model, task, folder):
     torch.set_num_threads(1)
     found = {}
     for planned in plan.cells:
-        job = Job(planned.cell, 0, 0, 1, suite.budget, str(folder), dict(plan.sources), plan.corpora)
+        job = Job.single(planned.cell, suite.budget, str(folder), sources=plan.sources, corpora=plan.corpora)
         found[planned.cell.stage] = json.loads(dump_json(run_job(job, lambda event: None)))
     torch.set_num_threads(threads)
     return found
@@ -141,7 +141,7 @@ def test_oracle_and_baselines_are_scored_once_per_test_split(tmp_path, monkeypat
         monkeypatch.setattr(Scorer, name, lambda self, score=score: scored.append(self.split) or score(self))
     found = []
     for cell in (*cells, other):
-        job = Job(cell, 0, 0, 1, plan.suite.budget, str(tmp_path), dict(plan.sources), plan.corpora)
+        job = Job.single(cell, plan.suite.budget, str(tmp_path), sources=plan.sources, corpora=plan.corpora)
         scorer = Scorer(job, load_cell_data(job, registry), registry)
         found.append(json.loads(dump_json([scorer.oracle(), scorer.baselines()])))
     assert len(cells) == 2 and found[0] == found[1] != found[2]
@@ -172,7 +172,7 @@ def test_a_precision_is_found_unsupported_by_trying_it_and_only_where_fp32_runs(
     suite = load_suite(str(tmp_path / "small.yaml"), ["precision=fp16"])
     plan = plan_cells(suite, discover())
     assert plan.cells[0].blocked is None  # nobody says beforehand that a CPU has no float16
-    job = Job(plan.cells[0].cell, 0, 0, 1, suite.budget, str(tmp_path), dict(plan.sources), plan.corpora)
+    job = Job.single(plan.cells[0].cell, suite.budget, str(tmp_path), sources=plan.sources, corpora=plan.corpora)
     real = loops.train_step
 
     def no_kernel(engine, batch):
@@ -197,14 +197,20 @@ def test_a_study_scores_its_training_and_traces_every_repeat(tmp_path):
     )
     (tmp_path / "small.yaml").write_text(text.replace("size: tiny", "size: 'tiny:layers=1*0.25'"))
     plan = plan_cells(load_suite(str(tmp_path / "small.yaml")), discover())
-    cell, common = plan.cells[0].cell, (1, plan.suite.budget, str(tmp_path), dict(plan.sources), plan.corpora)
-    scored = run_job(Job(cell, 0, 0, *common, score=True), lambda event: None)
+
+    def run(**options):
+        job = Job.single(
+            plan.cells[0].cell, plan.suite.budget, str(tmp_path), sources=plan.sources, corpora=plan.corpora, **options
+        )
+        return run_job(job, lambda event: None)
+
+    scored = run(score=True)
     assert scored["training"]["examples"] == 60
     right = scored["quality"]["each"]["accuracy"]
     assert len(right) == 12 and sum(right) / 12 == pytest.approx(scored["quality"]["values"]["accuracy"])
     assert len(scored["oracle"]["each"]["accuracy"]) == 12
-    quick = run_job(Job(cell, 0, 0, *common, score=False, trace="none"), lambda event: None)
+    quick = run(score=False, trace="none")
     assert quick["training"] and not quick["quality"] and quick["operators"] is None and quick["phases"]["forward_s"]
-    again = run_job(Job(cell, 1, 0, *common, trace="all"), lambda event: None)
+    again = run(repeat=1, trace="all")
     assert again["operators"]["times"] and not again["quality"]
-    assert run_job(Job(cell, 1, 0, *common), lambda event: None)["operators"] is None
+    assert run(repeat=1)["operators"] is None

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmbench import stats
-from llmbench.analysis.comparison import CellChange, Comparison, label
+from llmbench.analysis.comparison import CellChange, Comparison
+from llmbench.contract.cell import label_of
 from llmbench.contract.job import SCHEMA_VERSION
 from llmbench.report.cells.variants import find_variants
 from llmbench.report.formats import csv, markdown
@@ -155,8 +156,8 @@ def comment(found: Comparison) -> str:
         for one in moved[:SHOWN]:
             between = f"{_pct(one.low)} to {_pct(one.high)}"
             lines.append(
-                f"| {escape(label(one.cell))} | {1e3 * one.base_s:.2f} | {1e3 * one.head_s:.2f} | {_pct(one.change)} "
-                f"| {between} | {one.verdict} |"
+                f"| {escape(label_of(one.cell))} | {1e3 * one.base_s:.2f} | {1e3 * one.head_s:.2f} "
+                f"| {_pct(one.change)} | {between} | {one.verdict} |"
             )
         if len(moved) > SHOWN:
             lines.append(f"\n{len(moved) - SHOWN} more below.")

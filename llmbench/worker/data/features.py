@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from llmbench.contract.cell import Cell, content_id
 from llmbench.contract.errors import DataError, Unsupported
+from llmbench.contract.files import write_atomic
 from llmbench.contract.job import Job
 from llmbench.contract.specs import DataRequest, Dataset, EncodeContext, Example, Feature, Layout, TaskSpec
 from llmbench.plugins.registry import Registry
@@ -83,8 +83,8 @@ def load_cell_data(job: Job, registry: Registry) -> CellData:
     task = registry.get("task", cell.task)
     load = functools.cache(functools.partial(load_dataset, job, cell.dataset, registry))
     tokenizer = load_tokenizer(job, registry)
-    info, train, count = encoded(job, task, load, tokenizer, train=True)
-    _, test, _ = encoded(job, task, load, tokenizer, train=False)
+    info, train, count = load_features(job, task, load, tokenizer, train=True)
+    _, test, _ = load_features(job, task, load, tokenizer, train=False)
     return CellData(task, tokenizer, info, train, test, count, load, cell.test_examples)
 
 
@@ -112,7 +112,7 @@ def training_texts(job: Job, registry: Registry) -> Iterator[str]:
         yield from chain.from_iterable(task.texts(example) for example in load_dataset(job, identity, registry).train)
 
 
-def encoded(
+def load_features(
     job: Job, task: TaskSpec, load: Callable[[], Dataset], tokenizer: BpeTokenizer, *, train: bool
 ) -> tuple[Mapping[str, Any], Sequence[Feature], int]:
     """Return the data set's `info`, the features of a split, from the run's cache where they were made before, and how
@@ -134,10 +134,7 @@ def encoded(
     if not features:
         raise DataError(f"{cell.dataset}: nothing is left of its {len(examples)} examples after encoding")
     made = dict(dataset.info), features, len(examples)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL))
-    temporary.replace(path)
+    write_atomic(path, pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL), sync=False)
     return made
 
 

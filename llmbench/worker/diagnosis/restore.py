@@ -15,7 +15,7 @@ from torch import Tensor
 from llmbench.worker.diagnosis.user_engine import UserEngine
 
 
-class Kept:
+class Snapshot:
     """What is put back: the values of the model, and of each optimizer its state and the parameters that it updates."""
 
     def __init__(self, engine: UserEngine) -> None:
@@ -52,10 +52,10 @@ class Kept:
 
 
 @contextlib.contextmanager
-def as_it_was(engine: UserEngine) -> Iterator[Kept]:
+def restore_after(engine: UserEngine) -> Iterator[Snapshot]:
     """Put back the values of model and optimizers, gradients, and the random states of torch, numpy and Python."""
     torch_state, plain_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    kept = Kept(engine)
+    kept = Snapshot(engine)
     try:
         yield kept
     finally:

@@ -22,7 +22,7 @@ def now_s() -> float:
 
 
 @dataclass
-class Allowance:
+class TimeBudget:
     """The seconds there are, counted by `clock` from `begun_s`, and the seconds that parts of the work took.
 
     `end_s` of them are kept for what comes behind the measuring.

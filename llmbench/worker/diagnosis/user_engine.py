@@ -210,7 +210,7 @@ def endless(data: Any) -> Iterator[Any]:
         yield from data
 
 
-def wrapped(batches: Iterator[Any], padding: Padding | None) -> Iterator[UserBatch]:
+def wrap_batches(batches: Iterator[Any], padding: Padding | None) -> Iterator[UserBatch]:
     """Yield the batches with what is in them: rows, and tokens where whole numbers (B, L) show them."""
     for original in batches:
         tensors = trees.tensors(original)

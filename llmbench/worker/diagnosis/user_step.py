@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,38 +11,32 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from llmbench.contract.engines import Engine
 from llmbench.contract.errors import UserError
 from llmbench.contract.specs import Batch
-from llmbench.worker.diagnosis.restore import Kept
+from llmbench.worker.diagnosis.restore import Snapshot
 from llmbench.worker.diagnosis.time_budget import BoundedTrial
 from llmbench.worker.diagnosis.user_engine import UserEngine, endless
+from llmbench.worker.measuring.step_kinds import MarkedStep, phases_of_parts
 
 
-class UserWork:
+class UserStep:
     """A user's step, whole and in its parts."""
 
     trains = True
+    generates = False
     max_new_tokens = 0
-
-    @property
-    def phases(self) -> tuple[str, ...]:
-        """Return the phases; of a step of the user's own only the wait for its batch is seen."""
-        return ("input_s",) if self.own else ("input_s", "copy_s", "forward_s", "backward_s", "optimizer_s")
-
-    own = False
 
     def step(self, engine: Engine, batch: Batch) -> None:
         """Take a step."""
         engine.step(batch)  # type: ignore[attr-defined]
 
-    def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
-        """Take a marked step."""
+    def take_marked(self, engine: Engine, batches: Iterator[Batch]) -> MarkedStep:
+        """Take a step with marks. A step of the user's own shows one phase only: the wait for its batch."""
         user: UserEngine = engine  # type: ignore[assignment]
-        self.own = user.own_step is not None
         marks = [user.mark()]
         batch = next(batches)
         marks.append(user.mark())
-        if self.own:
+        if user.own_step is not None:
             user.step(batch)
-            return [*marks, user.mark()]
+            return MarkedStep([*marks, user.mark()], phases_of_own_step)
         arrays = user.copy(batch)
         marks.append(user.mark())
         loss = user.forward(arrays)
@@ -50,11 +44,7 @@ class UserWork:
         user.backward(loss)
         marks.append(user.mark())
         user.update()
-        return [*marks, user.mark()]
-
-    def split(self, seconds: list[float]) -> list[float]:
-        """Return the seconds of each phase."""
-        return seconds[: len(self.phases)]
+        return MarkedStep([*marks, user.mark()], phases_of_parts)
 
     def note(self, shapes: Any, result: Any) -> None:
         """Keep nothing."""
@@ -63,7 +53,7 @@ class UserWork:
         """Return nothing."""
         return {}
 
-    def kept(self) -> dict[str, float | None]:
+    def cache_memory(self) -> dict[str, float | None]:
         """Return nothing."""
         return {}
 
@@ -72,7 +62,12 @@ class UserWork:
         return {}
 
 
-def user_trial(engine: UserEngine, work: UserWork, pool: list[Any], data: Any) -> BoundedTrial:
+def phases_of_own_step(seconds: Sequence[float]) -> dict[str, float]:
+    """Return the seconds of the wait for the batch."""
+    return {"input_s": seconds[0]}
+
+
+def user_trial(engine: UserEngine, work: UserStep, pool: list[Any], data: Any) -> BoundedTrial:
     """Return the trial of the user's step."""
     compiled = getattr(engine.module, "_compiled_call_impl", None) is not None or hasattr(engine.module, "_orig_mod")
     return BoundedTrial(
@@ -91,7 +86,7 @@ def user_trial(engine: UserEngine, work: UserWork, pool: list[Any], data: Any) -
     )
 
 
-def watched_step(engine: UserEngine, batch: Any, kept: Kept) -> tuple[bool, Any]:
+def watch_step(engine: UserEngine, batch: Any, kept: Snapshot) -> tuple[bool, Any]:
     """Take a step; return whether it has a backward pass, and the torch optimizer that it steps first, if one.
 
     Before an optimizer that nobody named makes its first step, `kept` takes its state.

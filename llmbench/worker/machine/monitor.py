@@ -1,6 +1,6 @@
 """What disturbed a measurement: counters read before and after it, and nothing in between.
 
-`Monitor` gives raw numbers. `warnings` says, with number and limit, which of them are too high to trust the measurement.
+`Monitor` gives raw numbers. `warnings` says, with number and limit, which of them are too high to trust a measurement.
 Limits follow from the default target, an interval of +-2 %: a disturbance may take half of that, 1 %, before there is a
 warning. Where a number only hints at lost time, the rule has a reason of its own.
 """
@@ -149,7 +149,7 @@ def warnings(raw: Raw) -> list[str]:
 
 
 def of_machine_pct(name: str) -> Callable[[Raw], float | None]:
-    """Return a reader of core seconds as percent of all cores' time, without one tick per core, the error of reading."""
+    """Return a reader of core seconds as percent of all cores' time; one tick per core, the error, is subtracted."""
 
     def value(raw: Raw) -> float | None:
         if raw.get(name) is None or not raw.get("cores"):

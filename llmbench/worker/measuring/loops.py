@@ -1,4 +1,4 @@
-"""The loops: steps that are timed, training and scoring. `measure` says what is made of the times."""
+"""The loops: steps that are timed, training and scoring. `passes` decides how many steps are timed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Step = Callable[[Engine, Batch], Any]
 Shapes = Mapping[str, Sequence[int]]
 Note = Callable[[Shapes, Any], None]  # the shapes of a batch's arrays, and what its step returned
 
-EVENT_SECONDS = 0.5  # between two progress events
+EVENT_SECONDS = 0.5  # between two progress events: more of them would take time from the steps
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Everything needed to make batches again and again."""
+    """The parts that make batches: an engine, features and their layout."""
 
     engine: Engine
     features: Sequence[Feature]
@@ -38,7 +38,7 @@ class Feed:
 def train_step(engine: Engine, batch: Batch) -> Any:
     """Run one training step and return its loss, still on the device."""
     if engine.graphs is not None:
-        return engine.graphs[-1](engine.copy(batch))
+        return engine.graphs[-1](engine.copy(batch))  # `StepGraphs.update`
     total = None
     for arrays, share in engine.parts(engine.copy(batch)):
         loss = engine.forward(arrays)
@@ -51,10 +51,11 @@ def train_step(engine: Engine, batch: Batch) -> Any:
 
 
 def train(engine: Engine, batches: Iterator[Batch], steps: int, emit: Emit) -> dict[str, Any]:
-    """Train for `steps` steps. Returns steps, seconds, tokens, and the loss at about 50 points."""
+    """Train for `steps` steps; return steps, seconds, tokens, and the loss at about 50 points."""
     every = max(1, steps // 50)
     losses: list[tuple[int, Any]] = []
-    tokens, told = 0, time.monotonic()
+    tokens = 0
+    last_event = time.monotonic()
     begin = time.perf_counter()
     for step, batch in enumerate(batches, start=1):
         loss = train_step(engine, batch)
@@ -63,8 +64,8 @@ def train(engine: Engine, batches: Iterator[Batch], steps: int, emit: Emit) -> d
             losses.append((step, engine.loss_value(loss)))
             if not math.isfinite(losses[-1][1]) and engine.loss_value(loss) != math.inf:
                 raise FloatingPointError(f"loss is {losses[-1][1]} at step {step} of {steps}")
-            if time.monotonic() - told > EVENT_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - last_event > EVENT_SECONDS:
+                last_event = time.monotonic()
                 emit({"event": "train", "step": step, "steps": steps, "loss": losses[-1][1]})
     engine.synchronize()
     seconds = time.perf_counter() - begin
@@ -74,11 +75,12 @@ def train(engine: Engine, batches: Iterator[Batch], steps: int, emit: Emit) -> d
 def run_steps(
     engine: Engine, batches: Iterator[Batch], step: Step, count: int, note: Note | None = None
 ) -> dict[str, list[float]]:
-    """Take `count` steps and return their times and what was in them. `note` is told of each when all are over.
+    """Take `count` steps; return their times and the numbers of tokens and examples in them.
 
-    `step_s` are whole steps, the wait for the batch included. `step_fetch_s` and `step_collate_s` are what making
-    the batch took, wherever that was done: with loader processes a step does not wait for it. Nothing large is kept
-    from step to step: live batches or losses would cost the later steps memory, and so time.
+    `step_s` are whole steps, the wait for the batch included. `step_fetch_s` and `step_collate_s` are the seconds that
+    the batch took to make, wherever that was done: with loader processes a step does not wait for it. `note` is called
+    for each step when all are over. Nothing large stays alive from step to step: batches or losses would cost the later
+    steps memory, and so time.
     """
     seen: list[tuple[float, ...]] = []
     noted: list[tuple[Shapes, Any]] = []
@@ -101,13 +103,13 @@ def predict_all(
 ) -> list[Any]:
     """Return one prediction per feature, in the order of the features."""
     predictions: list[Any] = [None] * len(feed.features)
-    told = time.monotonic()
+    last_event = time.monotonic()
     for number, (indices, batch) in enumerate(zip(order, feed(order), strict=True), start=1):
         for index, prediction in zip(
             indices, engine.predict(engine.copy(batch), max_new_tokens=max_new_tokens), strict=True
         ):
             predictions[index] = prediction
-        if time.monotonic() - told > EVENT_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - last_event > EVENT_SECONDS:
+            last_event = time.monotonic()
             emit({"event": "score", "step": number, "steps": len(order), "loss": None})
     return predictions

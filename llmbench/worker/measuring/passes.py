@@ -1,7 +1,7 @@
 """How a cell is measured: warm-up, the clean pass, the phase pass and what inference adds to it.
 
-The clean pass has nothing attached and gives the step time. The phase pass takes pairs of steps on the same batch,
-one clean and one with a mark at each phase boundary, so that both see equal work and equal drift.
+The clean pass has nothing attached and gives the step time. The phase pass takes pairs of steps on the same batch, one
+clean and one with a mark at each phase boundary, so that both have equal work and equal drift.
 """
 
 from __future__ import annotations
@@ -18,48 +18,53 @@ from llmbench import stats
 from llmbench.contract.engines import Engine
 from llmbench.contract.specs import Batch
 from llmbench.worker.measuring.loops import Note, Step, run_steps
-from llmbench.worker.measuring.step_kinds import Work
+from llmbench.worker.measuring.step_kinds import MarkedStep, StepKind
 
-MIN_WARMUP_STEPS, MAX_WARMUP_STEPS = 6, 60
-#: The pilot sees how steps follow each other only when it is long; it may take this share of the time.
-MIN_PILOT_STEPS, MAX_PILOT_STEPS, PILOT_SHARE = 8, 30, 0.3
-MIN_SAMPLES, MAX_SAMPLES = 10, 2000
+MIN_WARMUP_STEPS = 6
+MAX_WARMUP_STEPS = 60
+MIN_PILOT_STEPS = 8
+MAX_PILOT_STEPS = 30  # so many show how steps follow each other
+PILOT_SHARE = 0.3  # of the time of the pass: a pilot of more than the fewest steps takes no more
+MIN_SAMPLES = 10
+MAX_SAMPLES = 2000
 FEWEST_STEPS = MIN_WARMUP_STEPS + MIN_PILOT_STEPS + MIN_SAMPLES
-#: The phase pass: pairs of steps, fewer where a step is slow.
-MIN_PAIRS, MAX_PAIRS, PHASE_WARMUP_STEPS = 6, 50, 2
-#: Half the width of the interval of what the phases leave over, in percent of the step, which further pairs are taken
-#: for; they take at most so many times what the first ones may.
-RESIDUAL_WIDTH_PCT, MORE_TIMES = 5.0, 3.0
+MIN_PAIRS = 6  # of the phase pass, where a step is slow
+MAX_PAIRS = 50
+PHASE_WARMUP_STEPS = 2
+#: Percent of the step: further pairs are taken until half the interval of the residual (the time that the phases do
+#: not explain) should be so narrow.
+RESIDUAL_WIDTH_PCT = 5.0
+MORE_TIMES = 3.0  # all pairs may take so many times as long as the first ones
 
 
 @dataclass(frozen=True)
 class PhasePass:
-    """Times of phases, and of the same batches in clean steps; index i of every list is the same batch."""
+    """Times of phases, and of clean steps on the same batches; index i of every list is the same batch."""
 
     phases: dict[str, list[float]]
     samples: dict[str, list[float]]
 
 
 class Watch(Protocol):
-    """What looks on from outside while the clean pass runs, such as a power meter."""
+    """An observer of the clean pass from outside, such as a power meter."""
 
     def start(self) -> None:
         """Begin."""
 
-    def stop(self) -> dict[str, Any]:
-        """Return what was seen since."""
+    def stop(self) -> Mapping[str, Any]:
+        """Return the readings since `start`."""
 
 
 @dataclass(frozen=True)
 class CleanPass:
-    """The raw times and how they were taken; `seen`: what the watches saw, by name."""
+    """The raw times, how they were taken, and the readings of each watch by its name."""
 
     samples: dict[str, list[float]]
     how: dict[str, Any]
-    seen: dict[str, dict[str, Any]]
+    readings: dict[str, Mapping[str, Any]]
 
 
-def timed_pass(
+def run_clean_pass(
     engine: Engine,
     batches: Iterator[Batch],
     step: Step,
@@ -70,12 +75,14 @@ def timed_pass(
     watches: Mapping[str, Watch] = MappingProxyType({}),
     most_steps: int | None = None,
 ) -> CleanPass:
-    """Time whole steps, input wait included, with nothing attached.
+    """Time whole steps, the wait for the batch included, with nothing attached.
 
-    Warms up until the step time is steady, estimates the spread in a pilot, fixes the number of samples from it
-    (stopping when the interval is narrow enough would spoil its coverage), and takes them.
-    Samples are those of `stages.run_steps`. Where even the usual fewest steps are more than `most_steps`, a quarter of
-    those warms up (whether that was enough is not known), a quarter is the pilot and the rest is timed.
+    Warm up until the step time is steady, estimate its spread in a pilot, fix the number of samples from that, and take
+    them: to stop when the interval happens to be narrow enough would spoil its coverage. Samples are those of
+    `loops.run_steps`.
+
+    Where even FEWEST_STEPS are more than `most_steps`, a quarter of `most_steps` warms up (`steady` is then None: it
+    is not known whether that was enough), a quarter is the pilot and the rest is timed.
     """
     if most_steps is not None and most_steps < FEWEST_STEPS:
         warmup, steady = len(run_steps(engine, batches, step, max(1, most_steps // 4))["step_s"]), None
@@ -98,17 +105,17 @@ def timed_pass(
     begin = time.perf_counter()
     samples = run_steps(engine, batches, step, count, (lambda *pair: results.append(pair)) if note else None)
     wall_s = time.perf_counter() - begin
-    seen = {name: watch.stop() for name, watch in watches.items()}
+    readings = {name: watch.stop() for name, watch in watches.items()}
     for shapes, result in results if note else ():
         note(shapes, result)  # type: ignore[misc]
     how = {"warmup_steps": warmup, "steady": steady, "pilot_steps": len(pilot), "samples_wanted": wanted}
-    return CleanPass(samples, {**how, "samples": count, "wall_s": wall_s}, seen)
+    return CleanPass(samples, {**how, "samples": count, "wall_s": wall_s}, readings)
 
 
 def warm_up(engine: Engine, batches: Iterator[Batch], step: Step, *, limit_s: float) -> tuple[int, bool]:
-    """Step until the step time is on one level; return how many steps that took, and whether it was reached in time.
+    """Step until the step time is on one level; return the number of steps, and whether it was steady at the end.
 
-    Looked at after 6 steps and then after half as many again, up to 60 steps or `limit_s` seconds.
+    The times are judged after 6 steps and then after half as many again, up to 60 steps or `limit_s` seconds.
     """
     times: list[float] = []
     begin = time.perf_counter()
@@ -123,45 +130,55 @@ def warm_up(engine: Engine, batches: Iterator[Batch], step: Step, *, limit_s: fl
 # --- the phase pass -------------------------------------------------------------------------------------
 
 
-def pairs_for(step_s: float, seconds: float) -> int:
-    """Return how many pairs of steps take about `seconds`."""
+def affordable_pairs(step_s: float, seconds: float) -> int:
+    """Return the number of pairs of steps that take about `seconds`."""
     return max(MIN_PAIRS, min(MAX_PAIRS, int(seconds / (2 * step_s))))
 
 
-def paired_order(order: Sequence[list[int]], pairs: int) -> list[list[int]]:
-    """Return batches to warm up on, then `pairs` batches of `order` given twice in a row each."""
+def order_in_pairs(order: Sequence[list[int]], pairs: int) -> list[list[int]]:
+    """Return the batches to warm up on, then `pairs` batches of `order`, each twice in a row."""
     used = list(order[: PHASE_WARMUP_STEPS + pairs])
     return [*used[:PHASE_WARMUP_STEPS], *(batch for batch in used[PHASE_WARMUP_STEPS:] for _ in range(2))]
 
 
-def phase_pass(engine: Engine, batches: Iterator[Batch], work: Work, pairs: int, most: int = 0) -> PhasePass:
-    """Take every batch of `paired_order` once clean and once with a mark at each phase boundary, in changing order.
+def run_phase_pass(
+    engine: Engine, batches: Iterator[Batch], kind: StepKind, pairs: int, max_pairs: int = 0
+) -> PhasePass:
+    """Take every batch of `order_in_pairs` once clean and once with a mark at each phase boundary, in changing order.
 
-    The clean times are `paired_step_s`; a phase pass that disturbs nothing adds up to them. Where `pairs` of them
-    scatter so much that what is left over would not be known to RESIDUAL_WIDTH_PCT, their spread says how many more
-    are taken, up to `most` in all. Nothing waits for the device until all of these, or of those, are over.
+    The clean times are `paired_step_s`; the phases of a pass that disturbs nothing add up to them. Where the residual
+    of the first `pairs` would not be known to RESIDUAL_WIDTH_PCT, their spread decides how many more are taken, up to
+    `max_pairs` in all. Nothing waits for the device until all of these, or of those, are over.
     """
-    for batch in itertools.islice(batches, PHASE_WARMUP_STEPS):
-        work.step(engine, batch)
     clean: list[float] = []
-    split: list[Sequence[float]] = []
-    while len(clean) < pairs:
+    phases: list[dict[str, float]] = []
+
+    def take(count: int) -> None:
+        """Take `count` further pairs."""
         wholes: list[list[Any]] = []
-        parts: list[list[Any]] = []
-        for pair in range(len(clean), pairs):
+        parts: list[MarkedStep] = []
+        for pair in range(len(clean), len(clean) + count):
             for half in (0, 1):
                 if half == pair % 2:
                     begin = engine.mark()
-                    work.step(engine, next(batches))
+                    kind.step(engine, next(batches))
                     wholes.append([begin, engine.mark()])
                 else:
-                    parts.append(work.marks(engine, batches))
-        clean += [engine.seconds_between(marks)[0] for marks in wholes]
-        split += [work.split(engine.seconds_between(marks)) for marks in parts]
-        if pairs < most:
-            sums = map(sum, split)
-            ratios = [seconds / whole for seconds, whole in zip(sums, clean, strict=True) if seconds > 0 and whole > 0]
-            wanted = stats.samples_for(ratios, RESIDUAL_WIDTH_PCT) if ratios else 0
-            pairs, most = min(most, max(pairs, wanted)), 0
-    phases = {name: [seconds[i] for seconds in split] for i, name in enumerate(work.phases)}
-    return PhasePass(phases, {"paired_step_s": clean})
+                    parts.append(kind.take_marked(engine, batches))
+        clean.extend(engine.seconds_between(marks)[0] for marks in wholes)
+        phases.extend(part.phases(engine.seconds_between(part.marks)) for part in parts)
+
+    for batch in itertools.islice(batches, PHASE_WARMUP_STEPS):
+        kind.step(engine, batch)
+    take(pairs)
+    if pairs < max_pairs:
+        take(min(max_pairs, max(pairs, _pairs_for_residual(clean, phases))) - pairs)
+    by_name = {name: [each[name] for each in phases] for name in phases[0]}
+    return PhasePass(by_name, {"paired_step_s": clean})
+
+
+def _pairs_for_residual(clean: Sequence[float], phases: Sequence[Mapping[str, float]]) -> int:
+    """Return the number of pairs that would give the residual to RESIDUAL_WIDTH_PCT, by the spread of these."""
+    sums = (sum(each.values()) for each in phases)
+    ratios = [total / whole for total, whole in zip(sums, clean, strict=True) if total > 0 and whole > 0]
+    return stats.samples_for(ratios, RESIDUAL_WIDTH_PCT) if ratios else 0

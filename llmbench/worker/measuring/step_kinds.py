@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from llmbench.contract.engines import Engine
-from llmbench.contract.specs import Batch, BuildRequest, ModelSpec
-from llmbench.worker.measuring import loops
-from llmbench.worker.measuring.loops import Feed
-
-pass
-if TYPE_CHECKING:
-    pass
-
-Shapes = Mapping[str, tuple[int, ...]]
+from llmbench.contract.specs import BACKWARD_FACTOR, Batch, BuildRequest, ModelSpec
+from llmbench.worker.measuring.loops import Feed, Shapes
 
 TRAIN_PHASES = ("input_s", "copy_s", "forward_s", "backward_s", "optimizer_s")
 PREDICT_PHASES = ("input_s", "copy_s", "forward_s")
-DECODE_PHASES = ("input_s", "copy_s", "prefill_s", "decode_s")
-BACKWARD_FACTOR = 3  # a training step is the forward pass, and twice its FLOPs for both gradients (PaLM, appendix B)
+GENERATE_PHASES = ("input_s", "copy_s", "prefill_s", "decode_s")
 MIB = 2**20
-GENERATED = "new_ids"  # the shape of what a generation makes, for `ModelSpec.flops`
+GENERATED = "new_ids"  # the shape of the tokens that a generation makes, for `ModelSpec.flops`
+
+OwnShapes = Mapping[str, tuple[int, ...]]
 
 
-class Work(Protocol):
-    """A kind of step."""
+class MarkedStep(NamedTuple):
+    """A step with a mark at each boundary of its parts."""
 
-    @property
-    def phases(self) -> Sequence[str]:
-        """Names of the parts of a step, as records have them."""
+    marks: list[Any]  # of `Engine.mark`
+    phases: Callable[[Sequence[float]], dict[str, float]]  # the seconds of each phase, from those between the marks
+
+
+class StepKind(Protocol):
+    """A kind of step: how one is taken, and what is known of it afterwards."""
 
     @property
     def trains(self) -> bool:
         """Whether a step has a backward pass."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether a step makes tokens one after the other."""
 
     @property
     def max_new_tokens(self) -> int:
@@ -45,40 +46,41 @@ class Work(Protocol):
     def step(self, engine: Engine, batch: Batch) -> Any:
         """Take a step with nothing attached."""
 
-    def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
-        """Take a step on the next batch; return the engine's marks at the boundaries of its parts."""
+    def take_marked(self, engine: Engine, batches: Iterator[Batch]) -> MarkedStep:
+        """Take a step on the next batch with a mark at each boundary of its parts."""
 
-    def split(self, seconds: list[float]) -> list[float]:
-        """Return the seconds of each of `phases` from those between the marks."""
-
-    def note(self, shapes: loops.Shapes, result: Any) -> None:
-        """Remember what a step of the clean pass was about: its arrays' shapes, and what it returned."""
+    def note(self, shapes: Shapes, result: Any) -> None:
+        """Remember a step of the clean pass: the shapes of its arrays, and its result."""
 
     def samples(self) -> dict[str, list[float]]:
-        """Return what was noted, one number per step (of the phase pass: `paired_...`); without what is not known."""
+        """Return further samples, one number per step of the clean pass (`paired_...`: of the phase pass).
 
-    def kept(self) -> dict[str, float | None]:
-        """Return the MiB of what the mean step of the clean pass kept from token to token, where it generates."""
+        A name whose numbers are not known is left out.
+        """
+
+    def cache_memory(self) -> dict[str, float | None]:
+        """Return the mean size of the generation cache in MiB as `kv_cache_mib`; empty where nothing is generated."""
 
     def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
         """Return FLOPs, bytes and kernels of the mean step, from the trace of one batch."""
 
 
-class _Noted:
-    """What both kinds remember of the clean pass."""
+class _CellStep:
+    """The steps of a clean pass, as both kinds remember them: shapes, and lengths of generations."""
 
     trains = True
+    generates = False
 
     def __init__(self, model: ModelSpec, request: BuildRequest, element_bytes: int = 4) -> None:
         self.model, self.request, self.element_bytes = model, request, element_bytes
         self.max_new_tokens = request.target_len
-        self.shapes: list[dict[str, tuple[int, ...]]] = []
+        self.shapes: list[OwnShapes] = []
         self.generated: dict[str, list[float]] = {}
 
-    def note(self, shapes: loops.Shapes, result: Any) -> None:
-        """Remember the shapes, and the length of what was generated."""
+    def note(self, shapes: Shapes, result: Any) -> None:
+        """Remember the shapes, and the lengths of a generation."""
         own = {name: tuple(shape) for name, shape in shapes.items()}
-        if self.request.head == "generate" and not self.trains:
+        if self.generates:
             lengths = self.lengths(result)
             own[GENERATED] = (len(lengths), max(lengths))
             self.generated.setdefault("step_generated_tokens", []).append(sum(lengths))
@@ -86,22 +88,25 @@ class _Noted:
         self.shapes.append(own)
 
     def lengths(self, output: Sequence[Sequence[int]]) -> list[int]:
-        """Return how many tokens each row of a generation has; the end is one, too."""
+        """Return the number of tokens in each row of a generation; the end of the text counts as one."""
         return [min(len(row) + 1, self.max_new_tokens) for row in output]
 
     def samples(self) -> dict[str, list[float]]:
-        """Return model FLOPs, and the tokens generated, of each step."""
+        """Return the model FLOPs of each step, and the tokens of each generation."""
         flops = [self.model_flops(shapes) for shapes in self.shapes]
         known = [value for value in flops if value is not None]
         return {**self.generated, **({"step_model_flops": known} if len(known) == len(flops) else {})}
 
-    def model_flops(self, shapes: Shapes) -> float | None:
-        """Return the FLOPs that the model needs for a step of these shapes; None where its plugin does not say."""
+    def model_flops(self, shapes: OwnShapes) -> float | None:
+        """Return the FLOPs that a step of these shapes needs, None where the model's plugin does not say."""
         forward = self.model.flops(self.request, shapes) if self.model.flops else None
         return None if forward is None else forward * (BACKWARD_FACTOR if self.trains else 1)
 
-    def kept(self) -> dict[str, float | None]:
-        """Return `kv_cache_mib`, None where the model's plugin does not say; nothing where nothing is generated."""
+    def cache_memory(self) -> dict[str, float | None]:
+        """Return the mean size of the generation cache in MiB as `kv_cache_mib`; empty where nothing is generated.
+
+        None where the model's plugin does not say.
+        """
         shapes = [shape for shape in self.shapes if GENERATED in shape]
         if not shapes:
             return {}
@@ -125,12 +130,12 @@ class _Noted:
         return {**scaled, "model_flops": model_flops, "kernels": totals["kernels"]}
 
 
-def _elements(shapes: Shapes) -> float:
+def _elements(shapes: OwnShapes) -> float:
     return float(sum(map(math.prod, shapes.values())))
 
 
-def _fetched(engine: Engine, batches: Iterator[Batch]) -> tuple[list[Any], Any]:
-    """Return the marks around the wait for the next batch and its copy, and what is then on the device."""
+def _fetch(engine: Engine, batches: Iterator[Batch]) -> tuple[list[Any], Any]:
+    """Fetch and copy the next batch; return the marks before, between and after, and the arrays on the device."""
     marks = [engine.mark()]
     batch = next(batches)
     marks.append(engine.mark())
@@ -138,28 +143,27 @@ def _fetched(engine: Engine, batches: Iterator[Batch]) -> tuple[list[Any], Any]:
     return [*marks, engine.mark()], arrays
 
 
-class Training(_Noted):
+class Training(_CellStep):
     """Forward, backward, update.
 
-    On a device with streams the marks are events and nothing waits for them: `input` is then the time in
-    which the device has nothing to do because the host is still waiting for the batch.
+    On a device with streams the marks are events and nothing waits for them: `input_s` is then the time in which the
+    device has nothing to do because the host is still waiting for the batch.
 
-    The last loss lives until the next one is there, as in any loop that says `loss = model(batch)`: what is freed when
-    decides how much memory the C library gives back, which the next step has to fault in again. All losses would cost
-    memory.
+    The last loss lives until the next one is there, as in any loop that says `loss = model(batch)`. The moment at
+    which it is freed decides how much memory the C library gives back, which the next step has to fault in again. To
+    keep all losses would cost memory.
     """
 
-    phases, trains = TRAIN_PHASES, True
+    trains = True
 
     def __init__(self, model: ModelSpec, request: BuildRequest) -> None:
         super().__init__(model, request)
         self.loss: Any = None
-        self.nested = False
 
     def step(self, engine: Engine, batch: Batch) -> None:
         """Take one training step."""
         if engine.graphs is not None:
-            self.loss = engine.graphs[-1](engine.copy(batch))
+            self.loss = engine.graphs[-1](engine.copy(batch))  # `StepGraphs.update`
             return
         for part, share in engine.parts(engine.copy(batch)):
             self._forward(engine, part, share)
@@ -171,78 +175,87 @@ class Training(_Noted):
         if share != 1:  # one of several parts: gradients add up to those of the whole batch
             self.loss = self.loss * share
 
-    def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
-        """Take one training step, marked; where a step is one graph, run each of `Engine.graphs` in turn."""
-        marks, arrays = _fetched(engine, batches)
-        self.nested = engine.graphs is not None
-        for graph in engine.graphs or ():
-            self.loss = graph(arrays)
-            marks.append(engine.mark())
-        if self.nested:
-            return marks
+    def take_marked(self, engine: Engine, batches: Iterator[Batch]) -> MarkedStep:
+        """Take one training step with marks; where a step is one graph, run each of `Engine.graphs` in turn."""
+        marks, arrays = _fetch(engine, batches)
+        if engine.graphs is not None:
+            for graph in engine.graphs:
+                self.loss = graph(arrays)
+                marks.append(engine.mark())
+            return MarkedStep(marks, phases_of_graphs)
         for part, share in engine.parts(arrays):
             self._forward(engine, part, share)
             marks.append(engine.mark())
             engine.backward(self.loss)
             marks.append(engine.mark())
         engine.update()
-        return [*marks, engine.mark()]
-
-    def split(self, seconds: list[float]) -> list[float]:
-        """Return the seconds of each phase: forward and backward take turns where a batch is taken in parts.
-
-        Of graphs, each of which does what the one before does and more, a phase is the difference: noise may make it
-        negative, and cutting that off would make the phases more than the step.
-        """
-        if self.nested:
-            input_s, copy_s, loss_s, gradients_s, step_s = seconds
-            return [input_s, copy_s, loss_s, gradients_s - loss_s, step_s - gradients_s]
-        input_s, copy_s, *turns, update_s = seconds
-        return [input_s, copy_s, sum(turns[::2]), sum(turns[1::2]), update_s]
+        return MarkedStep([*marks, engine.mark()], phases_of_parts)
 
 
-class Prediction(_Noted):
+def phases_of_parts(seconds: Sequence[float]) -> dict[str, float]:
+    """Return the seconds of each phase of training: forward and backward take turns, once for each part of a batch."""
+    input_s, copy_s, *turns, update_s = seconds
+    return dict(zip(TRAIN_PHASES, (input_s, copy_s, sum(turns[::2]), sum(turns[1::2]), update_s), strict=True))
+
+
+def phases_of_graphs(seconds: Sequence[float]) -> dict[str, float]:
+    """Return the seconds of each phase of training, from those of the three calls of `StepGraphs`.
+
+    Each call does what the one before does and more, so a phase is the difference. Noise may make it negative. It
+    stays so: cut off at 0, the phases would add up to more than the step.
+    """
+    input_s, copy_s, loss_s, gradients_s, step_s = seconds
+    phases = (input_s, copy_s, loss_s, gradients_s - loss_s, step_s - gradients_s)
+    return dict(zip(TRAIN_PHASES, phases, strict=True))
+
+
+class Prediction(_CellStep):
     """Prediction of a batch.
 
-    Of a generation the first token is timed apart: a call for one token on the same batch right before the call for
-    all of them. So time to first token is `prefill_s`, and time per output token the rest, `decode_s`, over the
-    further tokens of the longest row, for which the others wait.
+    The first token of a generation is timed separately: a call for one token on the same batch, right before the call
+    for all of them. So the time to the first token is `prefill_s`. The time per output token is the rest, `decode_s`,
+    over the further tokens of the longest row, for which the others wait.
     """
 
     trains = False
 
     def __init__(self, model: ModelSpec, request: BuildRequest, element_bytes: int = 4) -> None:
         super().__init__(model, request, element_bytes)
-        self.decodes = request.head == "generate"
-        self.phases = DECODE_PHASES if self.decodes else PREDICT_PHASES
+        self.generates = request.head == "generate"
 
     def step(self, engine: Engine, batch: Batch) -> Any:
         """Predict one batch."""
         return engine.predict(engine.copy(batch), max_new_tokens=self.max_new_tokens)
 
-    def marks(self, engine: Engine, batches: Iterator[Batch]) -> list[Any]:
-        """Predict one batch, marked."""
-        marks, arrays = _fetched(engine, batches)
-        if self.decodes:
-            engine.predict(arrays, max_new_tokens=1)
-            marks.append(engine.mark())
+    def take_marked(self, engine: Engine, batches: Iterator[Batch]) -> MarkedStep:
+        """Predict one batch with marks."""
+        marks, arrays = _fetch(engine, batches)
+        if not self.generates:
+            engine.predict(arrays, max_new_tokens=self.max_new_tokens)
+            return MarkedStep([*marks, engine.mark()], phases_of_prediction)
+        engine.predict(arrays, max_new_tokens=1)
+        marks.append(engine.mark())
         output = engine.predict(arrays, max_new_tokens=self.max_new_tokens)
-        if self.decodes:
-            self.generated.setdefault("paired_decode_steps", []).append(max(self.lengths(output)) - 1)
-        return [*marks, engine.mark()]
+        self.generated.setdefault("paired_decode_steps", []).append(max(self.lengths(output)) - 1)
+        return MarkedStep([*marks, engine.mark()], phases_of_generation)
 
-    def split(self, seconds: list[float]) -> list[float]:
-        """Take the first token out of a generation."""
-        if not self.decodes:
-            return seconds
-        input_s, copy_s, prefill_s, whole_s = seconds
-        return [input_s, copy_s, min(prefill_s, whole_s), max(0.0, whole_s - prefill_s)]
+
+def phases_of_prediction(seconds: Sequence[float]) -> dict[str, float]:
+    """Return the seconds of each phase of a prediction."""
+    return dict(zip(PREDICT_PHASES, seconds, strict=True))
+
+
+def phases_of_generation(seconds: Sequence[float]) -> dict[str, float]:
+    """Return the seconds of each phase of a generation: the call for one token is not counted in the step."""
+    input_s, copy_s, prefill_s, whole_s = seconds
+    phases = (input_s, copy_s, min(prefill_s, whole_s), max(0.0, whole_s - prefill_s))
+    return dict(zip(GENERATE_PHASES, phases, strict=True))
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a cell's trial is made of: `feed` collates in the process, `order` are the pool's batches of indices."""
+    """The parts of which a cell's trial is made, for engines that show more of their step."""
 
-    feed: Feed
-    order: Sequence[list[int]]
-    work: Work
+    feed: Feed  # collates in this process
+    order: Sequence[list[int]]  # the pool's batches of indices
+    work: StepKind

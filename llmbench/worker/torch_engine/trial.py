@@ -17,7 +17,7 @@ from llmbench.contract.errors import DoesNotApply, Unisolated
 from llmbench.contract.specs import Batch, CollateContext
 from llmbench.contract.step_trial import StepTrial
 from llmbench.worker.measuring.loops import Feed
-from llmbench.worker.measuring.step_kinds import Origin, Work
+from llmbench.worker.measuring.step_kinds import Origin, StepKind
 from llmbench.worker.torch_engine import padding
 from llmbench.worker.torch_engine import tensor_trees as trees
 from llmbench.worker.torch_engine.loader import as_tensors
@@ -197,7 +197,7 @@ class OnePass:
     `examples` are the indices of a batch's examples, by the batch's `id`.
     """
 
-    def __init__(self, engine: TrialEngine, feed: Feed, examples: dict[int, list[int]], work: Work) -> None:
+    def __init__(self, engine: TrialEngine, feed: Feed, examples: dict[int, list[int]], work: StepKind) -> None:
         self.engine, self.feed, self.examples, self.work = engine, feed, examples, work
 
     def __call__(self, batch: Batch) -> tuple[int, Callable[[], Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from llmbench.contract.cell import Cell
 from llmbench.contract.engines import Engine
@@ -13,14 +12,9 @@ from llmbench.contract.specs import Batch, CauseSpec
 from llmbench.contract.step_trial import StepTrial
 from llmbench.plugins.registry import Registry
 from llmbench.worker.measuring.loops import Feed
-from llmbench.worker.measuring.step_kinds import Work
+from llmbench.worker.measuring.step_kinds import Origin, StepKind
 
-if TYPE_CHECKING:
-    pass
-
-from llmbench.worker.measuring.step_kinds import Origin
-
-POOL = 16  # batches
+POOL_BATCHES = 16  # on which causes are tried, in a cell and in `diagnose`
 
 
 def causes(registry: Registry, device: str | None = None) -> list[CauseSpec]:
@@ -40,27 +34,27 @@ def causes(registry: Registry, device: str | None = None) -> list[CauseSpec]:
 
 
 def make_cell_trial(
-    engine: Engine, feed: Feed, order: Sequence[list[int]], work: Work, cell: Cell, *, name: str, memory_used: float
+    engine: Engine, feed: Feed, order: Sequence[list[int]], work: StepKind, cell: Cell, *, name: str, memory_used: float
 ) -> StepTrial:
     """Return the trial of a cell's step. `order` are batches of indices, of which the first are the pool.
 
     Learning rates are 0 for good: use the engine, called `name`, for nothing else afterwards.
     """
-    chosen = list(order[:POOL])
+    chosen = list(order[:POOL_BATCHES])
     ready = Feed(engine, feed.features, feed.layout, feed.ctx, 0)
     plain = StepTrial(
         module=None,
         optimizer=None,
         device=cell.device.partition(":")[0],
         trains=work.trains,
-        generates="decode_s" in work.phases,
+        generates=work.generates,
         pool=list(ready(chosen)),
         take_step=lambda batch: work.step(engine, batch),
         make_fresh=lambda: _endless(feed, chosen),
         mark=engine.mark,
         between=engine.seconds_between,
         workers=feed.workers,
-        regroup=lambda: _regrouped(ready, chosen, cell.batch_size),
+        regroup=lambda: _regroup(ready, chosen, cell.batch_size),
         tokens=lambda batch: batch.tokens,
         memory_used=memory_used,
         engine=name,
@@ -75,7 +69,7 @@ def _endless(feed: Feed, order: Sequence[list[int]]) -> Iterator[Batch]:
         yield from feed(list(itertools.chain.from_iterable(itertools.repeat(order, 64))))
 
 
-def _regrouped(feed: Feed, order: Sequence[list[int]], batch_size: int) -> list[Batch]:
+def _regroup(feed: Feed, order: Sequence[list[int]], batch_size: int) -> list[Batch]:
     """Return the same examples sorted by length, in as many batches."""
     indices = sorted(itertools.chain.from_iterable(order), key=lambda i: feed.layout.length(feed.features[i]))
     return list(feed([indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]))

@@ -13,7 +13,7 @@ from llmbench.contract.specs import BuildRequest, CollateContext, ModelSpec
 from llmbench.contract.step_trial import StepTrial
 from llmbench.worker.job import measure
 from llmbench.worker.measuring.loops import Feed
-from llmbench.worker.measuring.step_kinds import Prediction, Training, Work
+from llmbench.worker.measuring.step_kinds import Prediction, StepKind, Training
 from llmbench.worker.verification.cell_trial import make_cell_trial
 
 
@@ -24,7 +24,7 @@ class Step:
     engine: Engine
     feed: Feed
     order: Sequence[list[int]]
-    work: Work
+    work: StepKind
 
     def trial(self, cell: Cell, name: str) -> StepTrial:
         """Return a trial of the step, settled: learning rates are 0 from here on. `name` is the engine's."""

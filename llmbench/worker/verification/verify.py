@@ -1,4 +1,4 @@
-"""Causes on trial: predict what removing each would give, remove it, and measure both side by side.
+"""Causes on trial: predict the headroom of each, remove it, and measure steps with and without it.
 
 Both arms run in this process on the same parameters and the same batches, in turns: A B A B from a random start.
 Learning rates are 0, so the optimizer does its work and changes nothing. Nothing is derived here but `predicted_x`:
@@ -7,83 +7,74 @@ records keep the seconds of each pair of blocks.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from llmbench.contract.errors import DoesNotApply, NotMeasured, OutOfTime
 from llmbench.contract.specs import AXES, CauseSpec, Intervention
 from llmbench.contract.step_trial import StepTrial
-from llmbench.worker.verification.paired_blocks import LEADING_SHARE, LEAST_S, PATIENCE, both, frozen, measured
+from llmbench.worker.verification.paired_blocks import measure_pairs, zero_learning_rates
+from llmbench.worker.verification.policy import DEFAULT_POLICY, Selection, TrialPolicy
 
-Emit = Callable[[dict[str, Any]], None]
+if TYPE_CHECKING:
+    from llmbench.contract.record import Emit, Measurements, Together
+    from llmbench.contract.record import Intervention as TrialFields
 
-TRIED_FROM = 1.04  # predictions below need no trial when only the verdict is asked for: the threshold is 1.10
-TRIED, TRIED_IN_HASTE, HASTE_S = 3, 2, 8.0  # so many of the leading suspects per axis; fewer in so little time
-FURTHER_FROM = 1.08  # in haste, all but the leading suspect of an axis must promise more: it would hardly be material
-TOGETHER_SHARE = 0.15  # of the time, for the two largest at once
-LEAST_TRIALS = 0.5  # of the time, for the trials, where looking at the causes took long
-#: Behind so long, or such a share of the time, no further cause is looked at.
-LEAST_PROBING_S, PROBING_SHARE = 6.0, 0.6
+
+@dataclass
+class Verification:
+    """The state of one verification. Trials fill in the rows of their causes, and add to `changes`."""
+
+    trial: StepTrial
+    rows: dict[str, TrialFields]  # by cause
+    policy: TrialPolicy
+    rng: random.Random  # draws which arm comes first
+    end: float  # the reading of `time.perf_counter` at which trials should have ended
+    changes: dict[str, Intervention] = field(default_factory=dict)  # of the causes that are tried
+
+    def rest_s(self) -> float:
+        """Return the seconds to the end; negative after it."""
+        return self.end - time.perf_counter()
 
 
 def verify_causes(
     trial: StepTrial,
-    record: Mapping[str, Any],
+    record: Measurements,
     causes: Sequence[CauseSpec],
     *,
     mode: str,
     seconds: float,
     seed: int = 0,
     emit: Emit = lambda event: None,
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
-    """Return what `record["interventions"]` and `record["together"]` hold.
+    policy: TrialPolicy = DEFAULT_POLICY,
+) -> tuple[dict[str, TrialFields], Together | None]:
+    """Predict and remove the causes; return the record's fields `interventions` and `together`.
 
     `mode` is "verdict" (the leading suspects) or "all"; `seconds` is about the time that all trials take together.
     An intervention that fails is recorded as `failed` with its error, and the others go on.
     """
     begin = time.perf_counter()
-    rng = random.Random(seed)
-    with frozen(trial.optimizer):
+    with zero_learning_rates(trial.optimizer):
         trial.settle()
         trial.pace_s = pace_of(record) or trial.step_s
-        until = trial.until
-        probing = begin + max(LEAST_PROBING_S, PROBING_SHARE * seconds)
-        probing = min(probing, begin + PROBING_SHARE * (until - begin))
-        in_turn = sorted(causes, key=lambda cause: AXES.index(cause.axis))  # components first: they are the headline
-        try:
-            trial.until = min(probing, until)  # one look must not take what the trials need
-            found = {cause.name: predicted(trial, record, cause, probing) for cause in in_turn}
-        finally:
-            trial.until = until
+        rows = probe_all(trial, record, causes, begin, seconds, policy)
         by_name = {cause.name: cause for cause in causes}
-        few = (TRIED, TRIED_FROM) if seconds >= HASTE_S else (TRIED_IN_HASTE, FURTHER_FROM)
-        tried = [by_name[name] for name in suspects(found, mode, *few)]
-        changes: dict[str, Intervention] = {}
-        axes: set[str] = set()
-        end = max(begin + seconds, time.perf_counter() + LEAST_TRIALS * seconds)
-        end = min(end, until)
-        for left, cause in zip(range(len(tried), 0, -1), tried, strict=True):
-            emit({"event": "verify", "cause": cause.name})
-            rest = max(0.0, end - time.perf_counter())
-            share = rest * (1 - TOGETHER_SHARE) / left
-            leading_s = 0.0 if cause.axis in axes else LEADING_SHARE[cause.axis] * rest
-            patience_s = min(max(PATIENCE * max(share, LEAST_S), leading_s), until - time.perf_counter())
-            axes.add(cause.axis)
-            put_on_trial(trial, cause, found[cause.name], changes, share, rng, patience_s)
-        for cause in tried:  # what was too long for its share may have what the others left
-            rest = end - time.perf_counter()
-            if found[cause.name]["outcome"] == "out_of_time" and rest > 0:
-                put_on_trial(trial, cause, found[cause.name], changes, rest, rng, rest)
-        rest = end - time.perf_counter()
-        together = both(trial, found, changes, rest, rng) if rest > 0 or mode == "all" else None
-    return found, together
+        suspects = [by_name[name] for name in choose_suspects(rows, mode, policy.selection(seconds))]
+        end = max(begin + seconds, time.perf_counter() + policy.trials_share * seconds)
+        verification = Verification(trial, rows, policy, random.Random(seed), min(end, trial.until))
+        try_suspects(verification, suspects, emit)
+        retry_with_rest(verification, suspects)
+        together = try_together(verification, mode)
+    return rows, together
 
 
-def pace_of(record: Mapping[str, Any]) -> float | None:
+def pace_of(record: Measurements) -> float | None:
     """Return the seconds of a step of the clean pass without the wait for its batch, None where they are not known."""
     step_s = (record.get("samples") or {}).get("step_s")
     if not step_s:
@@ -93,80 +84,88 @@ def pace_of(record: Mapping[str, Any]) -> float | None:
     return pace_s if pace_s > 0 else None
 
 
-def put_on_trial(
+# --- a look at each cause -------------------------------------------------------------------------------
+
+
+def probe_all(
     trial: StepTrial,
-    cause: CauseSpec,
-    row: dict[str, Any],
-    changes: dict[str, Intervention],
+    record: Measurements,
+    causes: Sequence[CauseSpec],
+    begin: float,
     seconds: float,
-    rng: random.Random,
-    patience_s: float,
-) -> None:
-    """Remove a cause and measure, within about `seconds`; its row and `changes` get what comes of it."""
-    started = time.perf_counter()
-    row["reason"] = None
+    policy: TrialPolicy,
+) -> dict[str, TrialFields]:
+    """Predict each cause; return their rows. Components come first: they are the headline."""
+    until = trial.until
+    probing = begin + max(policy.least_probing_s, policy.probing_share * seconds)
+    probing = min(probing, begin + policy.probing_share * (until - begin))
+    in_turn = sorted(causes, key=lambda cause: AXES.index(cause.axis))
     try:
-        changes[cause.name] = change = cause.intervene(trial)
-        row |= measured(trial, change, max(0.0, seconds - (time.perf_counter() - started)), rng, patience_s)
-        row |= {"share": change.share, "check": dict(change.check)}
-    except NotMeasured as reason:
-        row |= _not_measured(reason)
-    except Exception as error:  # a plugin's intervention, on a module that is not ours
-        row |= {"outcome": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    row["spent_s"]["trial"] = row["spent_s"].get("trial", 0.0) + time.perf_counter() - started
+        trial.until = min(probing, until)  # one look must not take the time that the trials need
+        return {cause.name: probe(trial, record, cause, probing) for cause in in_turn}
+    finally:
+        trial.until = until
 
 
-def predicted(trial: StepTrial, record: Mapping[str, Any], cause: CauseSpec, until: float = math.inf) -> dict[str, Any]:
-    """Return the row of a cause before it is tried: its facts and its prediction, or why there are none.
+def probe(trial: StepTrial, record: Measurements, cause: CauseSpec, until: float = math.inf) -> TrialFields:
+    """Return the row of a cause before its trial: its facts and its prediction, or the reason why there are none.
 
-    From `until` on (of `time.perf_counter`) nothing is looked at any more.
+    After `until` (a reading of `time.perf_counter`) no cause is looked at.
     """
-    row: dict[str, Any] = {"axis": cause.axis, "class": cause.cause_class, "outcome": "not_selected", "reason": None}
-    row |= {"predicted_x": None, "facts": {}, "advice": cause.advice}
-    row |= {"clean_s": [], "treated_s": [], "clean_first": [], "block_steps": None, "share": 1.0}
-    row["spent_s"] = {}
+    row: TrialFields = {
+        "axis": cause.axis,
+        "class": cause.cause_class,
+        "outcome": "not_selected",
+        "reason": None,
+        "predicted_x": None,
+        "facts": {},
+        "advice": cause.advice,
+        "clean_s": [],
+        "treated_s": [],
+        "clean_first": [],
+        "block_steps": None,
+        "share": 1.0,
+        "spent_s": {},
+    }
     if cause.engines is not None and trial.engine not in cause.engines:
-        return row | {"outcome": "unisolated", "reason": f"not written for the engine {trial.engine}"}
+        return {**row, "outcome": "unisolated", "reason": f"not written for the engine {trial.engine}"}
     begin = time.perf_counter()
     if begin > until:
-        return row | {"outcome": "out_of_time", "reason": "no time was left to look at it"}
+        return {**row, "outcome": "out_of_time", "reason": "no time was left to look at it"}
     try:
         row["facts"] = dict(cause.probe(trial))
         row["predicted_x"] = cause.predict(record, row["facts"])
-    except NotMeasured as reason:
-        return row | _not_measured(reason)
-    except Exception as error:  # see `verify`
-        return row | {"outcome": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    except Exception as error:  # a plugin's look at a module that is not ours
+        row.update(outcome_of(error))
     finally:
         row["spent_s"]["probe"] = time.perf_counter() - begin
     return row
 
 
-def _not_measured(reason: NotMeasured) -> dict[str, Any]:
+def outcome_of(error: Exception) -> TrialFields:
+    """Return `outcome` and `reason` of a cause that could not be measured, or whose code failed."""
+    if not isinstance(error, NotMeasured):
+        return {"outcome": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     outcomes = {DoesNotApply: "does_not_apply", OutOfTime: "out_of_time"}
-    outcome = next((name for kind, name in outcomes.items() if isinstance(reason, kind)), "unisolated")
-    return {"outcome": outcome, "reason": str(reason)}
+    outcome = next((name for kind, name in outcomes.items() if isinstance(error, kind)), "unisolated")
+    return {"outcome": outcome, "reason": str(error)}
 
 
-def suspects(
-    found: Mapping[str, Mapping[str, Any]], mode: str, most: int, further_from: float = TRIED_FROM
-) -> list[str]:
-    """Return the causes to try, `most` per axis, the largest prediction first; one without it counts as large.
+def choose_suspects(rows: Mapping[str, TrialFields], mode: str, selection: Selection) -> list[str]:
+    """Return the causes to try, the largest prediction first; a cause without a prediction counts as large.
 
-    Behind the first of an axis only those from `further_from` on. Of a verdict the leading component is the headline,
-    so it comes before everything else.
+    Of a verdict the leading component is the headline, so it comes before everything else.
     """
-    open_ = [name for name, row in found.items() if row["outcome"] == "not_selected"]
-    sizes = {name: _or_inf(found[name]["predicted_x"]) for name in open_}
-    ranked = sorted(open_, key=lambda name: -sizes[name])
+    sizes = {name: _or_inf(row["predicted_x"]) for name, row in rows.items() if row["outcome"] == "not_selected"}
+    ranked = sorted(sizes, key=lambda name: -sizes[name])
     if mode == "all":
         return ranked
     by_axis: dict[str, list[str]] = {}
     for name in ranked:
-        ahead = by_axis.setdefault(found[name]["axis"], [])
-        if sizes[name] >= (further_from if ahead else TRIED_FROM):
+        ahead = by_axis.setdefault(rows[name]["axis"], [])
+        if sizes[name] >= (selection.further_x if ahead else selection.leading_x):
             ahead.append(name)
-    chosen = {name for names in by_axis.values() for name in names[:most]}
+    chosen = {name for names in by_axis.values() for name in names[: selection.per_axis]}
     leading = by_axis.get(AXES[0], [])[:1]
     return leading + [name for name in ranked if name in chosen and name not in leading]
 
@@ -175,4 +174,83 @@ def _or_inf(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-# --- pairs of blocks ------------------------------------------------------------------------------------
+# --- trials ---------------------------------------------------------------------------------------------
+
+
+def try_suspects(verification: Verification, suspects: Sequence[CauseSpec], emit: Emit) -> None:
+    """Try each suspect in its share of the time. The first of an axis may take more of the rest than its share."""
+    policy, axes = verification.policy, set()
+    for remaining, cause in zip(range(len(suspects), 0, -1), suspects, strict=True):
+        emit({"event": "verify", "cause": cause.name})
+        rest_s = max(0.0, verification.rest_s())
+        share_s = rest_s * (1 - policy.together_share) / remaining
+        leading_s = 0.0 if cause.axis in axes else policy.leading_share(cause.axis) * rest_s
+        until_s = verification.trial.until - time.perf_counter()
+        axes.add(cause.axis)
+        try_cause(verification, cause, share_s, min(max(policy.patience_s(share_s), leading_s), until_s))
+
+
+def retry_with_rest(verification: Verification, suspects: Sequence[CauseSpec]) -> None:
+    """Try the suspects again that were too long for their share, with the time that the others left."""
+    for cause in suspects:
+        rest_s = verification.rest_s()
+        if verification.rows[cause.name]["outcome"] == "out_of_time" and rest_s > 0:
+            try_cause(verification, cause, rest_s, rest_s)
+
+
+def try_cause(verification: Verification, cause: CauseSpec, seconds: float, patience_s: float) -> None:
+    """Remove a cause and measure, within about `seconds`; fill in its row."""
+    begin = time.perf_counter()
+    trial, row = verification.trial, verification.rows[cause.name]
+    row["reason"] = None
+    try:
+        verification.changes[cause.name] = change = cause.intervene(trial)
+        rest_s = max(0.0, seconds - (time.perf_counter() - begin))
+        row.update(measure_pairs(trial, change, rest_s, verification.rng, patience_s, verification.policy))
+        row["share"] = change.share
+        row["check"] = dict(change.check)
+    except Exception as error:  # a plugin's intervention, on a module that is not ours
+        row.update(outcome_of(error))
+    row["spent_s"]["trial"] = row["spent_s"].get("trial", 0.0) + time.perf_counter() - begin
+
+
+def try_together(verification: Verification, mode: str) -> Together | None:
+    """Remove the two largest causes at once and measure; return their pairs, or None where that cannot be done.
+
+    Only interventions that change nothing but what a step does can be combined.
+    """
+    rest_s, policy = verification.rest_s(), verification.policy
+    if rest_s <= 0 and mode != "all":
+        return None
+    changes = verification.changes
+    gains = {name: gain_of(verification.rows[name]) for name in changes}
+    plain = [n for n, c in changes.items() if c.treated is None and c.clean is None and gains[n] >= policy.together_x]
+    if len(plain) < 2:
+        return None
+    first, second = sorted(plain, key=gains.__getitem__)[-1:-3:-1]
+
+    @contextlib.contextmanager
+    def change_both() -> Iterator[None]:
+        with changes[second].changed(), changes[first].changed():
+            yield
+
+    both = Intervention(change_both, steps=changes[first].steps)
+    patience_s = policy.patience_s(rest_s)
+    try:
+        row = measure_pairs(verification.trial, both, rest_s, verification.rng, patience_s, policy)
+    except Exception:  # two changes of the same thing need not go together
+        return None
+    if row["outcome"] != "measured":
+        return None
+    return {
+        "causes": [first, second],
+        "clean_s": row["clean_s"],
+        "treated_s": row["treated_s"],
+        "clean_first": row["clean_first"],
+        "block_steps": row["block_steps"],
+    }
+
+
+def gain_of(row: TrialFields) -> float:
+    """Return the step time over the step time without the cause; 0 without pairs."""
+    return sum(row["clean_s"]) / sum(row["treated_s"]) if row["treated_s"] else 0.0

@@ -13,7 +13,7 @@ from llmbench.contract.errors import OutOfTime
 from llmbench.contract.specs import CauseSpec, Intervention
 from llmbench.plugins.discovery import discover
 from llmbench.worker.diagnosis import diagnose, restore, user_step
-from llmbench.worker.diagnosis.time_budget import Allowance, BoundedTrial
+from llmbench.worker.diagnosis.time_budget import BoundedTrial, TimeBudget
 from llmbench.worker.diagnosis.user_engine import UserEngine, pool_of
 from llmbench.worker.measuring import passes
 
@@ -58,21 +58,34 @@ class FakeEngine:
 
 
 def batches():
-    return diagnose.wrapped(diagnose.endless(plain.texts()), None)
+    return diagnose.wrap_batches(diagnose.endless(plain.texts()), None)
+
+
+class NoMonitor:
+    """A watch over the machine that sees nothing and takes no time."""
+
+    def __init__(self, device_kind):
+        self.device_kind = device_kind
+
+    def start(self):
+        pass
+
+    def stop(self):
+        return {}
 
 
 @pytest.fixture
 def still(monkeypatch):
     """Let warm-up and the watch over the machine take no part in it."""
-    monkeypatch.setattr(diagnose, "Monitor", lambda kind: type("Nobody", (), {"start": int, "stop": dict})())
+    monkeypatch.setattr(diagnose, "Monitor", NoMonitor)
     monkeypatch.setattr(passes.time, "perf_counter", lambda: 0.0)
 
 
 @pytest.mark.parametrize("step_s", [0.001, 0.05, 0.4, 1.0, 2.0])
 def test_measuring_the_step_leaves_most_of_the_budget_to_the_causes(still, step_s):
     clock = FakeTime(step_s)
-    allowance = Allowance(60.0, 0.0, clock=clock)
-    fields = diagnose.measured(FakeEngine(clock), user_step.UserWork(), batches(), allowance)
+    allowance = TimeBudget(60.0, 0.0, clock=clock)
+    fields = diagnose.measure(FakeEngine(clock), user_step.UserStep(), batches(), allowance)
     assert allowance.left_s() > 0.5 * 60
     assert len(fields["samples"]["step_s"]) >= 3 and len(fields["phases"]["forward_s"]) >= 2
     if step_s <= 0.05:  # the usual fewest, where there is time for them
@@ -82,7 +95,9 @@ def test_measuring_the_step_leaves_most_of_the_budget_to_the_causes(still, step_
 
 def test_a_clean_pass_takes_no_more_steps_than_it_may():
     clock = FakeTime(1.0)
-    clean = passes.timed_pass(FakeEngine(clock), batches(), lambda e, b: e.step(b), seconds=9, ci_pct=1, most_steps=8)
+    clean = passes.run_clean_pass(
+        FakeEngine(clock), batches(), lambda e, b: e.step(b), seconds=9, ci_pct=1, most_steps=8
+    )
     assert clock.steps == 8 and len(clean.samples["step_s"]) == 4
     assert clean.how["steady"] is None  # not: False, which would say that it was still changing
 
@@ -126,14 +141,14 @@ def cause(name, steps):
 @pytest.mark.parametrize(("step_s", "steps"), [(0.05, 2), (0.3, 10), (1.0, 6), (0.3, 400)])
 def test_causes_end_with_the_budget_whatever_they_take(monkeypatch, step_s, steps):
     clock = FakeTime(step_s)
-    allowance = Allowance(30.0, 0.0, end_s=1.0, clock=clock)
+    allowance = TimeBudget(30.0, 0.0, end_s=1.0, clock=clock)
     trial = trial_of(clock, step_s=step_s)
     monkeypatch.setattr(diagnose, "causes", lambda registry, device: [cause(f"c{i}", steps) for i in range(8)])
     monkeypatch.setattr("llmbench.worker.verification.verify.time.perf_counter", clock)
     monkeypatch.setattr("llmbench.worker.verification.paired_blocks.time.perf_counter", clock)
     monkeypatch.setattr("llmbench.contract.step_trial.time.perf_counter", clock)
     fields = {"memory": {"peak_mib": 1.0, "capacity_mib": 100.0}}
-    found, _ = diagnose.tried(trial, None, fields, "verdict", allowance, 0, lambda event: None)
+    found, _ = diagnose.try_causes(trial, None, fields, "verdict", allowance, 0, lambda event: None)
     assert clock.now <= allowance.until + step_s  # a step that has begun ends
     assert set(found) == {f"c{i}" for i in range(8)}
     if steps == 400:
@@ -146,7 +161,7 @@ def test_causes_end_with_the_budget_whatever_they_take(monkeypatch, step_s, step
 def test_a_budget_that_is_used_up_is_overrun_by_a_few_steps_only():
     clock = FakeTime(0.5)
     clock.now = 70.0
-    allowance, trial = Allowance(60.0, 0.0, clock=clock), trial_of(clock, step_s=0.5)
+    allowance, trial = TimeBudget(60.0, 0.0, clock=clock), trial_of(clock, step_s=0.5)
     assert allowance.left_s() == 0 and allowance.steps(0.5, 0.3, 6) == 6
     allowance.bound(trial)
     with pytest.raises(OutOfTime):
@@ -157,7 +172,7 @@ def test_a_budget_that_is_used_up_is_overrun_by_a_few_steps_only():
 
 def test_parts_add_up_to_what_was_spent():
     clock = FakeTime(2.0)
-    allowance = Allowance(60.0, -3.0, end_s=1.0, clock=clock)
+    allowance = TimeBudget(60.0, -3.0, end_s=1.0, clock=clock)
     with allowance.spending("a"):
         clock.step(None)
     with pytest.raises(ValueError, match="x"), allowance.spending("a"):
@@ -194,8 +209,8 @@ def test_optimizers_of_an_own_step_are_given_back_too():
             optimizer.zero_grad()
 
     engine = UserEngine({"model": model, "data": [], "step": step}, discover().get("precision", "fp32"))
-    with restore.as_it_was(engine) as kept:
-        trains, found = user_step.watched_step(engine, (torch.randn(4, 64),), kept)
+    with restore.restore_after(engine) as kept:
+        trains, found = user_step.watch_step(engine, (torch.randn(4, 64),), kept)
         assert trains and found is optimizers[0]
         assert not torch.equal(head.weight, before[-2])
     after = [p for m in (model, head) for p in m.parameters()]
@@ -218,6 +233,6 @@ def test_what_is_random_goes_on_as_if_nothing_had_been(monkeypatch):
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
-    with restore.as_it_was(engine):
+    with restore.restore_after(engine):
         [draw() for draw in states for _ in range(3)]
     assert [draw() for draw in states] == expected

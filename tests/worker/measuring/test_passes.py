@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmbench.contract.specs import Batch, BuildRequest, SpecialTokens
 from llmbench.worker.measuring import loops, passes
-from llmbench.worker.measuring.step_kinds import Prediction, Training
+from llmbench.worker.measuring.step_kinds import TRAIN_PHASES, Prediction, Training
 
 COSTS = {"input": 3.0, "copy": 0.5, "forward": 2.0, "backward": 4.0, "update": 1.0}
 
@@ -97,7 +97,9 @@ def test_a_step_is_timed_from_the_wait_for_its_batch_to_the_end_of_its_update():
 
 def test_tokens_over_the_sum_of_steps_is_tokens_over_wall_time():
     engine = Clock()
-    clean = passes.timed_pass(engine, engine.batches(itertools.cycle([1, 3])), loops.train_step, seconds=1, ci_pct=2)
+    clean = passes.run_clean_pass(
+        engine, engine.batches(itertools.cycle([1, 3])), loops.train_step, seconds=1, ci_pct=2
+    )
     begin_to_end = engine.now - sum(COSTS.values()) * sum(engine.taken[: -len(clean.samples["step_s"])])
     assert sum(clean.samples["step_s"]) == pytest.approx(begin_to_end)
     assert len(clean.samples["step_s"]) == clean.how["samples"] >= passes.MIN_SAMPLES
@@ -155,16 +157,16 @@ def test_watches_see_the_clean_pass_and_nothing_else():
             return {"seconds": engine.now - self.begin}
 
     engine = Clock()
-    clean = passes.timed_pass(
+    clean = passes.run_clean_pass(
         engine, engine.batches(itertools.repeat(1)), loops.train_step, seconds=1, ci_pct=2, watches={"look": Look()}
     )
-    assert clean.seen["look"]["seconds"] == pytest.approx(sum(clean.samples["step_s"]))
+    assert clean.readings["look"]["seconds"] == pytest.approx(sum(clean.samples["step_s"]))
 
 
 @given(st.integers(1, 40), st.integers(0, 60))
 def test_every_batch_of_a_pair_is_given_twice_in_a_row(pairs, extra):
     order = [[i] for i in range(passes.PHASE_WARMUP_STEPS + pairs + extra)]
-    given_ = passes.paired_order(order, pairs)
+    given_ = passes.order_in_pairs(order, pairs)
     rest = given_[passes.PHASE_WARMUP_STEPS :]
     assert given_[: passes.PHASE_WARMUP_STEPS] == order[: passes.PHASE_WARMUP_STEPS]
     assert rest[::2] == rest[1::2] == order[passes.PHASE_WARMUP_STEPS : passes.PHASE_WARMUP_STEPS + pairs]
@@ -172,7 +174,7 @@ def test_every_batch_of_a_pair_is_given_twice_in_a_row(pairs, extra):
 
 @given(st.floats(1e-6, 1e3), st.floats(1e-3, 1e3))
 def test_the_number_of_pairs_fits_the_time_within_its_limits(step_s, seconds):
-    pairs = passes.pairs_for(step_s, seconds)
+    pairs = passes.affordable_pairs(step_s, seconds)
     assert passes.MIN_PAIRS <= pairs <= passes.MAX_PAIRS
     if pairs > passes.MIN_PAIRS:
         assert 2 * pairs * step_s <= seconds * (1 + 1e-9)
@@ -181,10 +183,10 @@ def test_the_number_of_pairs_fits_the_time_within_its_limits(step_s, seconds):
 @pytest.mark.parametrize("pairs", [6, 9])
 def test_phases_of_training_add_up_to_the_clean_steps_of_the_same_batches(pairs):
     engine = Clock()
-    order = passes.paired_order([1 + i % 4 for i in range(50)], pairs)
+    order = passes.order_in_pairs([1 + i % 4 for i in range(50)], pairs)
     work = Training(Model(), request())
-    found = passes.phase_pass(engine, engine.batches(order), work, pairs)
-    assert list(found.phases) == list(work.phases)
+    found = passes.run_phase_pass(engine, engine.batches(order), work, pairs)
+    assert list(found.phases) == list(TRAIN_PHASES)
     sums = [sum(times) for times in zip(*found.phases.values(), strict=True)]
     assert sums == pytest.approx(found.samples["paired_step_s"]) and len(sums) == pairs
     assert found.phases["backward_s"][0] == COSTS["backward"] * order[passes.PHASE_WARMUP_STEPS]
@@ -193,7 +195,7 @@ def test_phases_of_training_add_up_to_the_clean_steps_of_the_same_batches(pairs)
 def test_drift_cancels_between_the_halves_of_the_phase_pass():
     engine = Clock(drift=1e-4)
     work = Training(Model(), request())
-    found = passes.phase_pass(engine, engine.batches(passes.paired_order([1] * 50, 20)), work, 20)
+    found = passes.run_phase_pass(engine, engine.batches(passes.order_in_pairs([1] * 50, 20)), work, 20)
     sums = [sum(times) for times in zip(*found.phases.values(), strict=True)]
     ratios = [a / b for a, b in zip(sums, found.samples["paired_step_s"], strict=True)]
     assert max(ratios) > 1 > min(ratios)  # each half comes first as often
@@ -210,8 +212,8 @@ def test_pairs_that_scatter_are_followed_by_more(noise, taken):
             return [scale * seconds for seconds in super().seconds_between(marks)]
 
     engine = Noisy()
-    order = passes.paired_order([1] * 50, 40)
-    found = passes.phase_pass(engine, engine.batches(order), Training(Model(), request()), 8, 40)
+    order = passes.order_in_pairs([1] * 50, 40)
+    found = passes.run_phase_pass(engine, engine.batches(order), Training(Model(), request()), 8, 40)
     number = len(found.samples["paired_step_s"])
     assert number == taken if isinstance(taken, int) else taken[0] <= number < taken[1]
     assert {len(times) for times in found.phases.values()} == {number}
@@ -220,7 +222,7 @@ def test_pairs_that_scatter_are_followed_by_more(noise, taken):
 def test_of_a_generation_the_first_token_is_told_from_the_others():
     engine = Clock(generated=(2, 4))
     work = Prediction(Model(), request("generate", target_len=9))
-    found = passes.phase_pass(engine, engine.batches(passes.paired_order([1] * 50, 6)), work, 6)
+    found = passes.run_phase_pass(engine, engine.batches(passes.order_in_pairs([1] * 50, 6)), work, 6)
     assert found.phases["prefill_s"] == [COSTS["forward"]] * 6
     assert found.phases["decode_s"] == [4 * COSTS["forward"]] * 6  # 5 calls for 4 tokens and the end, one is prefill
     sums = [sum(times) for times in zip(*found.phases.values(), strict=True)]
@@ -269,7 +271,7 @@ def test_the_cache_is_that_of_the_mean_batch_of_the_clean_pass():
     for model, mean in ((Keeps(), 2 * (statistics.fmean([3, 5]) + 5) * 2), (Model(), None)):
         work = Prediction(model, request("generate", target_len=9), 2)
         loops.run_steps(engine, engine.batches([3, 5]), work.step, 2, work.note)
-        assert work.kept() == {"kv_cache_mib": mean}
+        assert work.cache_memory() == {"kv_cache_mib": mean}
     for work in (Prediction(Keeps(), request()), Training(Keeps(), request("generate"))):
         loops.run_steps(engine, engine.batches([3]), work.step, 1, work.note)
-        assert work.kept() == {}
+        assert work.cache_memory() == {}

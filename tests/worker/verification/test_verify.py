@@ -8,9 +8,14 @@ import pytest
 
 from llmbench import stats
 from llmbench.contract import errors, specs, step_trial
+from llmbench.worker.verification import paired_blocks
 from llmbench.worker.verification import verify as verify_module
-from llmbench.worker.verification.paired_blocks import CLOSE_ENOUGH, LEFT_PAIRS, MOST_PAIRS, enough
+from llmbench.worker.verification.policy import DEFAULT_POLICY, Selection
 from llmbench.worker.verification.verify import verify_causes
+
+
+def pairs_needed(clean_s, treated_s, share):
+    return paired_blocks.pairs_needed(clean_s, treated_s, share, DEFAULT_POLICY)
 
 
 def pairs(spread, headroom, count=12, seed=0):
@@ -20,31 +25,31 @@ def pairs(spread, headroom, count=12, seed=0):
 
 
 def test_more_spread_takes_more_pairs():
-    calm, noisy = (enough(*pairs(spread, 1.3), 1.0) for spread in (0.005, 0.05))
+    calm, noisy = (pairs_needed(*pairs(spread, 1.3), 1.0) for spread in (0.005, 0.05))
     assert calm <= 12 < noisy
 
 
 @pytest.mark.parametrize("headroom", [1.02, 1.1, 3.0])
 def test_what_they_say_of_the_headroom_does_not_count(headroom):
-    assert enough(*pairs(0.05, headroom), 1.0) == pytest.approx(enough(*pairs(0.05, 1.3), 1.0), abs=1)
+    assert pairs_needed(*pairs(0.05, headroom), 1.0) == pytest.approx(pairs_needed(*pairs(0.05, 1.3), 1.0), abs=1)
 
 
 def test_so_many_pairs_are_close_enough():
     wide = []
     for seed in range(40):
-        count = enough(*pairs(0.04, 1.3, seed=seed), 1.0)
+        count = pairs_needed(*pairs(0.04, 1.3, seed=seed), 1.0)
         clean, treated = pairs(0.04, 1.3, count=max(12, count), seed=1000 + seed)
         found = stats.ratio_interval([clean], [treated], paired=True)
         wide.append((found.high / found.low) ** 0.5 - 1)
-    assert sorted(wide)[20] == pytest.approx(CLOSE_ENOUGH, rel=0.35)
+    assert sorted(wide)[20] == pytest.approx(DEFAULT_POLICY.half_width, rel=0.35)
 
 
 def test_a_cause_of_which_little_is_removed_takes_more():
-    assert enough(*pairs(0.02, 1.3), 0.5) > enough(*pairs(0.02, 1.3), 1.0)
+    assert pairs_needed(*pairs(0.02, 1.3), 0.5) > pairs_needed(*pairs(0.02, 1.3), 1.0)
 
 
 def test_too_few_to_tell_take_all():
-    assert enough([0.1] * 3, [0.09] * 3, 1.0) == MOST_PAIRS
+    assert pairs_needed([0.1] * 3, [0.09] * 3, 1.0) == DEFAULT_POLICY.most_pairs
 
 
 class Clock:
@@ -118,9 +123,11 @@ def test_what_was_too_long_for_its_share_gets_what_the_others_left(clock):
 def test_the_leading_component_comes_first_and_the_others_by_size():
     rows = {"where1": ("where", 1.2), "why1": ("why", 3.0), "where2": ("where", 1.15), "why2": ("why", None)}
     found = {name: {"axis": axis, "predicted_x": x, "outcome": "not_selected"} for name, (axis, x) in rows.items()}
-    assert verify_module.suspects(found, "verdict", 2) == ["where1", "why2", "why1", "where2"]
+    calm = Selection(2, 1.04, 1.04)
+    assert verify_module.choose_suspects(found, "verdict", calm) == ["where1", "why2", "why1", "where2"]
     promising = found["where2"]["predicted_x"] + 0.01  # in haste what promises less is left out behind the first
-    assert verify_module.suspects(found, "verdict", 2, promising) == ["where1", "why2", "why1"]
+    in_haste = Selection(2, 1.04, promising)
+    assert verify_module.choose_suspects(found, "verdict", in_haste) == ["where1", "why2", "why1"]
 
 
 def test_what_starts_slowly_once_is_not_taken_for_long(clock):
@@ -154,7 +161,7 @@ def test_what_was_measured_before_the_budget_ended_stands(clock, ends_at, outcom
     row = found["input"]
     assert row["outcome"] == outcome
     assert len(row["clean_s"]) == len(row["treated_s"]) == len(row["clean_first"])
-    assert (len(row["clean_s"]) >= LEFT_PAIRS) is (outcome == "measured")
+    assert (len(row["clean_s"]) >= DEFAULT_POLICY.short_pairs) is (outcome == "measured")
 
 
 def test_no_trial_is_planned_beyond_the_end_of_the_budget(clock):
