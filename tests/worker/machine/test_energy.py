@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.worker.machine import energy, nvml
-from llmbench.worker.machine.energy import EnergyMeter, rapl_joules, counter_difference_uj
+from llmbench.worker.machine.energy import EnergyMeter, counter_difference_uj, rapl_joules
 
 
 def powercap(root, **counters_uj):
