@@ -39,12 +39,24 @@ class StepTrial:
     workers: int = 0  # loader processes
     regroup: Callable[[], list[Any]] | None = None  # the pool by length
     tokens: Callable[[Any], int | None] | None = None  # of a batch, without padding
-    facts: dict[str, Any] = field(default_factory=dict)  # what causes find out and want to keep
+    scratch: dict[str, Any] = field(default_factory=dict)  # what `probe` keeps for `intervene`, by cause
     step_s: float = 0.0  # seconds of a step, about
     until: float = math.inf  # reading of `time.perf_counter` at which trials must have ended
     pace_s: float = 0.0  # seconds of a step in the clean pass, the wait for its batch left out; 0 where not known
     engine: str = "torch"  # its name
     origin: Any = None  # of a cell's step: what made it
+    memory_used: float | None = None  # the share of the memory that is in use at the peak, None where not known
+    #: Of a generation: batch -> the number of its passes, and a function that reads all tokens in one pass.
+    one_pass: Callable[[Any], tuple[int, Callable[[], Any]]] | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return `scratch`, with `memory_used` and `teacher_forced` (`one_pass`) in it, as in version 1 of the API."""
+        if self.memory_used is not None:
+            self.scratch["memory_used"] = self.memory_used
+        if self.one_pass is not None:
+            self.scratch["teacher_forced"] = self.one_pass
+        return self.scratch
 
     def step(self, batch: Any) -> Any:
         """Take the ordinary step on `batch`."""

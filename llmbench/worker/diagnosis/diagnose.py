@@ -101,7 +101,7 @@ def diagnose_given(
             if engine.optimizer is None:
                 engine.optimizer = found  # type: ignore[assignment]
             work.trains = trains
-            padding = paddings.find(engine.module, pool)
+            padding = paddings.find_padding(engine.module, pool)
             fields = measure(engine, work, wrap_batches(endless(given["data"]), padding), allowance)
         cell = describe_cell(name, engine, pool[0], precision, seed, given["data"])
         budget = Budget(seconds=allowance.budget_s, verify_seconds=allowance.budget_s)
@@ -161,7 +161,7 @@ def try_causes(
     """Return interventions and their interaction. What the end of the budget stopped is `out_of_time`."""
     memory = fields["memory"]
     used = memory["peak_mib"] / memory["capacity_mib"]
-    trial.facts["memory_used"] = max(used, limit_used() or 0.0) if trial.device == "cpu" else used
+    trial.memory_used = max(used, limit_used() or 0.0) if trial.device == "cpu" else used
     allowance.bound(trial)
     seconds = TRIALS_SHARE * (trial.until - allowance.clock())
     return verify_causes(

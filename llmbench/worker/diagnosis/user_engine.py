@@ -100,11 +100,11 @@ class UserEngine(TorchEngine):
     def copy(self, batch: Any) -> Any:
         """Move the batch's tensors."""
         original = batch.original if isinstance(batch, UserBatch) else batch
-        return trees.mapped(original, lambda _, t: t.to(self.device, non_blocking=True))
+        return trees.map_tensors(original, lambda _, t: t.to(self.device, non_blocking=True))
 
     def forward(self, arrays: Any) -> Tensor:
         """Return the loss."""
-        with self._autocast():
+        with self.autocast():
             output = self._call(arrays)
             loss = self.loss(output, arrays) if self.loss else loss_of(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1:

@@ -51,7 +51,7 @@ class Watch(Protocol):
     def start(self) -> None:
         """Begin."""
 
-    def stop(self) -> dict[str, Any]:
+    def stop(self) -> Mapping[str, Any]:
         """Return the readings since `start`."""
 
 
@@ -61,7 +61,7 @@ class CleanPass:
 
     samples: dict[str, list[float]]
     how: dict[str, Any]
-    readings: dict[str, dict[str, Any]]
+    readings: dict[str, Mapping[str, Any]]
 
 
 def run_clean_pass(

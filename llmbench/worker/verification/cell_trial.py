@@ -56,7 +56,7 @@ def make_cell_trial(
         workers=feed.workers,
         regroup=lambda: _regroup(ready, chosen, cell.batch_size),
         tokens=lambda batch: batch.tokens,
-        facts={"memory_used": memory_used},
+        memory_used=memory_used,
         engine=name,
         origin=Origin(ready, chosen, work),
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbench_plugins.causes._swap import replaced
+from llmbench_plugins.causes._swap import substitute
 
 PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm", "einsum"})
 #: A function's name, and the number of its call in a module.
@@ -169,16 +169,16 @@ def passing() -> Any:
         @staticmethod
         def forward(ctx: Any, shape: Any, v: Any, *others: Any) -> Any:
             ctx.shapes = [t.shape for t in (v, *others)]
-            return fitted(v, shape)
+            return fit_shape(v, shape)
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            return (None, *(fitted(grads[0], shape) for shape in ctx.shapes))
+            return (None, *(fit_shape(grads[0], shape) for shape in ctx.shapes))
 
     return Passing
 
 
-def fitted(tensor: Any, shape: Any) -> Any:
+def fit_shape(tensor: Any, shape: Any) -> Any:
     """Return a tensor of `shape` from the elements of `tensor`: itself, cut or repeated, at most at a copy's cost."""
     if tensor.shape == shape:
         return tensor.view_as(tensor)
@@ -237,7 +237,7 @@ def without_chains(found: Sequence[tuple[Any, Chain]]) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for module, chain in found:
-            stack.enter_context(replaced([(module, "forward")], skipping(chain)))
+            stack.enter_context(substitute([(module, "forward")], skipping(chain)))
         yield
 
 

@@ -51,7 +51,7 @@ def _in_pieces(func: Any, args: Sequence[Any], found: tuple[list[Any], int]) -> 
     return out
 
 
-def saved_by_caches(trial: llmbench.Trial) -> list[float]:
+def cache_savings_s(trial: llmbench.Trial) -> list[float]:
     """Return the seconds per step that large elementwise operators take longer than pieces in the cache would.
 
     Where the first step has none, no other is looked at.

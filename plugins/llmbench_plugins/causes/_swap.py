@@ -1,4 +1,4 @@
-"""Putting one function in the place of another for a while."""
+"""Putting other functions in the place of a module's or an object's, for a while."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ABSENT = object()
 
 
 @contextlib.contextmanager
-def replaced(places: Sequence[Place], new: Callable[[Function], Function]) -> Iterator[None]:
+def substitute(places: Sequence[Place], new: Callable[[Function], Function]) -> Iterator[None]:
     """Put `new(function)` in the place of each function; an attribute that an object only inherits is hidden."""
     before = [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in places]
     try:

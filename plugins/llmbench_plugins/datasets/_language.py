@@ -95,7 +95,7 @@ class Lexicon:
         shares = [own if i == topic else (1 - own) / others for i in range(len(groups))]
         return blend((share, g.probability) for share, g in zip(shares, groups, strict=True)).probability
 
-    def renamed(self, names: Mapping[str, str], noun_first: bool) -> Lexicon:
+    def rename_words(self, names: Mapping[str, str], noun_first: bool) -> Lexicon:
         """Return the same lexicon with each word replaced by `names[word]`."""
         words = {c: [[names[w] for w in group] for group in groups] for c, groups in self.words.items()}
         determiners = {names[w]: p for w, p in self.determiners.items()}

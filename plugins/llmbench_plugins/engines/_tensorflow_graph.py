@@ -41,7 +41,7 @@ NOTES = [
 ]
 
 
-def counted(graph: Any, *, tokens: int) -> dict[str, Any]:
+def count_graph(graph: Any, *, tokens: int) -> dict[str, Any]:
     """Return `rows`, `totals` and `notes` (see `llmbench.Engine.trace`) of a graph whose loops run `tokens` times."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     unknown: set[str] = set()
