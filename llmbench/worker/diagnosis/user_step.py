@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -15,6 +15,9 @@ from llmbench.worker.diagnosis.restore import Snapshot
 from llmbench.worker.diagnosis.time_budget import BoundedTrial
 from llmbench.worker.diagnosis.user_engine import UserEngine, endless
 from llmbench.worker.measuring.step_kinds import MarkedStep, phases_of_parts
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Counts, Memory, Series, Shapes, Trace
 
 
 class UserStep:
@@ -46,19 +49,19 @@ class UserStep:
         user.update()
         return MarkedStep([*marks, user.mark()], phases_of_parts)
 
-    def note(self, shapes: Any, result: Any) -> None:
-        """Keep nothing."""
+    def note(self, shapes: Shapes, result: Any) -> None:
+        """Remember nothing."""
 
-    def samples(self) -> dict[str, list[float]]:
-        """Return nothing."""
+    def samples(self) -> Series:
+        """Return no further samples."""
         return {}
 
-    def cache_memory(self) -> dict[str, float | None]:
-        """Return nothing."""
+    def cache_memory(self) -> Memory:
+        """Return no size: the step generates nothing."""
         return {}
 
-    def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
-        """Return nothing."""
+    def counts(self, trace: Trace) -> Counts:
+        """Return no counts: the step is not traced."""
         return {}
 
 
