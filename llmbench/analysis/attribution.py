@@ -86,12 +86,12 @@ def _row(cell_id: str | None, cause: str, trials: Sequence[Mapping[str, Any]], p
     if pairs is None:
         return row
     whole, second = pairs.interval(LEVEL), pairs.every_second(1)
-    row["measured_x"], row["ci"], row["ci_kind"], row["pairs"] = whole.value, _ends(whole), whole.method, pairs.pairs
+    row["measured_x"], row["ci"], row["ci_kind"], row["pairs"] = whole.value, whole.ends, whole.method, pairs.pairs
     ranked = pairs.every_second(0)
     row["rank_x"] = None if ranked is None else ranked.value
     if second is not None:
         estimate = second.interval(LEVEL)
-        row["headroom_x"], row["headroom_ci"] = estimate.value, _ends(estimate)
+        row["headroom_x"], row["headroom_ci"] = estimate.value, estimate.ends
     return row
 
 
@@ -101,10 +101,6 @@ _NOT_MEASURED: Row = {
     "material": False,
     "pairs": 0,
 }
-
-
-def _ends(estimate: stats.Estimate) -> list[float] | None:
-    return None if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
 
 
 def _pairs(causes: Sequence[Sequence[Mapping[str, Any]]]) -> list[stats.Paired | None]:
@@ -204,7 +200,7 @@ def interactions(records: Iterable[Record]) -> list[Row]:
         alone = [_gain(trials[cause]) for cause in together["causes"]]
         estimate = stats.ratio_interval([together["clean_s"]], [together["treated_s"]], LEVEL, paired=True)
         row: Row = {"cell_id": record["cell_id"], "causes": list(together["causes"]), "measured_x": estimate.value}
-        found.append(row | {"ci": _ends(estimate), "product_x": math.prod(alone)})
+        found.append(row | {"ci": estimate.ends, "product_x": math.prod(alone)})
     return found
 
 

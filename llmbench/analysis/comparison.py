@@ -15,8 +15,9 @@ from datetime import datetime
 from typing import Any
 
 from llmbench import stats
-from llmbench.analysis.machine_differences import Difference, differences
+from llmbench.analysis.machine_differences import Difference, find_differences
 from llmbench.analysis.quality_changes import QualityChange, compare_quality
+from llmbench.analysis.studies.alike import Key, key_of
 from llmbench.contract.cell import label_of
 from llmbench.records import attempts
 from llmbench.records.read import Run
@@ -32,15 +33,13 @@ OVERLAP = 0.5
 FAILED_IN_HEAD = "failed in head"
 #: Undisturbed processes of a cell from which the disturbed ones are left out.
 FEWEST_QUIET = 2
-#: Fields that name where data come from (their fingerprints), and not what is done with it.
-FINGERPRINTED = ("dataset", "pretrain_dataset", "tokenizer")
 
 
 @dataclass(frozen=True)
 class CellChange:
     """One cell in both runs. Times in seconds; `ratio` is head over base, above 1: slower.
 
-    `low`, `high`: the interval that decided, `beyond_shared` when it is of the change beyond what all cells share; else
+    `low`, `high`: the interval that decided, `beyond_common` when it is of the change beyond what all cells share; else
     the noise floor is part of it.
     `repeats`: processes a side; `repeats_to_decide` is None for a decided cell, and where `reason` says why not.
     """
@@ -53,37 +52,42 @@ class CellChange:
     change: float
     low: float | None
     high: float | None
-    beyond_shared: bool
+    beyond_common: bool
     verdict: str
     repeats: tuple[int, int]
     repeats_to_decide: int | None = None
     reason: str | None = None
     data_differ: bool = False
 
+    @property
+    def ends(self) -> list[float] | None:
+        """Both ends of the interval; None without one."""
+        return None if self.low is None or self.high is None else [self.low, self.high]
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two runs say beside each other; `regressed` is filled where a threshold was given."""
+    """What two runs say beside each other; `regressions` is filled where a threshold was given."""
 
     base: str
     head: str
     differences: tuple[Difference, ...]
     only: tuple[tuple[Record, str], ...]  # cell, and on which side it is missing or failed, and why
-    shared: stats.Estimate | None
-    shared_verdict: str | None
+    common: stats.Estimate | None
+    common_verdict: str | None
     cells: tuple[CellChange, ...]
     quality: tuple[QualityChange, ...]
-    interleaved: bool
+    in_turns: bool
     level: float
     margin_pct: float
     noise_floor_pct: float
     fail_on_pct: float | None = None
-    left_out: tuple[int, int] = (0, 0)  # processes of base and head that others disturbed
-    regressed: tuple[str, ...] = ()  # slower than the threshold with confidence
+    disturbed_counts: tuple[int, int] = (0, 0)  # processes of base and head that others disturbed
+    regressions: tuple[str, ...] = ()  # slower than the threshold with confidence
     unsure: tuple[str, ...] = ()  # not known to be within the threshold
 
     @property
-    def failed(self) -> list[str]:
+    def failures(self) -> list[str]:
         """Return the cells that were measured in base and failed in head."""
         return [f"{label_of(cell)}: {why}" for cell, why in self.only if why.startswith(FAILED_IN_HEAD)]
 
@@ -109,14 +113,14 @@ def compare_runs(
     in what all cells share; None: 0 where the rounds of both runs were interleaved, else 5.
     """
     margin = margin_pct if margin_pct is not None else fail_on_pct if fail_on_pct else MARGIN_PCT
-    interleaved = _interleaved(base.records, head.records)
+    interleaved = _took_turns(base.records, head.records)
     floor = noise_floor_pct if noise_floor_pct is not None else 0.0 if interleaved else NOISE_FLOOR_PCT
     pairs, only = _pairs(base.records, head.records)
     timed = [pair for pair in pairs if _times(pair[0]) and _times(pair[1])]
-    only += [(pair[1][0]["cell"], _untimed(pair)) for pair in pairs if pair not in timed]
+    only += [(pair[1][0]["cell"], _why_no_times(pair)) for pair in pairs if pair not in timed]
     found = stats.find_changes([_by_rounds(b) for b, _ in timed], [_by_rounds(h) for _, h in timed], level)
-    shared_verdict = _shared_verdict(found.shared, margin / 100, floor / 100) if found.shared else None
-    moved = shared_verdict in ("slower", "faster")
+    common_verdict = _common_verdict(found.common, margin / 100, floor / 100) if found.common else None
+    moved = common_verdict in ("slower", "faster")
     cells = [
         _cell_change(pair, change, found.each, margin / 100, floor / 100, moved)
         for pair, change in zip(timed, found.cells, strict=True)
@@ -125,10 +129,10 @@ def compare_runs(
     return Comparison(
         base.name,
         head.name,
-        tuple(differences(base, head)),
+        tuple(find_differences(base, head)),
         tuple(only),
-        found.shared,
-        shared_verdict,
+        found.common,
+        common_verdict,
         tuple(cells),
         tuple(compare_quality(pairs, level)),
         interleaved,
@@ -136,14 +140,14 @@ def compare_runs(
         margin,
         floor,
         fail_on_pct,
-        _left_out(timed),
+        _count_disturbed(timed),
         tuple(regressed),
         tuple(unsure),
     )
 
 
-def _left_out(pairs: Sequence[tuple[list[Record], list[Record]]]) -> tuple[int, int]:
-    base, head = (sum(len(_timed(pair[i])) - len(_undisturbed(pair[i])) for pair in pairs) for i in (0, 1))
+def _count_disturbed(pairs: Sequence[tuple[list[Record], list[Record]]]) -> tuple[int, int]:
+    base, head = (sum(len(_with_times(pair[i])) - len(_quiet(pair[i])) for pair in pairs) for i in (0, 1))
     return base, head
 
 
@@ -176,8 +180,8 @@ def _cell_change(
     return CellChange(
         head[0]["cell"],
         (base[0]["cell_id"], head[0]["cell_id"]),
-        stats.pooled_interval(times[0]).value,
-        stats.pooled_interval(times[1]).value,
+        stats.process_interval(times[0]).value,
+        stats.process_interval(times[1]).value,
         change.ratio.value,
         deciding.value,
         low,
@@ -212,7 +216,7 @@ def _verdict(low: float | None, high: float | None, margin: float) -> str:
     return "same" if low >= 1 / (1 + margin) and high <= 1 + margin else "undecided"
 
 
-def _shared_verdict(shared: stats.Estimate, margin: float, floor: float) -> str:
+def _common_verdict(shared: stats.Estimate, margin: float, floor: float) -> str:
     low, high = shared.low, shared.high
     return "undecided" if low is None or high is None else _verdict(low / (1 + floor), high * (1 + floor), margin)
 
@@ -250,54 +254,51 @@ def _pairs(
     left, right = attempts.by_cell(base), attempts.by_cell(head)
     ids = {name: name for name in right if name in left}
     free = [{k: g for k, g in side.items() if k not in ids} for side in (left, right)]
-    keys = [Counter(_settings(g[0]["cell"]) for g in side.values()) for side in free]
-    by_settings = {_settings(g[0]["cell"]): name for name, g in free[0].items()}
+    keys = [Counter(_settings(g) for g in side.values()) for side in free]
+    by_settings = {_settings(g): name for name, g in free[0].items()}
     for name, group in free[1].items():
-        key = _settings(group[0]["cell"])
+        key = _settings(group)
         if keys[0][key] == keys[1][key] == 1:
             ids[name] = by_settings[key]
-    pairs = [(_counted(left[ids[name]]), _counted(right[name])) for name in right if name in ids]
+    pairs = [(_latest(left[ids[name]]), _latest(right[name])) for name in right if name in ids]
     only = [(g[0]["cell"], "only in base") for name, g in left.items() if name not in ids.values()]
     only += [(g[0]["cell"], "only in head") for name, g in right.items() if name not in ids]
     return pairs, only
 
 
-def _settings(cell: Record) -> tuple[tuple[str, str], ...]:
-    """Return a cell without what names the content of its data."""
-    short = {k: str(v).partition("@")[0] if k in FINGERPRINTED else str(v) for k, v in cell.items() if k != "parent"}
-    return tuple(sorted(short.items()))
+def _settings(group: Sequence[Record]) -> Key:
+    """Return the key of a cell from its records: without what names the content of its data."""
+    return key_of(group[0]["cell"], ("parent",), fingerprints=False)
 
 
-def _counted(group: Sequence[Record]) -> list[Record]:
+def _latest(group: Sequence[Record]) -> list[Record]:
     return [record for _, record in sorted(attempts.latest_attempts(group).items())]
 
 
 def _times(records: Sequence[Record]) -> list[list[float]]:
     """Return the step times (s) of the processes that count, in the order of rounds."""
-    return attempts.step_times(_undisturbed(records))
+    return attempts.step_times(_quiet(records))
 
 
 def _by_rounds(records: Sequence[Record]) -> list[list[float]]:
     """Return the step times (s) of each round, empty for one whose process does not count."""
-    times = {record["repeat"]: record["samples"]["step_s"] for record in _undisturbed(records)}
+    times = {record["repeat"]: record["samples"]["step_s"] for record in _quiet(records)}
     return [times.get(repeat, []) for repeat in range(max(times) + 1)]
 
 
-def _timed(records: Sequence[Record]) -> list[Record]:
+def _with_times(records: Sequence[Record]) -> list[Record]:
     return [r for r in records if r["status"] == "ok" and r["samples"].get("step_s")]
 
 
-def _undisturbed(records: Sequence[Record]) -> list[Record]:
+def _quiet(records: Sequence[Record]) -> Sequence[Record]:
     """Return the processes that were timed; those that others kept from their cores only where too few others are left.
 
     What decides is what the kernel says of others, never how long steps took, so that it does not favour a verdict.
     """
-    timed = _timed(records)
-    quiet = [record for record in timed if not attempts.disturbed(record)]
-    return quiet if len(quiet) >= FEWEST_QUIET else timed
+    return attempts.prefer_undisturbed(_with_times(records), FEWEST_QUIET)
 
 
-def _untimed(pair: tuple[list[Record], list[Record]]) -> str:
+def _why_no_times(pair: tuple[list[Record], list[Record]]) -> str:
     missing = [not _times(side) for side in pair]
     states = [side[0]["status"] for side in pair]
     if all(missing):
@@ -307,7 +308,7 @@ def _untimed(pair: tuple[list[Record], list[Record]]) -> str:
     return f"failed in base: {states[0]}"
 
 
-def _interleaved(base: Sequence[Record], head: Sequence[Record]) -> bool:
+def _took_turns(base: Sequence[Record], head: Sequence[Record]) -> bool:
     """Return whether the two runs were measured in the same stretch of time."""
     spans = [_span(side) for side in (base, head)]
     if None in spans:

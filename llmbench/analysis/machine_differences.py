@@ -26,7 +26,7 @@ class Difference:
     head: str
 
 
-def differences(base: Run, head: Run) -> list[Difference]:
+def find_differences(base: Run, head: Run) -> list[Difference]:
     """Return what differs: environment, data and ceilings; what matters most for step times first."""
     found = [*_data(base, head), *_environments(base, head), *_ceilings(base, head)]
     return sorted(found, key=lambda one: (_rank(one.what), one.what))
@@ -40,7 +40,7 @@ def _rank(what: str) -> int:
 def _environments(base: Run, head: Run) -> Iterator[Difference]:
     """Yield every fact that differs between the environments that were measured in; several values are listed."""
     found: dict[str, tuple[list[str], list[str]]] = {}
-    for before, after in itertools.product(_used(base), _used(head)):
+    for before, after in itertools.product(_environments_of(base), _environments_of(head)):
         for path, *values in different_facts(before, after):
             for known, value in zip(found.setdefault(path, ([], [])), values, strict=True):
                 text = _text(value)
@@ -51,7 +51,7 @@ def _environments(base: Run, head: Run) -> Iterator[Difference]:
             yield Difference(path, *(", ".join(values) for values in sides))
 
 
-def _used(run: Run) -> list[Mapping[str, Any]]:
+def _environments_of(run: Run) -> list[Mapping[str, Any]]:
     names = dict.fromkeys(str(record.get("environment_id")) for record in run.records)
     return [run.environments[name] for name in names if name in run.environments]
 
@@ -81,14 +81,14 @@ def _data(base: Run, head: Run) -> Iterator[Difference]:
 
 
 def _ceilings(base: Run, head: Run) -> Iterator[Difference]:
-    sides = [dict(pair for doc in run.ceilings.values() for pair in _measured(doc)) for run in (base, head)]
+    sides = [dict(pair for doc in run.ceilings.values() for pair in _measurements(doc)) for run in (base, head)]
     for name in sides[0]:
         a, b = sides[0][name], sides[1].get(name)
         if b is not None and abs(b / a - 1) > CEILING_PCT / 100:
             yield Difference(f"ceiling {name}", f"{a:.3g}", f"{b:.3g} ({100 * (b / a - 1):+.0f} %)")
 
 
-def _measured(doc: Any, path: str = "") -> Iterator[tuple[str, float]]:
+def _measurements(doc: Any, path: str = "") -> Iterator[tuple[str, float]]:
     """Yield the measured values of a document of ceilings, named by where they stand in it."""
     if isinstance(doc, list):
         doc = {str(item.get("level", i)) if isinstance(item, Mapping) else str(i): item for i, item in enumerate(doc)}
@@ -102,7 +102,7 @@ def _measured(doc: Any, path: str = "") -> Iterator[tuple[str, float]]:
         here = f"{path} {key}" if path else str(key)
         if not path and key in ("memory_levels", "matmul") and "device" in doc:
             here = f"{doc['device']} {key}"
-        yield from _measured(item, here)
+        yield from _measurements(item, here)
 
 
 FactDifference = tuple[str, Any, Any]  # path, value in the first, value in the second

@@ -17,13 +17,13 @@ def first_stage(records: Sequence[Record]) -> list[Record]:
 
     That is all of them where the number was given beforehand.
     """
-    if not planned(records):
+    if not has_adaptive_count(records):
         return list(records)
     first = max(record.get("repeats") or 0 for record in records)
     return [record for record in records if record["repeat"] < first]
 
 
-def planned(records: Sequence[Record]) -> bool:
+def has_adaptive_count(records: Sequence[Record]) -> bool:
     """Return whether the number of processes of these records of a cell was left to the first ones."""
     return any((record.get("budget") or {}).get("max_repeats") for record in records)
 
@@ -34,12 +34,12 @@ def fit_prior(cells: Iterable[Sequence[Record]]) -> stats.Prior | None:
     return stats.fit_prior([step_times(records) for records in stats.enough_cells(several)])
 
 
-def reached(records: Sequence[Record], prior: stats.Prior | None) -> stats.Reached | None:
+def two_stage_interval(records: Sequence[Record], prior: stats.Prior | None) -> stats.TwoStageInterval | None:
     """Return the step time of a cell's good `records` with Stein's interval.
 
     None where the number of processes was given beforehand, and where the first stage has no spread to plan from.
     """
-    if not planned(records):
+    if not has_adaptive_count(records):
         return None
     timed = [record for record in records if record["samples"].get("step_s")]
     ci_pct = next(b["ci_pct"] for r in reversed(records) if (b := r.get("budget") or {}).get("max_repeats"))

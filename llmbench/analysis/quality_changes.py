@@ -29,6 +29,11 @@ class QualityChange:
     examples: int | None
     reason: str | None = None
 
+    @property
+    def ends(self) -> list[float] | None:
+        """Both ends of the interval; None without one."""
+        return None if self.low is None or self.high is None else [self.low, self.high]
+
 
 def compare_quality(pairs: Iterable[tuple[Sequence[Record], Sequence[Record]]], level: float) -> list[QualityChange]:
     """Return every metric that both runs have of a cell (repeat 0 is scored); all intervals hold together at `level`.

@@ -216,7 +216,7 @@ class Compared:
     @property
     def regressed(self) -> tuple[str, ...]:
         """The cells that are slower than `fail_on_pct` with confidence."""
-        return self.found.regressed
+        return self.found.regressions
 
     @property
     def cells(self) -> DataFrame:

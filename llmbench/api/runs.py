@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmbench.analysis.lower_bounds import Prediction
     from llmbench.contract.cell import Cell
     from llmbench.execution.local import LocalExecutor
-    from llmbench.execution.scheduler import Rounds
+    from llmbench.execution.scheduler import RunContext
     from llmbench.plugins.registry import Registry
     from llmbench.records.read import Run
     from llmbench.records.run_dir import RunDir
@@ -171,21 +171,17 @@ def _run_one(suite: str, plan: Plan, folder: Path, registry: Registry, options: 
 
 def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOptions) -> tuple[bool, dict[str, Cell]]:
     """Run the cells with progress on standard error; return whether one failed, and what `--remedies` recommends."""
-    from llmbench.execution import follow_up
+    from llmbench.execution import follow_up, remedy_search
     from llmbench.execution.local import LocalExecutor
     from llmbench.execution.progress import Progress
-    from llmbench.execution.remedy_search import Settings, try_remedies
-    from llmbench.execution.scheduler import pairs_left, run_plan
-    from llmbench.records.read import read_json
+    from llmbench.execution.scheduler import RunContext, Schedule, pairs_left
 
-    settled = run_dir.settled(options.retry_failed)
-    left = pairs_left(plan, run_dir, options.retry_failed)
-    left = left or follow_up.left(follow_up.to_run(plan, run_dir.records(), registry), plan, settled)
-    remedies = bool(options.remedies or options.only)
     for name in options.only:
         registry.get("remedy", name)
-    better: dict[str, Cell] = {}
-    with Progress(len(left), follow_up.first(left), quiet=options.quiet) as progress:
+    left = pairs_left(plan, run_dir, options.retry_failed)
+    left = left or follow_up.repeats_left(plan, run_dir, registry, options.retry_failed)
+    remedies = bool(options.remedies or options.only)
+    with Progress(len(left), follow_up.count_first(left), quiet=options.quiet) as progress:
         executor = LocalExecutor(
             log_dir=run_dir.path / "logs",
             start_method=options.start_method,
@@ -193,43 +189,45 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOption
             timeout_s=options.timeout_s,
             on_event=progress.event,
         )
-        identity, ceilings_ids = None, {}
-        some = bool(left) or remedies
-        with executor if some else contextlib.nullcontext():  # nothing left: nothing of torch is needed
-            if some:
-                environment = dict(executor.call(CAPTURE_ENVIRONMENT))
-                identity = environment["environment_id"]
-                known = read_json(run_dir.path / "environment.json")
-                run_dir.write_json("environment.json", {**known, identity: environment})
-                ceilings_ids = _ceilings(plan, run_dir, registry, executor, environment, quiet=options.quiet)
+        context = RunContext(
+            plan,
+            run_dir,
+            executor,
+            registry,
+            cwd_plugins=str(Path.cwd()),
+            retry_failed=options.retry_failed,
+            listener=progress,
+        )
+        runs_something = bool(left) or remedies
+        with executor if runs_something else contextlib.nullcontext():  # nothing left: nothing of torch is needed
+            if runs_something:
+                context = _on_this_machine(context, executor, quiet=options.quiet)
+            with Schedule(context).interruptible() as schedule:
+                schedule.run_plan()
+                follow_up.run(schedule)
+                better = remedy_search.run(schedule, _ceilings_of(context), options.only) if remedies else {}
+    return schedule.outcome.failed, better
 
-            def then(rounds: Rounds) -> None:
-                more = follow_up.left(follow_up.to_run(plan, run_dir.records(), registry), plan, rounds.settled)
-                progress.left(len(more), follow_up.first(more))
-                follow_up.follow(rounds, plan, registry)
-                if not remedies:
-                    return
-                documents = read_json(run_dir.path / "ceilings.json")
-                ceilings = {device: documents.get(name, {}) for device, name in ceilings_ids.items()}
-                settings = Settings(ceilings, options.only, progress.left)
-                better.update(try_remedies(rounds, plan, registry, settings))
 
-            outcome = run_plan(
-                plan,
-                run_dir,
-                executor,
-                retry_failed=options.retry_failed,
-                plugin_files=registry.files,
-                cwd_plugins=str(Path.cwd()),
-                left_out=registry.left_out,
-                environment_id=identity,
-                ceilings_ids=ceilings_ids,
-                on_record=progress.record,
-                on_start=progress.start,
-                on_left=progress.left,
-                then=then,
-            )
-    return outcome.failed, better
+def _on_this_machine(context: RunContext, executor: LocalExecutor, *, quiet: bool) -> RunContext:
+    """Return `context` with this machine's environment and ceilings, which the run directory keeps."""
+    from llmbench.records.read import read_json
+
+    run_dir = context.run_dir
+    environment = dict(executor.call(CAPTURE_ENVIRONMENT))
+    name = environment["environment_id"]
+    known = read_json(run_dir.path / "environment.json")
+    run_dir.write_json("environment.json", {**known, name: environment})
+    ceilings_ids = _ceilings(context.plan, run_dir, context.registry, executor, environment, quiet=quiet)
+    return replace(context, environment_id=name, ceilings_ids=ceilings_ids)
+
+
+def _ceilings_of(context: RunContext) -> dict[str, Any]:
+    """Return device -> its measured ceilings, as the run directory keeps them."""
+    from llmbench.records.read import read_json
+
+    documents = read_json(context.run_dir.path / "ceilings.json")
+    return {device: documents.get(name, {}) for device, name in context.ceilings_ids.items()}
 
 
 def _recommended(

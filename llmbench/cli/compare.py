@@ -88,11 +88,11 @@ def compare_command(
 
 def _judge(found: Comparison, *, bisect: bool) -> int:
     """Return the exit code, and name on standard error what it is for."""
-    for line in (*found.regressed, *found.failed):
+    for line in (*found.regressions, *found.failures):
         click.echo(f"regressed: {line}", err=True)
-    if found.regressed or (found.failed and not bisect):
+    if found.regressions or (found.failures and not bisect):
         return 1
-    return SKIP if bisect and (found.failed or found.unsure) else 0
+    return SKIP if bisect and (found.failures or found.unsure) else 0
 
 
 def _read(path: Path) -> Run:

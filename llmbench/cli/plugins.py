@@ -57,13 +57,16 @@ def plugins_info(name: str, plugin_files: tuple[str, ...]) -> int:
 def plugins_hooks() -> int:
     """Print the hooks, each with a complete plugin to copy."""
     import inspect
+    import textwrap
 
     from llmbench.contract import hookspecs
     from llmbench.plugins.registry import KINDS
+    from llmbench.plugins.scaffold import read_example
 
     for kind, (hook, spec_type) in KINDS.items():
         click.echo(f"{hook}() -> Iterable[{spec_type.__name__}]    # {kind}\n")
-        click.echo(f"{inspect.getdoc(getattr(hookspecs, hook))}\n\n")
+        click.echo(f"{inspect.getdoc(getattr(hookspecs, hook))}\n")
+        click.echo(textwrap.indent(read_example(kind).source, "    ") + "\n")
     return 0
 
 

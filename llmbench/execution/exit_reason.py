@@ -25,7 +25,7 @@ class Ending:
     oom_kills: int  # by the kernel, in this control group, while the child ran
 
 
-def diagnose(ending: Ending, timeout_s: float | None) -> tuple[str, dict[str, Any]]:
+def explain_exit(ending: Ending, timeout_s: float | None) -> tuple[str, dict[str, Any]]:
     """Return status and error of a child that left no record."""
     tail = ending.log_tail
     if ending.exit_code is None:

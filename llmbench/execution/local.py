@@ -19,7 +19,7 @@ from typing import Any
 from llmbench.contract import errors
 from llmbench.contract.job import Job, new_record
 from llmbench.execution.child import UNSAFE_SERVER, Task, child_main
-from llmbench.execution.exit_reason import Ending, count_oom_kills, diagnose, log_size, log_tail
+from llmbench.execution.exit_reason import Ending, count_oom_kills, explain_exit, log_size, log_tail
 from llmbench.execution.worker_calls import PRELOAD_MODULE, RUN_JOB
 from llmbench.records.run_dir import WORK
 
@@ -88,7 +88,7 @@ class LocalExecutor:
         if ending.result is not None:
             record = dict(ending.result)
         else:
-            status, error = diagnose(ending, self.timeout_s)
+            status, error = explain_exit(ending, self.timeout_s)
             record = new_record(job, status, error=error)
         record["started_at"] = ending.started_at
         record["wall_s"] = ending.wall_s
@@ -104,7 +104,7 @@ class LocalExecutor:
         task = self._task(function_name, f"call-{os.getpid()}-{self._calls}", args=args)
         ending = self._run_task(task, timeout_s)
         if ending.result is None:
-            _, failure = diagnose(ending, timeout_s)
+            _, failure = explain_exit(ending, timeout_s)
         elif "value" in ending.result:
             return ending.result["value"]
         else:

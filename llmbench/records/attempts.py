@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Record = Mapping[str, Any]
 
 OTHERS = 0.15  # of a process's time, lost to other processes or to the host: it does not count where others can be had
@@ -50,6 +51,18 @@ def disturbed(record: Record) -> bool:
     waited_s = health.get("run_wait_longest_s")
     lost_s = others_s / cores if waited_s is None else min(others_s, waited_s)
     return lost_s + stolen_s > OTHERS * wall_s
+
+
+def prefer_undisturbed(
+    processes: Sequence[T], at_least: int, is_disturbed: Callable[[T], bool] | None = None
+) -> Sequence[T]:
+    """Return the processes that others did not disturb; all of them where these are fewer than `at_least`.
+
+    `is_disturbed` decides about one of `processes`, which may be pairs; by default they are records.
+    """
+    decide: Callable[[Any], bool] = is_disturbed or disturbed
+    quiet = [one for one in processes if not decide(one)]
+    return quiet if len(quiet) >= at_least else processes
 
 
 def step_times(records: Sequence[Record]) -> list[list[float]]:

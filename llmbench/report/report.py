@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from llmbench.records.read import Run
-from llmbench.report.cells.summary import failures, summarise
+from llmbench.report.cells.summary import failures, summarise_run
 from llmbench.report.findings import Finding, derive_findings
 from llmbench.report.formats import json as contract
 from llmbench.report.table import Column, Table
@@ -54,14 +54,11 @@ class Report:
     @cached_property
     def summaries(self) -> list[list[dict[str, Any]]]:
         """Per run, a summary of each cell, with the fields of `report --format json`."""
-        return [summarise(run.records, run.commands, run.ceilings) for run in self.runs]
+        return [summarise_run(run) for run in self.runs]
 
     @cached_property
     def cells(self) -> list[dict[str, Any]]:
         """The summaries of all runs, each with the name of its `run`."""
-        for run, cells in zip(self.runs, self.summaries, strict=True):
-            for cell in cells:
-                cell["run"] = run.name
         return [cell for cells in self.summaries for cell in cells]
 
     @cached_property
@@ -113,7 +110,6 @@ class Report:
         return contract.written(self._parts())
 
     def _parts(self) -> dict[str, Any]:
-        self.cells  # noqa: B018 - they are given the names of their runs
         return contract.assemble(self.runs, self.summaries, self.failures, self.studies)
 
 

@@ -116,6 +116,11 @@ def number(name: str, unit: str = "", digits: int = 2) -> Column:
     return Column(name, unit, "right", digits)
 
 
+def interval_text(ends: Sequence[float] | None) -> str | None:
+    """Return an interval as text, such as `1.05 - 1.20`."""
+    return None if ends is None else f"{ends[0]:.2f} - {ends[1]:.2f}"
+
+
 CELL = (
     *(Column("stage"), Column("model"), Column("size"), Column("task")),
     *(Column("device"), Column("precision"), Column("variant")),

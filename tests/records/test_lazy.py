@@ -114,6 +114,6 @@ def test_a_damaged_record_is_one_line_from_another_process_too(folder, several):
 def test_records_that_nothing_is_compared_with_are_not_read_for_studies(folder, monkeypatch):
     (run,) = read_all([folder], stored=True)
     monkeypatch.setattr(RecordFile, "read", lambda *_: pytest.fail("a record was read"))
-    assert learning.grouped(run.records) == {}
+    assert learning.group_by_setup(run.records) == {}
     assert scaling.curves(run.records) == []
     assert remedy_trials.trials_of(run.records) == {}

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench.analysis import roofline
-from llmbench.analysis.roofline import Estimate, Position
+from llmbench.analysis.roofline import Position, Range
 from llmbench.contract import ceilings as machine
+from llmbench.report.cells.part import Part, explain, unknown
 
 Record = Mapping[str, Any]
 
@@ -42,16 +43,13 @@ def mean_step_s(good: Sequence[Record]) -> float | None:
     return sum(times) / len(times) if times else None
 
 
-def utilisation(
-    good: Sequence[Record], ceilings: Mapping[str, Mapping[str, Any]], reasons: dict[str, str], why: str | None
-) -> dict[str, Any]:
-    """Return the fields of a cell named in FIELDS; what is not known is None, with a reason in `reasons`."""
-    out: dict[str, Any] = dict.fromkeys(FIELDS)
+def summarise_utilisation(good: Sequence[Record], ceilings: Mapping[str, Mapping[str, Any]], why: str | None) -> Part:
+    """Return the fields of a cell named in FIELDS: counts of the traced step, utilisation, and roofline positions."""
     traced = next((record for record in good if record.get("operators")), None)
     step_s = mean_step_s(good) if traced else None
     if traced is None or step_s is None:
-        reasons |= dict.fromkeys(FIELDS, why or NOT_TRACED)
-        return out
+        return unknown(FIELDS, why or NOT_TRACED)
+    out: dict[str, Any] = dict.fromkeys(FIELDS)
     counts, precision = traced["counts"], traced["cell"]["precision"]
     out |= {f"{name}_per_step": counts.get(name) for name in ("flops", "model_flops", "bytes", "kernels")}
     out["arithmetic_intensity"] = roofline.arithmetic_intensity(counts.get("flops"), counts.get("bytes"))
@@ -63,8 +61,7 @@ def utilisation(
         out |= _against_ceilings(traced, step_s, doc)
         out["positions"] = operator_positions(traced, good, doc)
     out["operators"] = operator_shares(traced, good)
-    _explain(out, doc, reasons)
-    return out
+    return explain(out, _reasons(doc, has_formula=out["model_flops_per_step"] is not None))
 
 
 def _against_ceilings(traced: Record, step_s: float, doc: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,21 +89,26 @@ def _mode(traced: Record, doc: Mapping[str, Any]) -> str:
     return "tf32" if doc.get("precisions", {}).get(traced["cell"]["precision"]) == "tf32" else "fp32"
 
 
-def _range(estimate: Estimate | None) -> list[float] | None:
+def _range(estimate: Range | None) -> list[float] | None:
     return None if estimate is None else [estimate.low, estimate.high]
 
 
-def _explain(out: Mapping[str, Any], doc: Mapping[str, Any] | None, reasons: dict[str, str]) -> None:
-    sheet = "no datasheet peak for this precision" if doc and doc.get("datasheet") else None
-    sheet = sheet or ((doc or {}).get("reasons", {}).get("datasheet") if doc else NO_CEILINGS)
-    texts = {"mfu_pct": sheet, "hfu_pct": sheet, "operators": "operators have no times here; see the trace's notes"}
-    texts["model_flops_per_step"] = "the model's plugin has no formula for its FLOPs"
-    if out["model_flops_per_step"] is None:
-        texts["mfu_pct"] = texts["model_flops_per_step"]
-    for name in FIELDS:
-        if out[name] is None:
-            unknown = "a ceiling of this precision or memory is not known" if doc else NO_CEILINGS
-            reasons[name] = texts.get(name) or unknown
+def _reasons(doc: Mapping[str, Any] | None, *, has_formula: bool) -> dict[str, str]:
+    """Return why each field of FIELDS is not known, should it be None; `has_formula`: for the model's FLOPs."""
+    reasons = dict.fromkeys(FIELDS, "a ceiling of this precision or memory is not known" if doc else NO_CEILINGS)
+    if doc and doc.get("datasheet"):
+        sheet = "no datasheet peak for this precision"
+    else:
+        sheet = doc.get("reasons", {}).get("datasheet") if doc else NO_CEILINGS
+    formula = "the model's plugin has no formula for its FLOPs"
+    if sheet:
+        reasons |= {"mfu_pct": sheet, "hfu_pct": sheet}
+    if not has_formula:
+        reasons["mfu_pct"] = formula
+    return reasons | {
+        "operators": "operators have no times here; see the trace's notes",
+        "model_flops_per_step": formula,
+    }
 
 
 def phase_means(good: Sequence[Record]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 from llmbench.analysis.studies import learning, scaling, time_to_quality
 from llmbench.contract.job import SCHEMA_VERSION
 from llmbench.records.read import Run
-from llmbench.report.cells.summary import failures, summarise
+from llmbench.report.cells.summary import failures, summarise_run
 from llmbench.report.tables.remedies import recommendation_rows, remedy_rows
 
 try:
@@ -26,14 +26,14 @@ STUDIES = ("learning", "time_to_quality", "scaling")
 
 def document(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the report of one or many runs. Every cell names its run; what is not known is null, with its reason."""
-    summaries = [summarise(run.records, run.commands, run.ceilings) for run in runs]
+    summaries = [summarise_run(run) for run in runs]
     return whole(assemble(runs, summaries, [failures(run.records) for run in runs], [studied(run) for run in runs]))
 
 
 def studied(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return what a run says of learning, of time to quality and of scaling: rows by the name of the study."""
-    groups = learning.grouped(run.records)
-    found = (learning.of_groups(groups), time_to_quality.of_groups(groups), scaling.scaling_rows(run.records))
+    groups = learning.group_by_setup(run.records)
+    found = (learning.rows_of(groups), time_to_quality.rows_of(groups), scaling.scaling_rows(run.records))
     return dict(zip(STUDIES, found, strict=True))
 
 
@@ -63,23 +63,21 @@ def assemble(
         "environments": environments,
         "ceilings": ceilings,
         "cells": (
-            {**{key: value for key, value in cell.items() if key not in OF_CELLS}, "run": run.name}
-            for run, found in zip(runs, summaries, strict=True)
-            for cell in found
+            {key: value for key, value in cell.items() if key not in OF_CELLS} for cells in summaries for cell in cells
         ),
-        **{name: _rows(name, runs, summaries) for name in OF_CELLS},
+        **{name: _rows(name, summaries) for name in OF_CELLS},
         **tried,
         **learned,
         "failures": [{**failure, "run": run.name} for run, own in zip(runs, failed, strict=True) for failure in own],
     }
 
 
-def _rows(name: str, runs: Sequence[Run], summaries: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Yield a list of the cells' summaries as rows of one list."""
-    for run, found in zip(runs, summaries, strict=True):
-        for cell in found:
+def _rows(name: str, summaries: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a list that each summary has, each with the name of its `run`."""
+    for cells in summaries:
+        for cell in cells:
             for row in cell[name]:
-                yield {**row, "run": run.name}
+                yield {**row, "run": cell["run"]}
 
 
 def whole(parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,20 +36,20 @@ def summary(found: Comparison) -> str:
 def notes(found: Comparison) -> list[str]:
     """Return what the verdicts rest on, and what all cells share."""
     out = []
-    if found.shared is not None:
-        ends = f"[{_pct(found.shared.low)}, {_pct(found.shared.high)}]"
-        out.append(f"all cells share a change of {_pct(found.shared.value)} {ends}: {_shared(found)}")
+    if found.common is not None:
+        ends = f"[{_pct(found.common.low)}, {_pct(found.common.high)}]"
+        out.append(f"all cells share a change of {_pct(found.common.value)} {ends}: {_shared(found)}")
     out.append(
         f"verdicts hold together with {100 * found.level:g} % confidence, processes are the units; same: within "
         f"{found.margin_pct:g} %"
     )
-    if not found.interleaved and found.noise_floor_pct:
+    if not found.in_turns and found.noise_floor_pct:
         out.append(
             "the runs were measured one after the other: what all cells share counts only beyond "
             f"{found.noise_floor_pct:g} % (--noise-floor)"
         )
-    if any(found.left_out):
-        base, head = found.left_out
+    if any(found.disturbed_counts):
+        base, head = found.disturbed_counts
         out.append(
             f"{base} processes of {found.base} and {head} of {found.head} are left out: others kept them from their "
             "cores while they were timed (what the kernel says, not how long they took)"
@@ -58,9 +58,9 @@ def notes(found: Comparison) -> list[str]:
 
 
 def _shared(found: Comparison) -> str:
-    if found.shared_verdict in ("slower", "faster"):
-        return f"{found.shared_verdict}, and in every cell's change"
-    state = "no change" if found.shared_verdict == "same" else "not told apart from the machine's"
+    if found.common_verdict in ("slower", "faster"):
+        return f"{found.common_verdict}, and in every cell's change"
+    state = "no change" if found.common_verdict == "same" else "not told apart from the machine's"
     return f"{state}, and taken out of every cell's change"
 
 
@@ -100,7 +100,7 @@ def _cells(found: Comparison, cells: Sequence[CellChange], title: str = "Step ti
 
 
 def _note(one: CellChange) -> str:
-    parts = [] if one.beyond_shared else ["the whole change"]
+    parts = [] if one.beyond_common else ["the whole change"]
     parts += ["the data differ"] if one.data_differ else []
     parts += [one.reason] if one.reason and one.repeats_to_decide is None else []
     return "; ".join(parts)
@@ -144,7 +144,7 @@ def comment(found: Comparison) -> str:
     escape = markdown._escape
     parts = [f"### llmbench: {escape(summary(found))}\n"]
     if found.fail_on_pct is not None:
-        state = "regressed" if found.regressed or found.failed else "no cell is slower with confidence"
+        state = "regressed" if found.regressions or found.failures else "no cell is slower with confidence"
         parts.append(f"Limit: {found.fail_on_pct:g} % slower. **{state.capitalize()}.**\n")
     moved = [one for one in found.cells if one.verdict in ("slower", "faster")]
     moved.sort(key=lambda one: (ORDER.index(one.verdict), -abs(one.change - 1)))
@@ -191,8 +191,8 @@ def document(found: Comparison) -> dict[str, Any]:
         "level": found.level,
         "margin_pct": found.margin_pct,
         "noise_floor_pct": found.noise_floor_pct,
-        "interleaved": found.interleaved,
-        "left_out": {"base": found.left_out[0], "head": found.left_out[1]},
+        "interleaved": found.in_turns,
+        "left_out": {"base": found.disturbed_counts[0], "head": found.disturbed_counts[1]},
         "differences": [{"what": d.what, "base": d.base, "head": d.head} for d in found.differences],
         "not_compared": [{"cell": dict(cell), "because": why} for cell, why in found.only],
         "shared": _estimate(found),
@@ -204,13 +204,13 @@ def document(found: Comparison) -> dict[str, Any]:
                 "metric": q.metric,
                 "base": q.base,
                 "head": q.head,
-                "difference_ci": _ends(q.low, q.high),
+                "difference_ci": q.ends,
             }
             | {"verdict": q.verdict, "examples": q.examples, "reason": q.reason}
             for q in found.quality
         ],
         "fail_on_pct": found.fail_on_pct,
-        "regressed": list(found.regressed),
+        "regressed": list(found.regressions),
         "unsure": list(found.unsure),
     }
 
@@ -221,10 +221,10 @@ def render(found: Comparison) -> str:
 
 
 def _estimate(found: Comparison) -> dict[str, Any] | None:
-    shared: stats.Estimate | None = found.shared
+    shared: stats.Estimate | None = found.common
     if shared is None:
         return None
-    return {"ratio": shared.value, "ratio_ci": _ends(shared.low, shared.high), "verdict": found.shared_verdict}
+    return {"ratio": shared.value, "ratio_ci": shared.ends, "verdict": found.common_verdict}
 
 
 def _cell(one: CellChange) -> dict[str, Any]:
@@ -236,8 +236,8 @@ def _cell(one: CellChange) -> dict[str, Any]:
         "head_ms": 1e3 * one.head_s,
         "ratio": one.ratio,
         "change": one.change,
-        "change_ci": _ends(one.low, one.high),
-        "beyond_shared": one.beyond_shared,
+        "change_ci": one.ends,
+        "beyond_shared": one.beyond_common,
         "verdict": one.verdict,
         "repeats": list(one.repeats),
         "repeats_to_decide": one.repeats_to_decide,
@@ -248,7 +248,3 @@ def _cell(one: CellChange) -> dict[str, Any]:
 
 def _named(cell: Any) -> dict[str, Any]:
     return {name: cell.get(name) for name in ("model", "size", "task", "dataset", "stage", "device", "precision")}
-
-
-def _ends(low: float | None, high: float | None) -> list[float] | None:
-    return None if low is None or high is None else [low, high]

@@ -9,11 +9,10 @@ from typing import Any
 from llmbench.analysis import attribution
 from llmbench.records import attempts
 from llmbench.records.read import Run
-from llmbench.report.cells.summary import summarise
+from llmbench.report.cells.summary import summarise_run
 from llmbench.report.findings import changes, spoken
-from llmbench.report.table import Column, Table, number, printable
+from llmbench.report.table import Column, Table, interval_text, number, printable
 from llmbench.report.tables.overview import warning_table
-from llmbench.report.tables.verdicts import interval
 
 Cell = Mapping[str, Any]
 
@@ -42,13 +41,13 @@ NOTES = (
 
 def lines(run: Run, descriptions: Mapping[str, str] | None = None) -> list[str]:
     """Return the verdict, what rests on it, and what the budget went to, a sentence or two each."""
-    record, (cell,) = run.records[-1], summarise(run.records, run.commands, run.ceilings)
+    record, (cell,) = run.records[-1], summarise_run(run)
     return [printable(line) for line in (*_verdict(cell, record, descriptions or {}), _spent(cell, record))]
 
 
 def tables(run: Run) -> list[Table]:
     """Return the causes, the step and the warnings; empty ones are left out."""
-    cells = summarise(run.records, run.commands, run.ceilings)
+    cells = summarise_run(run)
     found = [causes_table(cells[0]), step_table(cells[0], run), warning_table(cells)]
     return [table for table in found if table.rows]
 
@@ -59,7 +58,7 @@ def _verdict(cell: Cell, record: Mapping[str, Any], descriptions: Mapping[str, s
     if name in (attribution.BALANCED, attribution.UNISOLATED, attribution.UNDECIDED):
         return [f"{what}: {_open(cell)}", *_next(cell, record)]
     meaning = f": {descriptions[name]}" if descriptions.get(name) else ""
-    ci = interval(cell["headroom_ci"])
+    ci = interval_text(cell["headroom_ci"])
     out = [f"{what} is bounded by {spoken(name)} ({cell['verdict_class']}{meaning})."]
     sure = f", 95 % interval {ci}" if ci else ""
     text = f"Without it a step is {cell['headroom_measured_x']:.2f}x as fast (measured{sure}"
@@ -72,7 +71,7 @@ def _verdict(cell: Cell, record: Mapping[str, Any], descriptions: Mapping[str, s
         out += _undecided_axes(cell, record)
     elif other not in (None, attribution.BALANCED, attribution.UNISOLATED):
         row = next(row for row in cell["bottlenecks"] if row["cause"] == other)
-        out.append(f"By resource: {spoken(other)}, {row['measured_x']:.2f}x ({interval(row['ci'])}).")
+        out.append(f"By resource: {spoken(other)}, {row['measured_x']:.2f}x ({interval_text(row['ci'])}).")
     return out
 
 
@@ -85,7 +84,7 @@ def _open(cell: Cell) -> str:
     rows = [row for row in cell["bottlenecks"] if row["measured_x"] is not None]
     if rows:
         row = max(rows, key=lambda row: row["measured_x"])
-        leading = f" The largest is {spoken(row['cause'])}, {row['measured_x']:.2f}x ({interval(row['ci'])})."
+        leading = f" The largest is {spoken(row['cause'])}, {row['measured_x']:.2f}x ({interval_text(row['ci'])})."
     if cell["verdict"] == attribution.BALANCED:
         text = f"no single bottleneck. Nothing that was removed gives {attribution.THRESHOLD:.2f}x with confidence."
     elif cell["verdict"] == attribution.UNISOLATED:
@@ -148,7 +147,7 @@ def causes_table(cell: Cell) -> Table:
     known = [row for row in cell["bottlenecks"] if row["outcome"] in OUTCOMES]
     rows = []
     for row in sorted(known, key=lambda row: order.index(row["outcome"])):
-        sizes = (row["predicted_x"], row["measured_x"], interval(row["ci"]), row["pairs"] or None)
+        sizes = (row["predicted_x"], row["measured_x"], interval_text(row["ci"]), row["pairs"] or None)
         rows.append((spoken(row["cause"]), row["axis"], *sizes, OUTCOMES[row["outcome"]], row["reason"] or ""))
     absent = [f"{spoken(r['cause'])} ({r['reason']})" for r in cell["bottlenecks"] if r["outcome"] == "does_not_apply"]
     notes = NOTES + ((f"does not apply: {'; '.join(absent)}",) if absent else ())

@@ -71,7 +71,7 @@ def reach_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | 
     columns += (number("steps", digits=0), Column("95 % interval"), number("time", "s"), number("energy", "J"))
     columns += (number("seeds"),)
     ladders = [
-        row for row in (time_to_quality.reach(records) if found is None else found) if row["seconds"] is not None
+        row for row in (time_to_quality.ladder_rows(records) if found is None else found) if row["seconds"] is not None
     ]
     rows = []
     for row in sorted(ladders, key=lambda row: (row["task"], row["seconds"])):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmbench.records.read import Run
-from llmbench.report.cells.summary import failures, oracle_pct, summarise
+from llmbench.report.cells.summary import failures, oracle_pct, summarise_run
 from llmbench.report.table import CELL, Column, Table, cell_values, number, with_cells
 from llmbench.report.tables.learning import learning_table, missing_table, reach_table
 from llmbench.report.tables.method import method_table
@@ -30,7 +30,7 @@ def run_tables(run: Run, cells: Rows | None = None, studies: Mapping[str, Rows] 
     `cells` are the summaries of its cells and `studies` the rows of its studies, where they are there already.
     """
     if cells is None:
-        cells = summarise(run.records, run.commands, run.ceilings)
+        cells = summarise_run(run)
     tables = [header_table(run, cells), verdict_table(cells), *study_tables(run, studies or {}), causes_table(cells)]
     tables += [untried_table(cells), *remedy_tables(run, cells)]
     tables += [bottleneck_table(cells), hardware_table(cells), roofline_table(cells), quality_table(cells)]
@@ -296,7 +296,7 @@ def failure_table(run: Run) -> Table:
 
 def flat_table(run: Run, cells: Sequence[Mapping[str, Any]] | None = None) -> Table:
     """Return one row per cell with every plain field of its summary; nested ones as `outer.inner`."""
-    found = summarise(run.records, run.commands, run.ceilings) if cells is None else cells
+    found = summarise_run(run) if cells is None else cells
     flat = [_flatten(cell) for cell in found]
     names = list(dict.fromkeys(name for row in flat for name in row))
     names = [name for name in names if name != "run"]

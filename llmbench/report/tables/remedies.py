@@ -10,8 +10,7 @@ from llmbench.analysis.remedy_trials import ADD, CONFIRM, SCREEN, Names, Trials
 from llmbench.contract.cell import Cell
 from llmbench.records.read import Run
 from llmbench.report.cells.summary import reproduce
-from llmbench.report.table import CELL, Column, Table, cell_values, number
-from llmbench.report.tables.verdicts import interval
+from llmbench.report.table import CELL, Column, Table, cell_values, interval_text, number
 
 Row = dict[str, Any]
 
@@ -46,7 +45,7 @@ def _remedy(cell_id: str, name: str, trials: Trials) -> Row:
     row: Row = {"cell_id": cell_id, "remedy": name, "answers": told.get("answers"), "because": told.get("because")}
     row |= {"predicted_x": told.get("predicted_x"), "measured_x": None, "ci": None, "pairs": 0}
     if estimate is not None:
-        row |= {"measured_x": estimate.value, "ci": _ends(estimate)}
+        row |= {"measured_x": estimate.value, "ci": estimate.ends}
         row["pairs"] = len(trials.pairs(SCREEN, (), (name,)))
     row["memory_change_mib"] = remedy_trials.memory_change_mib(trials, SCREEN, (name,))
     row |= _quality(quality)
@@ -61,19 +60,15 @@ def _quality(change: Mapping[str, Any] | None) -> Row:
     return out | {"quality_outcome": change["outcome"], "quality_seeds": change["seeds"]}
 
 
-def _ends(estimate: Any) -> list[float] | None:
-    return None if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
-
-
 def _outcome(name: str, trials: Trials, first: Mapping[str, Any], row: Row) -> tuple[str, str | None]:
     """Return what became of a remedy, and why."""
     if row["measured_x"] is None:
         error = first.get("error") or {}
         message = " ".join(str(error.get("message")).split())
         return ("not tried", message) if error.get("type") == "NotTried" else ("failed", message)
-    if name in (trials.recommended() or ()):
+    if name in (trials.recommendation() or ()):
         return "kept", None
-    if row["measured_x"] < remedy_trials.KEPT_FROM:
+    if row["measured_x"] < remedy_trials.LEAST_GAIN_X:
         return "no gain", None
     if row["quality_outcome"] in (remedy_trials.WORSE, remedy_trials.UNDECIDED):
         return "quality", f"{row['quality_outcome']}, see its interval"
@@ -97,7 +92,7 @@ def recommendation_rows(run: Run) -> list[Row]:
     cells = {record["cell_id"]: record["cell"] for record in run.records if record["cell_id"] in found}
     rows = []
     for cell_id, trials in found.items():
-        names = trials.recommended()
+        names = trials.recommendation()
         if names is not None and cell_id in cells:
             rows.append(_recommendation(cell_id, Cell.from_json(cells[cell_id]), names, trials, run))
     return rows
@@ -111,13 +106,13 @@ def _recommendation(cell_id: str, cell: Cell, names: Names, trials: Trials, run:
     row |= {"measured_x": None, "ci": None, "pairs": len(pairs), "unit": "tokens", "plain_per_s": None}
     row |= {"changed_per_s": None, "reproduce": None, "recommended_cell_id": None}
     if estimate is not None:
-        row |= {"measured_x": estimate.value, "ci": _ends(estimate)}
+        row |= {"measured_x": estimate.value, "ci": estimate.ends}
         row["unit"] = remedy_trials.unit_of(pairs[0][0]).removeprefix("step_")
         row |= {f"{k}_per_s": 1 / _middle([remedy_trials.pace(p[i]) for p in pairs]) for i, k in enumerate(_SIDES)}
         plain, other = (Cell.from_json(record["cell"]) for record in pairs[0])
-        better = remedy_trials.applied(cell, plain, other)
+        better = remedy_trials.apply_differences(cell, plain, other)
         command = run.commands.get(better.cell_id)
-        row |= {"changes": remedy_trials.differences(plain, other), "recommended_cell_id": better.cell_id}
+        row |= {"changes": remedy_trials.cell_differences(plain, other), "recommended_cell_id": better.cell_id}
         row["reproduce"] = None if command is None else reproduce(command, better.cell_id)
     row["memory_change_mib"] = remedy_trials.memory_change_mib(trials, CONFIRM, names)
     row |= _quality(change)
@@ -158,7 +153,7 @@ def remedies_table(rows: Sequence[Row], cells: Mapping[str, Mapping[str, Any]]) 
     columns += (Column("because"),)
     values = []
     for row in rows:
-        sizes = (row["predicted_x"], row["measured_x"], interval(row["ci"]), row["memory_change_mib"])
+        sizes = (row["predicted_x"], row["measured_x"], interval_text(row["ci"]), row["memory_change_mib"])
         why = row["reason"] or (row["because"] if row["predicted_x"] is None else None)
         where = cell_values(cells.get(row["cell_id"], {}))
         values.append((*where, row["remedy"], *sizes, quality_text(row), row["outcome"], why or ""))
@@ -184,7 +179,13 @@ def recommendation_table(rows: Sequence[Row], cells: Mapping[str, Mapping[str, A
         quality = row["quality"] or {}
         plain = f"{quality['metric']} {quality['plain']:.4g}" if quality else None
         change = " ".join(f"{name}={_word(value)}" for name, value in row["changes"].items())
-        speeds = (row["plain_per_s"], row["changed_per_s"], row["predicted_x"], row["measured_x"], interval(row["ci"]))
+        speeds = (
+            row["plain_per_s"],
+            row["changed_per_s"],
+            row["predicted_x"],
+            row["measured_x"],
+            interval_text(row["ci"]),
+        )
         where = cell_values(cells.get(row["cell_id"], {}))
         end = (row["memory_change_mib"], plain, quality_text(row), row["reproduce"])
         values.append((*where, change, *speeds, *end))

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmbench.analysis import attribution
 from llmbench.report.findings import changes
-from llmbench.report.table import CELL, Column, Table, cell_values, number
+from llmbench.report.table import CELL, Column, Table, cell_values, interval_text, number
 
 Cell = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ def verdict_table(cells: Sequence[Cell]) -> Table:
         if cell["verdict"] is None:
             continue
         found = (cell["step_ms"], cell["verdict"], cell["verdict_class"], cell["verdict_where"], cell["verdict_why"])
-        sizes = (cell["headroom_predicted_x"], cell["headroom_measured_x"], interval(cell["headroom_ci"]))
+        sizes = (cell["headroom_predicted_x"], cell["headroom_measured_x"], interval_text(cell["headroom_ci"]))
         rows.append((*cell_values(cell), *found, *sizes, _advice(cell)))
     notes: tuple[str, ...] = NOTES if rows else ()
     errors = attribution.prediction_errors(row for cell in cells for row in cell["bottlenecks"])
@@ -52,11 +52,6 @@ def _advice(cell: Cell) -> str | None:
     return "; ".join([*largest, *open_]) or None
 
 
-def interval(ends: Sequence[float] | None) -> str | None:
-    """Return an interval as text."""
-    return None if ends is None else f"{ends[0]:.2f} - {ends[1]:.2f}"
-
-
 def causes_table(cells: Sequence[Cell]) -> Table:
     """Return every cause that was tried, and what the two largest of a cell give together."""
     columns: tuple[Column, ...] = (*CELL, Column("cause"), Column("axis"), number("predicted", "x"))
@@ -66,10 +61,10 @@ def causes_table(cells: Sequence[Cell]) -> Table:
         where = cell_values(cell)
         for row in cell["bottlenecks"]:
             if row["measured_x"] is not None:
-                sizes = (row["predicted_x"], row["measured_x"], interval(row["ci"]), row["low"], row["pairs"])
+                sizes = (row["predicted_x"], row["measured_x"], interval_text(row["ci"]), row["low"], row["pairs"])
                 rows.append((*where, row["cause"], row["axis"], *sizes))
         for row in cell["interactions"]:
-            sizes = (row["product_x"], row["measured_x"], interval(row["ci"]), None, None)
+            sizes = (row["product_x"], row["measured_x"], interval_text(row["ci"]), None, None)
             rows.append((*where, " + ".join(row["causes"]), "both", *sizes))
     both = "both: the two largest removed at once; predicted is then the product of what each gives alone"
     together = any(cell["interactions"] for cell in cells)

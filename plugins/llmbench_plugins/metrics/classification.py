@@ -14,6 +14,7 @@ from llmbench_plugins.metrics._installed import check_installed
 
 def class_metric(cache_dir: str, name: str, description: str, score: Callable[..., dict[str, float]]) -> Any:
     """Return an `evaluate.Metric` of ints whose values are `score(predictions, references, **options)`."""
+    check_installed("evaluate")  # which brings datasets
     import datasets
     import evaluate
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llmbench
+from llmbench_plugins.metrics._installed import check_installed
 
 
 def _exp_ratio(predictions: Sequence[Mapping[str, Any]], nll: str, count: str) -> float | None:
@@ -40,6 +41,7 @@ def perplexities(predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _load(cache_dir: str) -> Any:
+    check_installed("evaluate")  # which brings datasets
     import datasets
     import evaluate
 

@@ -48,6 +48,7 @@ def string_metric(cache_dir: str, name: str, description: str, score: Score) -> 
 
     `score` gets references as a list of lists of str, each with at least one; it is not called for empty input.
     """
+    check_installed("evaluate")  # which brings datasets
     import datasets
     import evaluate
 
