@@ -104,13 +104,13 @@ def diagnose(
     given: Mapping[str, Any] = {"model": model, "data": data, "optimizer": optimizer, "loss": loss, "step": step}
     registry = resolve(worker_calls.FIND_PLUGINS)([str(Path(file).resolve()) for file in plugins])
     environment = resolve(worker_calls.CAPTURE_ENVIRONMENT)()
-    allowance = resolve(worker_calls.TIME_BUDGET)(budget_s, begun_s)
-    allowance.spent_s["start_s"] = time.perf_counter() - begun_s
+    time_budget = resolve(worker_calls.TIME_BUDGET)(budget_s, begun_s)
+    time_budget.spent_s["start_s"] = time.perf_counter() - begun_s
     record = resolve(worker_calls.DIAGNOSE_GIVEN)(
         {**given, "device": device, "precision": precision},
         name=GIVEN,
         mode=verify,
-        allowance=allowance,
+        time_budget=time_budget,
         registry=registry,
     )
     run = Run(GIVEN, [cast("Record", {**record, "environment_id": "here"})], {"here": environment}, {}, {})
