@@ -71,8 +71,8 @@ def llmbench_conformance() -> Callable[[str, str, str], None]:
 
     def conforms(kind: str, plugin: str, check: str) -> None:
         if (kind, plugin) not in verdicts_of:
-            verdicts = conformance.check(plugin, kind=kind)
-            verdicts_of[kind, plugin] = {one.check: one for one in verdicts if one.kind in (kind, "plugin")}
+            results = conformance.check(plugin, kind=kind)
+            verdicts_of[kind, plugin] = {one.check: one for one in results if one.kind in (kind, "plugin")}
         verdicts = verdicts_of[kind, plugin]
         if check not in verdicts:
             _fail(str(next(iter(verdicts.values()), f"no check is called {check!r}")))
