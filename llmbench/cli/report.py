@@ -45,15 +45,15 @@ def report_command(
 
 @contextlib.contextmanager
 def _no_collector() -> Iterator[None]:
-    """Keep the garbage collector from going through a hundred thousand records again and again: they have no cycles."""
+    """Switch the garbage collector off: it would go through all records again and again, and they have no cycles."""
     import gc
 
-    on = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if on:
+        if was_enabled:
             gc.enable()
 
 
@@ -61,14 +61,14 @@ def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str |
     from llmbench.records.read import guarded, read_all
     from llmbench.report.write import render_runs
 
-    registry.get("reporter", form)  # an unknown name is told before anything is read
-    found = read_all([Path(name) for name in runs], stored=True)
+    registry.get("reporter", form)  # an unknown name is an error before anything is read
+    recorded = read_all([Path(name) for name in runs], stored=True)
     if output is None:
-        with guarded(found):
-            print_runs(found, form, registry, baseline)
+        with guarded(recorded):
+            print_runs(recorded, form, registry, baseline)
         return 0
-    with guarded(found):
-        document = render_runs(found, form, registry, baseline)
+    with guarded(recorded):
+        document = render_runs(recorded, form, registry, baseline)
     try:
         output.write_bytes(document)
     except OSError as error:
@@ -78,7 +78,7 @@ def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str |
 
 
 def print_runs(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> None:
-    """Print the report of `runs`. Raises UserError rather than send what is no text to a terminal."""
+    """Print the report of `runs`. Raises UserError where a terminal would get a document that is no text."""
     from llmbench.report.write import render_runs
 
     document = render_runs(runs, form, registry, baseline)
