@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import CellFields, Record
 
 T = TypeVar("T")
-Record = Mapping[str, Any]
 
-OTHERS = 0.15  # of a process's time, lost to other processes or to the host: it does not count where others can be had
+#: A process that lost more than this share of its time to other processes, or to the host, does not count where there
+#: are others.
+OTHERS = 0.15
 
 
 def by_cell(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -21,7 +25,8 @@ def by_cell(records: Iterable[Record]) -> dict[str, list[Record]]:
         return known
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if (record.get("cell") or {}).get("remedy_of") is None:
+        cell = cast("CellFields | None", record.get("cell"))  # an old record may have none
+        if cell is None or cell.get("remedy_of") is None:
             groups.setdefault(record["cell_id"], []).append(record)
     return groups
 
