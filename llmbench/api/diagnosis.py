@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmbench.contract.errors import UserError
 
 if TYPE_CHECKING:
+    from llmbench.contract.record import Record
     from llmbench.records.read import Run
 from llmbench.api.options import check_budget
 
@@ -31,7 +32,7 @@ class Diagnosis:
         """Return what `llmbench diagnose --json` prints: the fields of a cell, `bottlenecks` and `remedies`."""
         from llmbench.report.formats import json
 
-        return json.one(self.run)
+        return json.single_cell(self.run)
 
     @property
     def verdict(self) -> str:
@@ -112,5 +113,5 @@ def diagnose(
         allowance=allowance,
         registry=registry,
     )
-    run = Run(GIVEN, [{**record, "environment_id": "here"}], {"here": environment}, {}, {})
+    run = Run(GIVEN, [cast("Record", {**record, "environment_id": "here"})], {"here": environment}, {}, {})
     return Diagnosis(run, resolve(worker_calls.DESCRIBE_CAUSES)(registry))

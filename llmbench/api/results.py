@@ -223,9 +223,9 @@ class Compared:
         """One row per cell that was measured in both runs."""
         import pandas as pd
 
-        from llmbench.report.formats.parquet import flat
+        from llmbench.report.formats.flat import typed_row
 
-        return pd.DataFrame([dict(flat(row)) for row in self.document["cells"]])
+        return pd.DataFrame([typed_row(row) for row in self.document["cells"]])
 
     @property
     def tables(self) -> list[Table]:

@@ -68,7 +68,7 @@ def diagnose_command(
     if as_json:
         words = ["llmbench", "diagnose", target, "--budget", f"{budget_s:g}", "--verify", mode]
         words += [word for file in plugin_files for word in ("--plugin", file)]
-        document = {**report_json.one(run), "reproduce": shlex.join(words)}
+        document = {**report_json.single_cell(run), "reproduce": shlex.join(words)}
         document["reasons"].pop("reproduce", None)
         click.echo(report_json.text(document).rstrip("\n"))
     else:

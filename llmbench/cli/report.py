@@ -59,7 +59,7 @@ def _no_collector() -> Iterator[None]:
 
 def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str | None, registry: Registry) -> int:
     from llmbench.records.read import guarded, read_all
-    from llmbench.report.write import rendered
+    from llmbench.report.write import render_runs
 
     registry.get("reporter", form)  # an unknown name is told before anything is read
     found = read_all([Path(name) for name in runs], stored=True)
@@ -68,7 +68,7 @@ def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str |
             print_runs(found, form, registry, baseline)
         return 0
     with guarded(found):
-        document = rendered(found, form, registry, baseline)
+        document = render_runs(found, form, registry, baseline)
     try:
         output.write_bytes(document)
     except OSError as error:
@@ -79,9 +79,9 @@ def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str |
 
 def print_runs(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> None:
     """Print the report of `runs`. Raises UserError rather than send what is no text to a terminal."""
-    from llmbench.report.write import rendered
+    from llmbench.report.write import render_runs
 
-    document = rendered(runs, form, registry, baseline)
+    document = render_runs(runs, form, registry, baseline)
     sys.stdout.flush()
     if b"\0" in document and sys.stdout.isatty():
         raise UserError(f"--format {form} is no text; write it to a file with -o FILE")
