@@ -78,7 +78,7 @@ def trial_cell(plain: Cell, of: str, round_: str, specs: Sequence[RemedySpec], s
 
 def cell_differences(plain: Cell, other: Cell) -> dict[str, object]:
     """Return the fields that `other` changes, with their values."""
-    before = plain.to_json()
+    before: Mapping[str, object] = plain.to_json()
     skipped = ("remedy_of", "role", "seed")
     return {k: v for k, v in other.to_json().items() if v != before[k] and k not in skipped}
 

@@ -17,9 +17,8 @@ from llmbench.contract.ceilings import datasheet_peak
 from llmbench.report.cells.part import Part, explain, unknown
 
 if TYPE_CHECKING:
-    from llmbench.contract.record import Ceilings, Counts, Ends, PositionRow, Record, Trace
+    from llmbench.contract.record import Ceilings, Counts, Ends, OperatorTime, PositionRow, Record, Trace
 
-    Matmul = Mapping[str, Mapping[str, float] | None]
 
 FIELDS = (
     "flops_per_step",
@@ -93,7 +92,7 @@ def _against_ceilings(step: TracedStep, step_s: float, machine: Ceilings) -> dic
     position = roofline.step_position(
         step.trace["rows"],
         step_s / step.work_ratio,
-        cast("Matmul", machine["matmul"]),
+        machine["matmul"],
         machine["memory_levels"],
         float32_as=step.float32_mode(machine),
     )
@@ -171,7 +170,7 @@ def operator_positions(step: TracedStep, good: Sequence[Record], machine: Ceilin
     """
     trace, means = step.trace, phase_means(good)
     traced_s = trace.get("phases_s") or {}
-    times = [
+    times: list[OperatorTime] = [
         {**row, "seconds": row["seconds"] / traced_s[row["phase"]] * means[row["phase"]] / step.work_ratio}
         for row in trace.get("times") or ()
         if traced_s.get(row["phase"]) and row["phase"] in means
@@ -179,7 +178,7 @@ def operator_positions(step: TracedStep, good: Sequence[Record], machine: Ceilin
     positions = roofline.positions(
         trace["rows"],
         times,
-        cast("Matmul", machine["matmul"]),
+        machine["matmul"],
         machine["memory_levels"],
         float32_as=step.float32_mode(machine),
     )
