@@ -27,13 +27,19 @@ if TYPE_CHECKING:
 Names = tuple[str, ...]  # of the remedies of a configuration; none for the plain one
 Pair = tuple["Record", "Record"]  # of one repeat: without a change, and with it
 
-#: Rounds.
-SCREEN, ADD, CONFIRM = "screen", "add-", "confirm"
-#: Outcomes for quality.
-BETTER, UNCHANGED, WORSE, UNDECIDED = "better", "unchanged", "worse", "undecided"
+# Rounds.
+SCREEN = "screen"  # each remedy alone
+ADD = "add-"  # and the name of a remedy: it on top of those chosen so far
+CONFIRM = "confirm"  # the recommended configuration
+
+# Outcomes for quality.
+BETTER = "better"
+UNCHANGED = "unchanged"
+WORSE = "worse"
+UNDECIDED = "undecided"
 
 LEAST_GAIN_X = 1.03  # of throughput: two processes alike may differ by less
-LEVEL = 0.95
+LEVEL = 0.95  # of intervals
 BLOCKS = 10  # of steps, per process: a stall does not move their median
 EQUAL = 0.005  # of the plain configuration's quality: a loss up to this is none
 TOLERANCE = 0.05  # of the same: an interval that holds 0 and a larger loss is undecided

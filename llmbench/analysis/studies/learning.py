@@ -36,8 +36,9 @@ Points = Mapping[Point, Runs]  # of one setup
 
 AXES = ("data", "steps", "parameters")
 NAMES = {"data": "data", "steps": "training", "parameters": "capacity"}  # what is short where an axis moves quality
-NONE, UNDECIDED = "none", "undecided"
-LEVEL = 0.95
+NONE = "none"  # the verdict where nothing gains enough
+UNDECIDED = "undecided"  # the verdict where that is not known
+LEVEL = 0.95  # of intervals
 TAIL = (1 - LEVEL) / 2  # outside of an interval, at each end
 WRONG = 1 - LEVEL  # probability that a verdict names a wrong axis, at most
 #: The same in a study that follows: of doublings, and of the larger factor. A study that follows and leaves no point

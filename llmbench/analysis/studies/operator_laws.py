@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from llmbench.contract.record import Record
 
 COUNTS: Final = ("calls", "flops", "bytes")
-HOST, INPUT = "host", "input"  # parts of a step without operators of their own
+HOST = "host"  # the part of a step that dispatches operators, and takes and gives back memory
+INPUT = "input"  # the part that makes batches
 ALL = ""  # the class that stands for all classes together
 FEWEST = 3  # points of a fit: as many as a law has rates
 TOLERANCE = 0.02  # of a time: step times are measured to that by default (`Budget.ci_pct`)
-LEVEL = 0.95
+LEVEL = 0.95  # of the interval over rounds
 
 
 def fit_laws(xs: Sequence[int], times: Sequence[Sequence[float]], work: Sequence[Growth]) -> list[Growth]:

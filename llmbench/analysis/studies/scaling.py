@@ -38,9 +38,10 @@ FEWEST = 4  # points of a curve that is fitted: three and one that is held out
 END_X = 4  # an end of a curve: the points within two doublings of its last one
 END_POINTS = 3  # at least, of an end
 LEAST_SHARE = 0.05  # of the step: a class of operators with less has no row
-LEVEL = 0.95
+LEVEL = 0.95  # of intervals over rounds
 TAIL = (1 - LEVEL) / 2  # outside of an interval, at each end
-STEP, REST = "step", "rest"
+STEP = "step"  # the part that is the whole step
+REST = "rest"  # the part that no class of operators with a row makes
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Curve:
     @property
     def rounds(self) -> list[int]:
         """The repeats that every point has."""
-        return sorted(set.intersection(*(set(found) for found in self.points.values())))
+        return sorted(set.intersection(*(set(repeats) for repeats in self.points.values())))
 
 
 def scaling_rows(records: Iterable[Record]) -> list[ScalingRow]:
