@@ -226,9 +226,9 @@ class Compared:
         """One row per cell that was measured in both runs."""
         import pandas as pd
 
-        from llmbench.report.formats.flat import typed_row
+        from llmbench.report.formats.flat import flat_row
 
-        return pd.DataFrame([typed_row(row) for row in self.document["cells"]])
+        return pd.DataFrame([flat_row(row) for row in self.document["cells"]])
 
     @property
     def tables(self) -> list[Table]:

@@ -47,7 +47,7 @@ class Workload:
     measured_x: float | None
     ci: Ends | None
     #: Whether the verdict names a cause.
-    is_settled: bool
+    names_cause: bool
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from llmbench.contract.ceilings import datasheet_peak
 from llmbench.report.cells.part import Part, explain, unknown
 
 if TYPE_CHECKING:
-    from llmbench.contract.record import Ceilings, Counts, Ends, PositionRow, Record, Trace
+    from llmbench.contract.record import Ceilings, Counts, Ends, OperatorTime, PositionRow, Record, Trace
 
-    Matmul = Mapping[str, Mapping[str, float] | None]
 
 FIELDS = (
     "flops_per_step",
@@ -46,7 +45,7 @@ class TracedStep(NamedTuple):
 
     trace: Trace
     #: Work (FLOPs) of the mean step over that of the traced one.
-    mean_over_traced: float
+    work_ratio: float
     precision: str
 
     def float32_mode(self, machine: Ceilings) -> str:
@@ -80,7 +79,7 @@ def summarise_utilisation(good: Sequence[Record], ceilings: Mapping[str, Ceiling
     machine = ceilings.get(record.get("ceilings_id") or "")
     if machine is not None:
         peak = datasheet_peak(machine, precision)
-        step = TracedStep(trace, _mean_over_traced(counts, trace), precision)
+        step = TracedStep(trace, _work_ratio(counts, trace), precision)
         fields["mfu_pct"] = roofline.mfu_pct(counts.get("model_flops"), step_s, peak)
         fields["hfu_pct"] = roofline.hfu_pct(counts.get("flops"), step_s, peak)
         fields |= _against_ceilings(step, step_s, machine)
@@ -92,8 +91,8 @@ def _against_ceilings(step: TracedStep, step_s: float, machine: Ceilings) -> dic
     """Return the step's position under this machine's roofline."""
     position = roofline.step_position(
         step.trace["rows"],
-        step_s / step.mean_over_traced,
-        cast("Matmul", machine["matmul"]),
+        step_s / step.work_ratio,
+        machine["matmul"],
         machine["memory_levels"],
         float32_as=step.float32_mode(machine),
     )
@@ -106,7 +105,7 @@ def _against_ceilings(step: TracedStep, step_s: float, machine: Ceilings) -> dic
     }
 
 
-def _mean_over_traced(counts: Counts, trace: Trace) -> float:
+def _work_ratio(counts: Counts, trace: Trace) -> float:
     """Return the work (FLOPs) of the mean step over that of the traced one."""
     traced, mean = trace["totals"]["flops"], counts["flops"]
     return mean / traced if traced and mean is not None else 1.0
@@ -171,15 +170,15 @@ def operator_positions(step: TracedStep, good: Sequence[Record], machine: Ceilin
     """
     trace, means = step.trace, phase_means(good)
     traced_s = trace.get("phases_s") or {}
-    times = [
-        {**row, "seconds": row["seconds"] / traced_s[row["phase"]] * means[row["phase"]] / step.mean_over_traced}
+    times: list[OperatorTime] = [
+        {**row, "seconds": row["seconds"] / traced_s[row["phase"]] * means[row["phase"]] / step.work_ratio}
         for row in trace.get("times") or ()
         if traced_s.get(row["phase"]) and row["phase"] in means
     ]
     positions = roofline.positions(
         trace["rows"],
         times,
-        cast("Matmul", machine["matmul"]),
+        machine["matmul"],
         machine["memory_levels"],
         float32_as=step.float32_mode(machine),
     )

@@ -21,7 +21,7 @@ def flatten(row: Row, prefix: str = "", without: frozenset[str] = frozenset()) -
             yield f"{prefix}{name}", value
 
 
-def typed_row(row: Row) -> dict[str, object]:
+def flat_row(row: Row) -> dict[str, object]:
     """Return a flat row for columns of one type: a list of texts or of numbers stays a list, any other is JSON text."""
     return {name: _plain_list(value) if isinstance(value, list | tuple) else value for name, value in flatten(row)}
 

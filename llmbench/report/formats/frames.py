@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from llmbench.report.formats.flat import typed_row
+from llmbench.report.formats.flat import flat_row
 from llmbench.report.formats.parquet import sample_rows
 from llmbench.report.report import Report
 from llmbench.report.tables.column_meanings import COLUMNS
@@ -26,7 +26,7 @@ def frame(report: Report, table: str) -> DataFrame:
 def _frame(rows: Sequence[Row], names: Sequence[str]) -> DataFrame:
     import pandas as pd
 
-    flat = [typed_row(row) for row in rows]
+    flat = [flat_row(row) for row in rows]
     if not flat:
         return pd.DataFrame(columns=pd.Index(names))
     every = list(dict.fromkeys(name for row in flat for name in row))

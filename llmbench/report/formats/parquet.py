@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench.records import attempts
 from llmbench.records.read import Run
-from llmbench.report.formats.flat import as_text, typed_row
+from llmbench.report.formats.flat import as_text, flat_row
 from llmbench.report.report import Report
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def report_bytes(report: Report) -> bytes:
 
 
 def _rows(report: Report) -> list[Row]:
-    return [typed_row({"run": cell["run"], **cell}) for cell in report.cells]
+    return [flat_row({"run": cell["run"], **cell}) for cell in report.cells]
 
 
 def write_samples(runs: Sequence[Run], path: Path) -> None:

@@ -108,7 +108,7 @@ def _next_steps(cell: CellSummary, record: Record) -> list[str]:
 def _explain_undecided(cell: CellSummary, record: Record) -> list[str]:
     """Return the causes that are open, and the budget that may decide them."""
     rows = {row["cause"]: row for row in cell["bottlenecks"]}
-    untried = [to_words(name) + _predicted_text(row) for name, row in rows.items() if _may_matter_untried(row)]
+    untried = [to_words(name) + _prediction_text(row) for name, row in rows.items() if _may_matter_untried(row)]
     wide = [
         to_words(name)
         for name, row in rows.items()
@@ -129,7 +129,7 @@ def _may_matter_untried(row: BottleneckRow) -> bool:
     return row["outcome"] == "out_of_time" and (row["predicted_x"] or math.inf) >= attribution.THRESHOLD
 
 
-def _predicted_text(row: BottleneckRow) -> str:
+def _prediction_text(row: BottleneckRow) -> str:
     return f" (predicted {row['predicted_x']:.2f}x)" if row["predicted_x"] is not None else ""
 
 

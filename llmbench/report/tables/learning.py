@@ -43,7 +43,7 @@ def learning_table(records: Iterable[Record], known: Sequence[LearningRow] | Non
     for row in _learning_rows(records) if known is None else known:
         what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"], row["parameters"])
         by_axis = [row["gains"].get(axis) for axis in learning.AXES]
-        gains = [None if one is None else _signed_text(one["gain"], one["ci"]) for one in by_axis]
+        gains = [None if one is None else _with_sign(one["gain"], one["ci"]) for one in by_axis]
         values = (row["epochs"], row["metric"], row["quality"], row["oracle"], row["times"], *gains)
         rows.append((*what, *values, row["seeds"], row["verdict"], row["because"] or ""))
     return Table("What limits learning", columns, tuple(rows), NOTES)
@@ -65,7 +65,7 @@ def missing_table(records: Iterable[Record], known: Sequence[LearningRow] | None
         if split is not None:
             what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"])
             by_name = [split["parts"].get(name) for name in names]
-            parts = [None if part is None else _signed_text(part["value"], part["ci"]) for part in by_name]
+            parts = [None if part is None else _with_sign(part["value"], part["ci"]) for part in by_name]
             rows.append((*what, split["distance"], *parts, _ample(split["ample"])))
     return Table("Distance to the oracle", columns, tuple(rows), MISSING_NOTES)
 
@@ -95,6 +95,6 @@ def _ample(ample: Mapping[str, object]) -> str:
     return f"{ample['data']:,} examples, {ample['steps']:,} steps, {ample['parameters']}"
 
 
-def _signed_text(value: float, ci: Ends | None) -> str:
+def _with_sign(value: float, ci: Ends | None) -> str:
     """Return a value with its sign and its interval."""
     return f"{value:+.3f}" + ("" if ci is None else f" [{ci[0]:+.3f}, {ci[1]:+.3f}]")

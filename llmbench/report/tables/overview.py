@@ -16,7 +16,7 @@ from llmbench.report.tables.remedies import remedy_tables
 from llmbench.report.tables.roofline import roofline_table
 from llmbench.report.tables.scaling import changes_table, scaling_table
 from llmbench.report.tables.side_by_side import device_table, precision_table
-from llmbench.report.tables.verdicts import causes_table, unmeasured_causes_table, verdict_table
+from llmbench.report.tables.verdicts import causes_table, missing_causes_table, verdict_table
 
 if TYPE_CHECKING:
     from llmbench.contract.record import CeilingEstimate, CellSummary
@@ -34,7 +34,7 @@ def run_tables(run: Run, cells: Sequence[CellSummary] | None = None, studies: St
     if cells is None:
         cells = summarise_run(run)
     tables = [header_table(run, cells), verdict_table(cells), *study_tables(run, studies), causes_table(cells)]
-    tables += [unmeasured_causes_table(cells), *remedy_tables(run, cells)]
+    tables += [missing_causes_table(cells), *remedy_tables(run, cells)]
     tables += [bottleneck_table(cells), hardware_table(cells), roofline_table(cells), quality_table(cells)]
     tables += [precision_table(run, cells), device_table(run, cells)]
     tables += [inference_table(cells), compilation_table(cells), capacity_table(cells)]

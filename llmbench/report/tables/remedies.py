@@ -47,9 +47,8 @@ def _names(trials: Trials) -> list[str]:
 
 def _fields_of(trials: Trials, name: str) -> RemedyFields:
     """Return the `remedy` field of the first trial of a remedy alone."""
-    record = trials.first(SCREEN, (name,)) or {}
-    fields: RemedyFields = record.get("remedy") or {}
-    return fields
+    record = trials.first(SCREEN, (name,))
+    return (record.get("remedy") if record else None) or {}
 
 
 def _remedy_row(cell_id: str, name: str, trials: Trials, run: str) -> RemedyRow:
@@ -91,7 +90,8 @@ def _quality_fields(change: Row | None) -> Row:
 def _outcome(name: str, trials: Trials, measured_x: float | None, quality: str | None) -> tuple[str, str | None]:
     """Return the outcome of a remedy, and its reason; `quality` is the outcome of training with it."""
     if measured_x is None:
-        error: ErrorFields = (trials.first(SCREEN, (name,)) or {}).get("error") or {}
+        record = trials.first(SCREEN, (name,))
+        error: ErrorFields = (record.get("error") if record else None) or {}
         message = " ".join(str(error.get("message")).split())
         return ("not tried", message) if error.get("type") == "NotTried" else ("failed", message)
     if name in (trials.recommendation() or ()):

@@ -74,7 +74,7 @@ def causes_table(cells: Sequence[CellSummary]) -> Table:
     return Table("Causes tried", columns, tuple(rows), (*CAUSE_NOTES, note) if together else CAUSE_NOTES)
 
 
-def unmeasured_causes_table(cells: Sequence[CellSummary]) -> Table:
+def missing_causes_table(cells: Sequence[CellSummary]) -> Table:
     """Return why causes that may matter were not measured: a row per cause and reason, with the number of cells."""
     predictions: dict[tuple[str, str, str], list[float | None]] = {}
     for cell in cells:

@@ -14,11 +14,11 @@ except ImportError:  # a machine that only measures need not have it
 
 
 class Written(str):
-    """What is JSON already."""
+    """Text that is JSON already."""
 
 
 def parts(value: Any, depth: int) -> Iterator[str]:
-    """Yield `value` as JSON, part by part: at `depth` levels of it dicts and lists may hold what is `Written`."""
+    """Yield `value` as JSON, part by part. Down to `depth` levels, dicts and lists may hold `Written` text."""
     if depth and isinstance(value, dict):
         for i, (name, item) in enumerate(value.items()):
             yield ("," if i else "{") + json.dumps(str(name)) + ":"

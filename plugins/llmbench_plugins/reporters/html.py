@@ -1,6 +1,6 @@
 """The report as one HTML file that needs no network: findings first, then charts, then every table.
 
-Jinja2 writes the page with autoescape; Chart.js (vendored beside this file, 210 KB) draws the charts on canvases. The
+Jinja2 writes the page with autoescape; Chart.js (vendored next to this file, 210 KB) draws the charts on canvases. The
 scripts are allowed by their hashes and nothing else is, so that a name or a message in a record stays text.
 """
 
@@ -74,7 +74,7 @@ def _printable(value: Any) -> Any:
 
 
 def _page_head(report: Any) -> dict[str, Any]:
-    """Return what the head of the page says."""
+    """Return the values of the first part of the page: title, findings, and how to read them."""
     found = report.findings
     most = max((w.measured_x or 1.0 for f in found for w in f.workloads), default=1.0)
     return {
@@ -180,7 +180,7 @@ def _page(report: Any) -> dict[str, Any]:
         "templates": list(templates),
         **charts.data,
     }
-    return {"tables": shown, "data": data, "charts": charts.shown, "series": charts.series}
+    return {"tables": shown, "data": data, "charts": charts.figures, "series": charts.series}
 
 
 def llmbench_unknown() -> str:
