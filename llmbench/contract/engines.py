@@ -30,7 +30,7 @@ class EngineRequest:
     """How a cell is to be run; the options are those of `Cell`. Options that an engine lacks are Unsupported."""
 
     device: str  # cpu, cuda, cuda:N, mps or auto
-    precision: PrecisionSpec  # what is computed in
+    precision: PrecisionSpec  # of the numbers that are computed
     compiled: bool = False  # by the engine's compiler
     cuda_graphs: bool = False  # steps are recorded and replayed
     threads: int | None = None  # of one operator, None: as the framework does

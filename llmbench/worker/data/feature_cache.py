@@ -15,12 +15,15 @@ A column is a list of values of one kind, and containers are taken apart, which 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbench.contract.files import write_atomic
@@ -29,20 +32,24 @@ from llmbench.contract.specs import Feature
 if TYPE_CHECKING:
     from llmbench.contract.record import JsonObject
 
-try:
-    import orjson
-except ImportError:  # not needed, only three times as fast
-    orjson = None  # type: ignore[assignment]
-
 FORMAT = 1  # raise when files are written in another way
 PLAIN_TYPES = frozenset({int, float, str, bool, type(None)})
 EMPTY_TYPES: dict[str, type] = {"tuple": tuple, "dict": dict}
 
 
+def _import_orjson() -> ModuleType | None:
+    with contextlib.suppress(ImportError):
+        return importlib.import_module("orjson")
+    return None
+
+
+ORJSON = _import_orjson()  # not needed, only three times as fast as the standard library
+
+
 class SplitFeatures(NamedTuple):
     """The features of one split of a data set."""
 
-    info: Mapping[str, Any]  # of the data set
+    info: Mapping[str, object]  # of the data set
     features: Sequence[Feature]
     examples: int  # of which the features were made
 
@@ -141,10 +148,10 @@ def from_column(column: Any) -> list[Any]:
 
 
 def _dump(document: JsonObject) -> bytes:
-    if orjson is not None:
-        return bytes(orjson.dumps(document))
+    if ORJSON is not None:
+        return bytes(ORJSON.dumps(document))
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _load(content: bytes) -> Any:
-    return orjson.loads(content) if orjson is not None else json.loads(content)
+    return json.loads(content) if ORJSON is None else ORJSON.loads(content)

@@ -54,7 +54,7 @@ class CellData:
 
 
 class OnTheFly(Sequence[Feature]):
-    """The features of examples, made one by one when they are asked for."""
+    """The features of examples, made one by one when a batch needs them."""
 
     def __init__(self, task: TaskSpec, examples: Sequence[Example], ctx: EncodeContext) -> None:
         self.task, self.examples, self.ctx = task, examples, ctx

@@ -32,7 +32,7 @@ class MarkedStep(NamedTuple):
 
 
 class StepKind(Protocol):
-    """A kind of step: how one is taken, and what is known of it afterwards."""
+    """A kind of step: how one is taken, whole or with marks, and what a record says of it."""
 
     @property
     def trains(self) -> bool:

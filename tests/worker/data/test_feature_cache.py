@@ -56,14 +56,14 @@ def typed(value):
 def library(request, monkeypatch):
     """Each library that reads and writes JSON."""
     if request.param == "json":
-        monkeypatch.setattr(feature_cache, "orjson", None)
+        monkeypatch.setattr(feature_cache, "ORJSON", None)
     else:
         pytest.importorskip("orjson")
 
 
 @given(st.lists(values, max_size=6))
 def test_values_come_back_with_their_types(column):
-    for library in (json, feature_cache.orjson or json):
+    for library in (json, feature_cache.ORJSON or json):
         assert typed(from_column(library.loads(library.dumps(to_column(column))))) == typed(column)
 
 
