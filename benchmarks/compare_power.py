@@ -70,7 +70,7 @@ def simulate(setting: Setting, runs: int, seed: int = 0) -> dict:
             names.append(_verdict(interval.low, interval.high, MARGIN_PCT / 100))
         found += names[0] == "slower"
         alarms += any(name in ("slower", "faster") for name in names[1:])
-        shared_alarms += result.shared is not None and not result.shared.low <= 1 <= result.shared.high
+        shared_alarms += result.common is not None and not result.common.low <= 1 <= result.common.high
         for name, cell in zip(names, result.cells, strict=True):
             verdicts[name] = verdicts.get(name, 0) + 1
             if name == "undecided":

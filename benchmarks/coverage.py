@@ -73,7 +73,7 @@ def holds(estimate: stats.Estimate) -> bool:
 def student(within: np.ndarray, count: int, seed: int = 1) -> tuple[float, float]:
     """Coverage and median half-width (%) of intervals over `count` processes, each cell on its own."""
     levels = BETWEEN_SD * np.random.default_rng(seed).standard_normal((len(within), count))
-    found = [stats.pooled_interval(one_step(run)) for run in levels + within[:, :count]]
+    found = [stats.process_interval(one_step(run)) for run in levels + within[:, :count]]
     return _summary(found)
 
 
@@ -94,7 +94,7 @@ def moderated(
         logs = sds[:, None] * (math.sqrt(1 - common) * own + math.sqrt(common) * shared)
         logs[0] += run
         processes = [one_step(cell) for cell in logs]
-        found.append(stats.pooled_interval(processes[0], prior=stats.fit_prior(processes)))
+        found.append(stats.process_interval(processes[0], prior=stats.fit_prior(processes)))
     return _summary(found)
 
 

@@ -28,8 +28,8 @@ def summary(label: str, processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     printed_s, outside_s = (sum(sum(process[name]) for process in processes) for name in ("printed_s", "outside_s"))
     return {
         "setting": label,
-        "ours_ms": 1e3 * stats.pooled_interval(ours).value,
-        "bare_ms": 1e3 * stats.pooled_interval(bare).value,
+        "ours_ms": 1e3 * stats.process_interval(ours).value,
+        "bare_ms": 1e3 * stats.process_interval(bare).value,
         "ratio": ratio.value,
         "ratio_ci": [ratio.low, ratio.high],
         "ratio_outside": whole.value,

@@ -40,12 +40,14 @@ def hooks_page() -> str:
     """Return every hook with its complete plugin to copy."""
     from llmbench.contract import hookspecs, specs
     from llmbench.plugins.registry import KINDS
+    from llmbench.plugins.scaffold import read_example
 
     parts = ["# Hooks", "", "Made from the code by `python docs/generate.py`.", ""]
     parts += [_marked(inspect.getdoc(hookspecs) or ""), ""]
     for kind, (hook, spec_type) in KINDS.items():
         parts += [f"## `{hook}() -> Iterable[{spec_type.__name__}]`", "", f"Kind: {kind}.", ""]
         parts += [_marked(inspect.getdoc(getattr(hookspecs, hook)) or ""), ""]
+        parts += ["```python", read_example(kind).source.rstrip(), "```", ""]
     parts += ["# What plugins return, and what they are given", "", _marked(inspect.getdoc(specs) or ""), ""]
     for one in spec_types():
         parts += _type_lines(one)

@@ -1,4 +1,4 @@
-"""What a measurement costs and when a cost pays off: pure arithmetic. What is not known stays None, never zero."""
+"""Energy and money of a measurement, and when compiling pays off. Pure arithmetic; unknown is None and never zero."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def tokens_per_joule(tokens: float | None, joules: float | None) -> float | None
 
 
 def cost(seconds: float | None, price_per_hour: float | None) -> float | None:
-    """Return what `seconds` cost, in the currency of the price; None where no price was given."""
+    """Return the cost of `seconds` in the currency of the price; None where no price was given."""
     return None if seconds is None or price_per_hour is None else seconds / SECONDS_PER_HOUR * price_per_hour
 
 
 def steps_to_pay_off(
     compile_s: float | None, eager_step_s: float | None, compiled_step_s: float | None
 ) -> float | None:
-    """Return after how many steps compiling has saved the time that it took.
+    """Return the number of steps after which compiling has saved the time that it took.
 
     compile_s / (eager_step_s - compiled_step_s); 0 where nothing was spent. None where a time is not known, and
     where the compiled step is not the faster one: there is no such step then.

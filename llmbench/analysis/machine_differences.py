@@ -1,4 +1,4 @@
-"""What differs between the machines and the software of two runs: what explains a change before the code does. Pure."""
+"""Differences of machines and software between two runs: they explain a change before the code does. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench.analysis.quality_changes import data_of
 from llmbench.records.read import Run
 
-#: Ceilings that differ by more than this are listed, in percent.
-CEILING_PCT = 5.0
-#: What is listed first: it changes step times the most.
+if TYPE_CHECKING:
+    from llmbench.contract.record import JsonObject
+
+CEILING_PCT = 5.0  # ceilings that differ by more are listed
+#: Facts that are listed first: they change step times the most.
 FIRST = ("devices", "cpu", "torch", "driver", "cuda", "clocks", "governor", "packages", "data", "ceiling")
 
 
@@ -26,10 +28,10 @@ class Difference:
     head: str
 
 
-def differences(base: Run, head: Run) -> list[Difference]:
-    """Return what differs: environment, data and ceilings; what matters most for step times first."""
-    found = [*_data(base, head), *_environments(base, head), *_ceilings(base, head)]
-    return sorted(found, key=lambda one: (_rank(one.what), one.what))
+def find_differences(base: Run, head: Run) -> list[Difference]:
+    """Return the differences of environment, data and ceilings; those that matter most for step times first."""
+    every = [*_data(base, head), *_environments(base, head), *_ceilings(base, head)]
+    return sorted(every, key=lambda one: (_rank(one.what), one.what))
 
 
 def _rank(what: str) -> int:
@@ -38,25 +40,26 @@ def _rank(what: str) -> int:
 
 
 def _environments(base: Run, head: Run) -> Iterator[Difference]:
-    """Yield every fact that differs between the environments that were measured in; several values are listed."""
-    found: dict[str, tuple[list[str], list[str]]] = {}
-    for before, after in itertools.product(_used(base), _used(head)):
-        for path, *values in different_facts(before, after):
-            for known, value in zip(found.setdefault(path, ([], [])), values, strict=True):
+    """Yield every fact that differs between the environments of the runs; several values are listed."""
+    values: dict[str, tuple[list[str], list[str]]] = {}
+    for before, after in itertools.product(_environments_of(base), _environments_of(head)):
+        for path, *pair in different_facts(before, after):
+            for texts, value in zip(values.setdefault(path, ([], [])), pair, strict=True):
                 text = _text(value)
-                if text not in known:
-                    known.append(text)
-    for path, sides in found.items():
+                if text not in texts:
+                    texts.append(text)
+    for path, sides in values.items():
         if set(sides[0]) != set(sides[1]):
-            yield Difference(path, *(", ".join(values) for values in sides))
+            yield Difference(path, *(", ".join(texts) for texts in sides))
 
 
-def _used(run: Run) -> list[Mapping[str, Any]]:
+def _environments_of(run: Run) -> list[JsonObject]:
+    """Return the environments that the processes of a run were measured in."""
     names = dict.fromkeys(str(record.get("environment_id")) for record in run.records)
     return [run.environments[name] for name in names if name in run.environments]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
     if isinstance(value, Mapping):
@@ -65,7 +68,7 @@ def _text(value: Any) -> str:
 
 
 def _data(base: Run, head: Run) -> Iterator[Difference]:
-    """Yield the data sets of one name whose content is not the same."""
+    """Yield the data sets that have one name and not the same content."""
     sides: list[dict[str, set[str]]] = []
     for run in (base, head):
         names: dict[str, set[str]] = {}
@@ -81,15 +84,16 @@ def _data(base: Run, head: Run) -> Iterator[Difference]:
 
 
 def _ceilings(base: Run, head: Run) -> Iterator[Difference]:
-    sides = [dict(pair for doc in run.ceilings.values() for pair in _measured(doc)) for run in (base, head)]
+    """Yield the ceilings that differ by more than `CEILING_PCT`."""
+    sides = [dict(pair for doc in run.ceilings.values() for pair in _measurements(doc)) for run in (base, head)]
     for name in sides[0]:
         a, b = sides[0][name], sides[1].get(name)
         if b is not None and abs(b / a - 1) > CEILING_PCT / 100:
             yield Difference(f"ceiling {name}", f"{a:.3g}", f"{b:.3g} ({100 * (b / a - 1):+.0f} %)")
 
 
-def _measured(doc: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the measured values of a document of ceilings, named by where they stand in it."""
+def _measurements(doc: object, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the measured values of a document of ceilings, each with its path in the document."""
     if isinstance(doc, list):
         doc = {str(item.get("level", i)) if isinstance(item, Mapping) else str(i): item for i, item in enumerate(doc)}
     if not isinstance(doc, Mapping):
@@ -102,17 +106,17 @@ def _measured(doc: Any, path: str = "") -> Iterator[tuple[str, float]]:
         here = f"{path} {key}" if path else str(key)
         if not path and key in ("memory_levels", "matmul") and "device" in doc:
             here = f"{doc['device']} {key}"
-        yield from _measured(item, here)
+        yield from _measurements(item, here)
 
 
-FactDifference = tuple[str, Any, Any]  # path, value in the first, value in the second
+FactDifference = tuple[str, object, object]  # path, value in the first, value in the second
 
 
 #: Top-level parts that are not the machine: its hash, and what changes from moment to moment.
 NOT_THE_MACHINE = ("environment_id", "now")
 
 
-def different_facts(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[FactDifference]:
+def different_facts(a: Mapping[str, object], b: Mapping[str, object]) -> list[FactDifference]:
     """Return `(path, value in a, value in b)` for every fact that differs, in the order of `a`, then of `b`.
 
     Paths look like `packages.torch` and `devices[0].name`. What only one of them has is None in the other: in an
@@ -122,7 +126,8 @@ def different_facts(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[FactDiff
     return list(_walk("", left, right))
 
 
-def _walk(path: str, a: Any, b: Any) -> Iterator[FactDifference]:
+def _walk(path: str, a: object, b: object) -> Iterator[FactDifference]:
+    """Yield the differences of two values, which may be mappings or lists, below `path`."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for name in [*a, *(name for name in b if name not in a)]:
             yield from _walk(f"{path}.{name}" if path else name, a.get(name), b.get(name))

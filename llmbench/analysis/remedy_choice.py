@@ -15,7 +15,7 @@ from typing import Any
 from llmbench.analysis import attribution
 from llmbench.analysis.remedy_trials import (
     BETTER,
-    KEPT_FROM,
+    LEAST_GAIN_X,
     SCREEN,
     UNCHANGED,
     Names,
@@ -28,16 +28,16 @@ from llmbench.contract.cell import Cell
 from llmbench.contract.errors import DoesNotApply, LlmbenchError
 from llmbench.contract.specs import Forecast, RemedySpec
 
-TRIED_FROM = 1.02  # predictions below are not tried
+LEAST_FORECAST_X = 1.02  # predictions below are not tried
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A remedy for a cell: what it should give, or why it is not tried (`untried`)."""
+    """A remedy for a cell: what it should give, or why it is not tried (`why_not`)."""
 
     spec: RemedySpec
     forecast: Forecast
-    untried: str | None = None
+    why_not: str | None = None
 
 
 # --- trials as cells ------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def _suggestion(plain: Cell, record: Record, ceilings: Mapping[str, Any], spec: 
         raise
     except Exception as error:  # a plugin's
         return Suggestion(spec, Forecast(None), f"failed: {type(error).__name__}: {' '.join(str(error).split())}")
-    if forecast.gain_x is not None and forecast.gain_x < TRIED_FROM:
+    if forecast.gain_x is not None and forecast.gain_x < LEAST_FORECAST_X:
         return Suggestion(spec, forecast, f"predicted to give {forecast.gain_x:.2f}x")
     return Suggestion(spec, forecast)
 
@@ -103,7 +103,7 @@ def gains(trials: Trials, names: Iterable[str]) -> list[str]:
     """Return those that gained at least 3 % alone, the largest first."""
     found = {name: gain(trials, SCREEN, (), (name,)) for name in names}
     ranked = sorted((n for n, g in found.items() if g), key=lambda n: -found[n].value)  # type: ignore[union-attr]
-    return [n for n in ranked if found[n].value >= KEPT_FROM]  # type: ignore[union-attr]
+    return [n for n in ranked if found[n].value >= LEAST_GAIN_X]  # type: ignore[union-attr]
 
 
 def keeps_quality(trials: Trials, names: Names) -> bool:

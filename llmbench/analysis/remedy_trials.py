@@ -13,7 +13,7 @@ from llmbench import stats
 from llmbench.contract.cell import Cell
 from llmbench.contract.job import LEARN
 from llmbench.contract.specs import RemedySpec
-from llmbench.records.attempts import disturbed, latest_attempts
+from llmbench.records.attempts import disturbed, latest_attempts, prefer_undisturbed
 
 Record = Mapping[str, Any]
 
@@ -21,7 +21,7 @@ Names = tuple[str, ...]
 
 SCREEN, ADD, CONFIRM = "screen", "add-", "confirm"
 
-KEPT_FROM = 1.03  # throughput gained, at least: less is within what two processes differ by
+LEAST_GAIN_X = 1.03  # throughput gained, at least: less is within what two processes differ by
 
 LEVEL = 0.95
 
@@ -45,30 +45,30 @@ def round_and_names(role: str) -> tuple[str, Names]:
     return round_, tuple(names.split("+")) if names else ()
 
 
-def changed(cell: Cell, specs: Iterable[RemedySpec]) -> Cell:
+def change_cell(cell: Cell, specs: Iterable[RemedySpec]) -> Cell:
     """Return the cell with the changes of all `specs`, one after the other. Raises DoesNotApply as they do."""
     for spec in specs:
         cell = spec.change(cell)
     return cell
 
 
-def trial(plain: Cell, of: str, round_: str, specs: Sequence[RemedySpec], seed: int | None = None) -> Cell:
+def trial_cell(plain: Cell, of: str, round_: str, specs: Sequence[RemedySpec], seed: int | None = None) -> Cell:
     """Return the cell of a trial of `specs` on `plain`, whose own id is `of`."""
-    cell = changed(plain, specs)
+    cell = change_cell(plain, specs)
     seed = cell.seed if seed is None else seed
     return dataclasses.replace(cell, remedy_of=of, role=role_of(round_, [s.name for s in specs]), seed=seed)
 
 
-def differences(plain: Cell, other: Cell) -> dict[str, Any]:
+def cell_differences(plain: Cell, other: Cell) -> dict[str, Any]:
     """Return field -> value of what `other` changes."""
     before = plain.to_json()
     skipped = ("remedy_of", "role", "seed")
     return {k: v for k, v in other.to_json().items() if v != before[k] and k not in skipped}
 
 
-def applied(cell: Cell, plain: Cell, other: Cell) -> Cell:
+def apply_differences(cell: Cell, plain: Cell, other: Cell) -> Cell:
     """Return `cell` with what `other` changes of `plain`: the cell that a suite with these settings plans."""
-    return dataclasses.replace(cell, **differences(plain, other))
+    return dataclasses.replace(cell, **cell_differences(plain, other))
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class Trials:
 
     by_role: Mapping[str, Mapping[int, Record]]
 
-    def pairs(self, round_: str, before: Names, after: Names) -> list[tuple[Record, Record]]:
+    def pairs(self, round_: str, before: Names, after: Names) -> Sequence[tuple[Record, Record]]:
         """Return the pairs of good records of two configurations in a round: the quiet ones, else all."""
-        return self.quiet_pairs(round_, before, after) or self._pairs(round_, before, after)
+        return prefer_undisturbed(self._pairs(round_, before, after), 1, _is_disturbed)
 
-    def quiet_pairs(self, round_: str, before: Names, after: Names) -> list[tuple[Record, Record]]:
+    def quiet_pairs(self, round_: str, before: Names, after: Names) -> Sequence[tuple[Record, Record]]:
         """Return the pairs of good records both of which had their cores."""
-        return [pair for pair in self._pairs(round_, before, after) if not any(map(disturbed, pair))]
+        return prefer_undisturbed(self._pairs(round_, before, after), 0, _is_disturbed)
 
     def _pairs(self, round_: str, before: Names, after: Names) -> list[tuple[Record, Record]]:
         a, b = (self.by_role.get(role_of(round_, names), {}) for names in (before, after))
@@ -95,11 +95,15 @@ class Trials:
         found = list(self.by_role.get(role_of(round_, names), {}).values())
         return next((r for r in found if r["status"] != "ok"), found[0] if found else None)
 
-    def recommended(self) -> Names | None:
+    def recommendation(self) -> Names | None:
         """Return the configuration that was confirmed last, None before that."""
         rounds = [round_and_names(role) for role in self.by_role]
         confirmed = [names for round_, names in rounds if round_ == CONFIRM and names]
         return confirmed[-1] if confirmed else None
+
+
+def _is_disturbed(pair: tuple[Record, Record]) -> bool:
+    return any(map(disturbed, pair))
 
 
 def trials_of(records: Iterable[Record]) -> dict[str, Trials]:
@@ -112,12 +116,12 @@ def trials_of(records: Iterable[Record]) -> dict[str, Trials]:
             roles = groups.setdefault(cell["remedy_of"], {})
             roles.setdefault(cell["role"], {}).setdefault(key, []).append(record)
     return {
-        of: Trials({role: {k: _counted(found) for k, found in by_key.items()} for role, by_key in roles.items()})
+        of: Trials({role: {k: _latest(found) for k, found in by_key.items()} for role, by_key in roles.items()})
         for of, roles in groups.items()
     }
 
 
-def _counted(attempts: Sequence[Record]) -> Record:
+def _latest(attempts: Sequence[Record]) -> Record:
     return next(iter(latest_attempts([{**r, "repeat": 0} for r in attempts]).values()))
 
 

@@ -25,44 +25,44 @@ Level = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Range:
     """A number and how low and high it may be."""
 
     value: float
     low: float
     high: float
 
-    def over(self, amount: float) -> Estimate:
+    def over(self, amount: float) -> Range:
         """Return `amount` divided by this: least where this is highest."""
-        return Estimate(amount / self.value, amount / self.high, amount / self.low)
+        return Range(amount / self.value, amount / self.high, amount / self.low)
 
-    def times(self, factor: float) -> Estimate:
+    def times(self, factor: float) -> Range:
         """Return this, scaled."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor)
+        return Range(self.value * factor, self.low * factor, self.high * factor)
 
-    def plus(self, other: Estimate) -> Estimate:
+    def plus(self, other: Range) -> Range:
         """Return the sum; both may be low together."""
-        return Estimate(self.value + other.value, self.low + other.low, self.high + other.high)
+        return Range(self.value + other.value, self.low + other.low, self.high + other.high)
 
 
-NOTHING = Estimate(0.0, 0.0, 0.0)
+NOTHING = Range(0.0, 0.0, 0.0)
 
 
-def known(number: float | None) -> float | None:
+def positive_or_none(number: float | None) -> float | None:
     """Return a positive finite number as it is, anything else as None."""
     return number if number is not None and math.isfinite(number) and number > 0 else None
 
 
-def estimate_of(ceiling: Ceiling) -> Estimate | None:
+def range_of(ceiling: Ceiling) -> Range | None:
     """Return a ceiling with its bounds; None where it is not known. Bounds that are missing are the value."""
     if not isinstance(ceiling, Mapping):
-        value = known(ceiling)
-        return None if value is None else Estimate(value, value, value)
-    value = known(ceiling.get("value"))
+        value = positive_or_none(ceiling)
+        return None if value is None else Range(value, value, value)
+    value = positive_or_none(ceiling.get("value"))
     if value is None:
         return None
-    low, high = known(ceiling.get("low")) or value, known(ceiling.get("high")) or value
-    return Estimate(value, min(low, value), max(high, value))
+    low, high = positive_or_none(ceiling.get("low")) or value, positive_or_none(ceiling.get("high")) or value
+    return Range(value, min(low, value), max(high, value))
 
 
 # --- one piece of work ----------------------------------------------------------------------------------
@@ -70,35 +70,37 @@ def estimate_of(ceiling: Ceiling) -> Estimate | None:
 
 def arithmetic_intensity(flops: float | None, bytes_: float | None) -> float | None:
     """Return FLOPs per byte."""
-    return None if flops is None or known(bytes_) is None else flops / bytes_  # type: ignore[operator]
+    return None if flops is None or positive_or_none(bytes_) is None else flops / bytes_  # type: ignore[operator]
 
 
 def attainable_flops_per_s(intensity: float | None, peak: float | None, bandwidth: float | None) -> float | None:
     """Return the roof over an intensity: min(peak, intensity x bandwidth)."""
-    if intensity is None or known(peak) is None or known(bandwidth) is None:
+    if intensity is None or positive_or_none(peak) is None or positive_or_none(bandwidth) is None:
         return None
     return min(peak, intensity * bandwidth)  # type: ignore[type-var, operator]
 
 
 def roofline_s(flops: float | None, bytes_: float | None, peak: float | None, bandwidth: float | None) -> float | None:
     """Return the least seconds: max(FLOPs / peak, bytes / bandwidth)."""
-    if flops is None or bytes_ is None or known(peak) is None or known(bandwidth) is None:
+    if flops is None or bytes_ is None or positive_or_none(peak) is None or positive_or_none(bandwidth) is None:
         return None
     return max(flops / peak, bytes_ / bandwidth)  # type: ignore[operator]
 
 
-def bound(flops: float | None, bytes_: float | None, peak: float | None, bandwidth: float | None) -> str | None:
-    """Return which of the two takes longer: "compute" or "memory"; None also where there is no work."""
+def limiting_resource(
+    flops: float | None, bytes_: float | None, peak: float | None, bandwidth: float | None
+) -> str | None:
+    """Return the resource that takes longer, "compute" or "memory"; None where it is not known or there is no work."""
     least_s = roofline_s(flops, bytes_, peak, bandwidth)
     if not least_s:
         return None
     return "compute" if flops / peak == least_s else "memory"  # type: ignore[operator]
 
 
-def percent_of(amount: float | None, seconds: float | None, ceiling: Ceiling) -> Estimate | None:
+def percent_of(amount: float | None, seconds: float | None, ceiling: Ceiling) -> Range | None:
     """Return amount per second in per cent of a ceiling, low and high by the ceiling's bounds."""
-    limit = estimate_of(ceiling)
-    if amount is None or known(seconds) is None or limit is None:
+    limit = range_of(ceiling)
+    if amount is None or positive_or_none(seconds) is None or limit is None:
         return None
     return limit.over(100.0 * amount / seconds)  # type: ignore[operator]
 
@@ -114,7 +116,7 @@ def hfu_pct(hardware_flops: float | None, step_s: float | None, datasheet_flops_
     return mfu_pct(hardware_flops, step_s, datasheet_flops_per_s)
 
 
-def ceiling_pct(flops: float | None, seconds: float | None, measured_flops_per_s: Ceiling) -> Estimate | None:
+def ceiling_pct(flops: float | None, seconds: float | None, measured_flops_per_s: Ceiling) -> Range | None:
     """Return FLOPs that were done, of the peak measured on this machine for this precision."""
     return percent_of(flops, seconds, measured_flops_per_s)
 
@@ -126,19 +128,19 @@ def memory_level(working_set_bytes: float | None, levels: Sequence[Level]) -> st
     """Return the name of the nearest level that holds a working set."""
     if working_set_bytes is None:
         return None
-    ordered = _ordered(levels)
+    ordered = _near_to_far(levels)
     fitting = [level for level in ordered if working_set_bytes <= _capacity(level)]
     return str((fitting or ordered[-1:])[0]["level"]) if ordered else None
 
 
-def bandwidth_at(working_set_bytes: float | None, levels: Sequence[Level]) -> Estimate | None:
+def bandwidth_at(working_set_bytes: float | None, levels: Sequence[Level]) -> Range | None:
     """Return the highest bytes per second at which a working set can be gone through (see the head of this file)."""
     if working_set_bytes is None or working_set_bytes < 0:
         return None
-    return _bandwidth(working_set_bytes, _speeds(_ordered(levels)))
+    return _bandwidth(working_set_bytes, _speeds(_near_to_far(levels)))
 
 
-def _bandwidth(working_set_bytes: float, speeds: Sequence[tuple[float, Estimate]]) -> Estimate | None:
+def _bandwidth(working_set_bytes: float, speeds: Sequence[tuple[float, Range]]) -> Range | None:
     if not speeds:
         return None
     if working_set_bytes == 0:
@@ -148,17 +150,15 @@ def _bandwidth(working_set_bytes: float, speeds: Sequence[tuple[float, Estimate]
         reach = working_set_bytes if number == len(speeds) - 1 else min(capacity, working_set_bytes)
         seconds = seconds.plus(speed.over(max(0.0, reach - below)))
         below = max(below, reach)
-    return Estimate(
-        working_set_bytes / seconds.value, working_set_bytes / seconds.high, working_set_bytes / seconds.low
-    )
+    return Range(working_set_bytes / seconds.value, working_set_bytes / seconds.high, working_set_bytes / seconds.low)
 
 
 def bandwidth_pct(
     bytes_: float | None, seconds: float | None, working_set_bytes: float | None, levels: Sequence[Level]
-) -> Estimate | None:
+) -> Range | None:
     """Return bytes per second in per cent of the bandwidth that the working set allows."""
     limit = bandwidth_at(working_set_bytes, levels)
-    if bytes_ is None or known(seconds) is None or limit is None:
+    if bytes_ is None or positive_or_none(seconds) is None or limit is None:
         return None
     return limit.over(100.0 * bytes_ / seconds)  # type: ignore[operator]
 
@@ -168,18 +168,18 @@ def _capacity(level: Level) -> float:
     return math.inf if capacity is None else float(capacity)
 
 
-def _ordered(levels: Sequence[Level]) -> list[Level]:
+def _near_to_far(levels: Sequence[Level]) -> list[Level]:
     return sorted(levels, key=_capacity)
 
 
-def _speeds(ordered: Sequence[Level]) -> list[tuple[float, Estimate]]:
+def _speeds(ordered: Sequence[Level]) -> list[tuple[float, Range]]:
     """Return (capacity, bandwidth) from near to far: each level's best kernel, never slower than a farther level."""
-    speeds: list[tuple[float, Estimate]] = []
+    speeds: list[tuple[float, Range]] = []
     for level in reversed(ordered):
-        measured = [estimate_of(value) for key, value in level.items() if key.endswith("_bytes_per_s")]
+        measured = [range_of(value) for key, value in level.items() if key.endswith("_bytes_per_s")]
         found = [m for m in measured if m is not None] + ([speeds[0][1]] if speeds else [])
         if any(m is not None for m in measured):
-            best = Estimate(max(m.value for m in found), max(m.low for m in found), max(m.high for m in found))
+            best = Range(max(m.value for m in found), max(m.low for m in found), max(m.high for m in found))
             speeds.insert(0, (_capacity(level), best))
     return speeds
 
@@ -200,8 +200,8 @@ class Position:
     bound: str | None  # "compute" or "memory"
     roofline_s: float | None  # sum over operators, which run one after the other
     attainable_flops_per_s: float | None
-    ceiling_pct: Estimate | None
-    bandwidth_pct: Estimate | None
+    ceiling_pct: Range | None
+    bandwidth_pct: Range | None
 
 
 def positions(
@@ -226,7 +226,7 @@ def positions(
     out = []
     for (phase, kind), group in groups.items():
         own = [t["seconds"] for t in spent if t["phase"] == phase and kind in (t["operator_class"], ALL)]
-        seconds = known(sum(own)) if own else None
+        seconds = positive_or_none(sum(own)) if own else None
         out.append(_position(phase, kind, group, seconds, peaks, levels, named))
     return out
 
@@ -240,7 +240,7 @@ def step_position(
     float32_as: str = "fp32",
 ) -> Position:
     """Return the position of a whole step that takes `step_s`, measured with nothing attached; else as `positions`."""
-    return _position(ALL, ALL, rows, known(step_s), peaks, levels, {**MODE_OF_DTYPE, "float32": float32_as})
+    return _position(ALL, ALL, rows, positive_or_none(step_s), peaks, levels, {**MODE_OF_DTYPE, "float32": float32_as})
 
 
 def _position(
@@ -254,7 +254,7 @@ def _position(
 ) -> Position:
     flops, moved = sum(row["flops"] for row in group), sum(row["bytes"] for row in group)
     compute = [_compute_s(row, peaks, named) for row in group]
-    speeds = _speeds(_ordered(levels))
+    speeds = _speeds(_near_to_far(levels))
     memory = [_memory_s(row, speeds) for row in group]
     compute_s, memory_s = _sum(compute), _sum(memory)
     least_s, limits = None, (0.0, 0.0)
@@ -276,19 +276,19 @@ def _position(
     )
 
 
-def _compute_s(row: Mapping[str, Any], peaks: Mapping[str, Ceiling], named: Mapping[str, str]) -> Estimate | None:
+def _compute_s(row: Mapping[str, Any], peaks: Mapping[str, Ceiling], named: Mapping[str, str]) -> Range | None:
     if not row["flops"]:
         return NOTHING
-    peak = estimate_of(peaks.get(named.get(row["dtype"], ""), None))
+    peak = range_of(peaks.get(named.get(row["dtype"], ""), None))
     return peak.over(row["flops"]) if peak is not None else None
 
 
-def _memory_s(row: Mapping[str, Any], speeds: Sequence[tuple[float, Estimate]]) -> Estimate | None:
+def _memory_s(row: Mapping[str, Any], speeds: Sequence[tuple[float, Range]]) -> Range | None:
     speed = _bandwidth(row["bytes"] / row["calls"], speeds)
     return speed.over(row["bytes"]) if speed is not None else None
 
 
-def _sum(parts: Iterable[Estimate | None]) -> Estimate | None:
+def _sum(parts: Iterable[Range | None]) -> Range | None:
     total = NOTHING
     for part in parts:
         if part is None:

@@ -1,4 +1,4 @@
-"""`llmbench plugins`: what is found, what can be added, and how to add it."""
+"""`llmbench plugins`: list, describe, check and write plugins."""
 
 from __future__ import annotations
 
@@ -57,13 +57,16 @@ def plugins_info(name: str, plugin_files: tuple[str, ...]) -> int:
 def plugins_hooks() -> int:
     """Print the hooks, each with a complete plugin to copy."""
     import inspect
+    import textwrap
 
     from llmbench.contract import hookspecs
     from llmbench.plugins.registry import KINDS
+    from llmbench.plugins.scaffold import read_example
 
     for kind, (hook, spec_type) in KINDS.items():
         click.echo(f"{hook}() -> Iterable[{spec_type.__name__}]    # {kind}\n")
-        click.echo(f"{inspect.getdoc(getattr(hookspecs, hook))}\n\n")
+        click.echo(f"{inspect.getdoc(getattr(hookspecs, hook))}\n")
+        click.echo(textwrap.indent(read_example(kind).source, "    ") + "\n")
     return 0
 
 
@@ -112,10 +115,10 @@ def plugins_check(
         if not as_json:
             click.echo(str(verdict))
 
-    found = conformance.check(target, kind=kind, only=only, files=plugin_files, limit_s=limit_s, on_verdict=show)
-    counts = {status: sum(one.status == status for one in found) for status in conformance.STATUSES}
+    verdicts = conformance.check(target, kind=kind, only=only, files=plugin_files, limit_s=limit_s, on_verdict=show)
+    counts = {status: sum(one.status == status for one in verdicts) for status in conformance.STATUSES}
     if as_json:
-        checks = [dataclasses.asdict(one) for one in found]
+        checks = [dataclasses.asdict(one) for one in verdicts]
         click.echo(json.dumps({"schema_version": 1, "target": target, "counts": counts, "checks": checks}, indent=1))
     else:
         click.echo(", ".join(f"{count} {status}" for status, count in counts.items()), err=True)

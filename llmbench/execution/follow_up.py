@@ -12,18 +12,42 @@ from llmbench.analysis.studies import learning
 from llmbench.contract import sizes
 from llmbench.contract.cell import Cell
 from llmbench.contract.errors import PluginError
-from llmbench.execution.scheduler import Rounds
+from llmbench.execution.scheduler import Repeat, Schedule
 from llmbench.plugins.registry import Registry
+from llmbench.records.run_dir import RunDir
 from llmbench.suite.plan import Plan, PlannedCell
 
 
-def to_run(plan: Plan, records: Iterable[Mapping[str, Any]], registry: Registry) -> list[Cell]:
+def run(schedule: Schedule) -> None:
+    """Run what follows from the records of the plan's cells."""
+    context = schedule.context
+    plan = context.plan
+    cells = next_cells(plan, context.run_dir.records(), context.registry)
+    left = _repeats(cells, plan) - schedule.settled
+    context.listener.expect(len(left), count_first(left))
+    planned = [PlannedCell(cell) for cell in cells]
+    schedule.add_cells(planned)
+    for repeat in range(plan.suite.repeats):
+        schedule.run_round(planned, repeat)
+
+
+def repeats_left(plan: Plan, run_dir: RunDir, registry: Registry, retry_failed: bool = False) -> set[Repeat]:
+    """Return the repeats that follow from what is recorded and are left to run."""
+    return _repeats(next_cells(plan, run_dir.records(), registry), plan) - run_dir.settled(retry_failed)
+
+
+def count_first(repeats: Iterable[Repeat]) -> int:
+    """Return how many of the repeats are the first of their cell."""
+    return sum(repeat == 0 for _, repeat in repeats)
+
+
+def next_cells(plan: Plan, records: Iterable[Mapping[str, Any]], registry: Registry) -> list[Cell]:
     """Return the cells that follow from `records`, recorded ones too; none where the suite does not follow."""
     study = plan.suite.learning
     if study is None or study["follow"] is None:
         return []
     cells = {one.cell.cell_id: one.cell for one in plan.cells}
-    return [cell for cell in learning.to_follow(records, cells, study["follow"]) if _exists(cell, plan, registry)]
+    return [cell for cell in learning.cells_to_follow(records, cells, study["follow"]) if _exists(cell, plan, registry)]
 
 
 def _exists(cell: Cell, plan: Plan, registry: Registry) -> bool:
@@ -34,20 +58,5 @@ def _exists(cell: Cell, plan: Plan, registry: Registry) -> bool:
     return True
 
 
-def left(cells: Iterable[Cell], plan: Plan, settled: set[tuple[str, int]]) -> set[tuple[str, int]]:
-    """Return the (cell id, repeat) of `cells` that are left to run."""
-    return {(cell.cell_id, repeat) for cell in cells for repeat in range(plan.suite.repeats)} - settled
-
-
-def first(left: Iterable[tuple[str, int]]) -> int:
-    """Return how many of the (cell id, repeat) are the first of their cell."""
-    return sum(repeat == 0 for _, repeat in left)
-
-
-def follow(rounds: Rounds, plan: Plan, registry: Registry) -> None:
-    """Run what follows from the records of the plan's cells."""
-    cells = [PlannedCell(cell) for cell in to_run(plan, rounds.run_dir.records(), registry)]
-    rounds.planned |= {one.cell.cell_id: one for one in cells}
-    rounds.counts |= {one.cell.cell_id: plan.suite.repeats for one in cells}
-    for repeat in range(plan.suite.repeats):
-        rounds.round(cells, repeat, rounds.settled)
+def _repeats(cells: Iterable[Cell], plan: Plan) -> set[Repeat]:
+    return {(cell.cell_id, repeat) for cell in cells for repeat in range(plan.suite.repeats)}

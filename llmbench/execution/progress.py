@@ -8,16 +8,19 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from llmbench.contract.job import Job
 
 #: Seconds between plain lines about one cell, where there is no terminal to redraw.
 PLAIN_INTERVAL_S = 10.0
-#: What a record's `spent` holds that only the first repeat of a cell does.
+#: Keys of a record's `spent` that only the first repeat of a cell has.
 FIRST_ONLY = ("train_s", "verify_s", "score_s")
 
 
 def style_for(stream: TextIO, *, quiet: bool) -> str:
-    """Return `none`, `bar` or `plain`: what progress may look like on `stream`.
+    """Return how to show progress on `stream`: `none`, `bar` or `plain`.
 
     `CI` counts as no terminal; without rich there is no bar.
     """
@@ -30,10 +33,10 @@ def style_for(stream: TextIO, *, quiet: bool) -> str:
 class Progress:
     """Shows which repeat of which cell is running, its stage, step and loss, and the time left.
 
-    Use as a context manager, and hand `start`, `event` and `record` to the runner. `total` is the number of
-    (cell, repeat) pairs to run, `first` how many of them are a cell's first, which train, verify and are scored.
-    Time left is what is to be run times the mean time of its kind; until a later repeat has run, that of the first
-    ones without what only they do.
+    Use it as a context manager. It is the listener of a run (`llmbench.execution.scheduler.RunListener`); an executor
+    hands the events of a cell to `event`. `total` is the number of repeats to run, `first` how many of them are the
+    first of their cell, which train, verify and are scored. The time left is the repeats left times the mean time of
+    their kind. Until a later repeat has run, its time is that of the first ones without what only they do.
     """
 
     def __init__(self, total: int, first: int = 0, *, quiet: bool = False, stream: TextIO | None = None) -> None:
@@ -69,19 +72,19 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def start(self, job: Any) -> None:
-        """Note that `job` (`llmbench.contract.job.Job`) begins."""
+    def start(self, job: Job) -> None:
+        """Note that the process of `job` begins."""
         self._label, self._detail = f"{job.cell.label} repeat {job.repeat + 1}/{job.processes or job.repeats}", ""
         self._show(now=True)
 
-    def left(self, count: int, first: int = 0) -> None:
-        """Note that `count` jobs are left, `first` of them a cell's first, whatever was expected before."""
-        self.total, self.first = self.done + count, first
+    def expect(self, processes: int, first: int = 0) -> None:
+        """Note that so many processes are left, `first` of them the first of their cell; earlier counts are void."""
+        self.total, self.first = self.done + processes, first
         if self._bar is not None:
             self._bar.update(self._task, total=self.total, left=self.time_left())
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Note what a worker says: `event` (setup, measure, train, score) and perhaps `step`, `steps`, `loss`."""
+        """Note an event of a worker: `event` (setup, measure, train, score) and perhaps `step`, `steps`, `loss`."""
         parts = [str(event["event"])] if event.get("event") else []
         if event.get("step") is not None:
             parts.append(f"step {event['step']}" + (f"/{event['steps']}" if event.get("steps") else ""))
@@ -92,7 +95,7 @@ class Progress:
             self._show(now=False)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Note that a job ended with `record`."""
+        """Note that a job ended with `record`, or was not run for the reason in it."""
         self.done += 1
         wall_s = record.get("wall_s") or 0.0
         if record["repeat"] == 0:

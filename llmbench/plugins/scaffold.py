@@ -1,27 +1,28 @@
-"""A new plugin as a distribution of its own: what `llmbench plugins new` writes.
+"""A new plugin as a distribution of its own, as `llmbench plugins new` writes it.
 
-The plugin in it is the one that its hook's docstring shows, under the new name; the files around it are `templates/`.
+The plugin in it is the complete plugin of its kind, `examples/KIND.py`, under the new name. The files around it are
+made from `templates/`.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
-import inspect
+import importlib.resources
 import re
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from llmbench.contract import hookspecs
 from llmbench.contract.errors import PluginError
 from llmbench.contract.hookspecs import PROJECT
 from llmbench.plugins.registry import KINDS, Registry
 
 PREFIX = "llmbench-"
+EXAMPLES = "llmbench.plugins.examples"
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _LONGEST_NAME = 60
-#: What runs the suite of a scaffold, and then shows what is in it, where that is more than `llmbench run suite.yaml`.
+#: Commands that run the suite of a scaffold and show its plugin, where `llmbench run suite.yaml` is not enough.
 _COMMANDS = {
     "remedy": ("llmbench run suite.yaml --remedy {name}",),
     "reporter": ("llmbench run suite.yaml -o run", "llmbench report run --format {name}"),
@@ -36,24 +37,28 @@ _FILES = {
 }
 
 
-def example(kind: str) -> tuple[str, str, str]:
-    """Return the plugin that the hook of `kind` shows: its name, what it is in a few words, and its source."""
-    text = inspect.getdoc(getattr(hookspecs, KINDS[kind][0])) or ""
-    found = re.search(r"A complete plugin, (.*?)::\n\n(.*)", text, re.DOTALL)
-    if found is None:
-        raise PluginError("the hooks have no docstrings here; run Python without -OO")
-    source = textwrap.dedent(found[2]).strip() + "\n"
-    name = re.search(rf'{KINDS[kind][1].__name__}\(\s*(?:name=)?"([^"]+)"', source)
-    assert name is not None, f"the plugin that the hook of {kind} shows names itself"
-    return name[1], " ".join(found[1].split()), source
+class Example(NamedTuple):
+    """A complete plugin to copy."""
+
+    name: str
+    summary: str  # in a few words
+    source: str
+
+
+def read_example(kind: str) -> Example:
+    """Return the complete plugin of a kind. The docstring of its file is `SUMMARY: the KIND `NAME` of llmbench.`"""
+    source = importlib.resources.files(EXAMPLES).joinpath(f"{kind}.py").read_text(encoding="utf-8")
+    summary, _, rest = (ast.get_docstring(ast.parse(source)) or "").partition(f": the {kind} `")
+    return Example(rest.partition("`")[0], summary, source)
 
 
 def plugin_source(name: str, kind: str) -> str:
-    """Return the module of a new plugin: the one that its hook shows, named `name`."""
-    shown, summary, source = example(kind)
-    source = re.sub(rf'"{re.escape(shown)}(?=["@])', f'"{name}', source)
-    source = re.sub(r"\n\n(?=def |class |@)", "\n\n\n", source)
-    return f'"""{_sentence(summary)}: the {kind} `{name}` of llmbench."""\n\n{source}'
+    """Return the module of a new plugin: the complete plugin of its kind, called `name`."""
+    example = read_example(kind)
+    source = example.source
+    for before, after in (("`", "`"), ('"', '"'), ('"', "@")):  # in the docstring, as a name, in an identity
+        source = source.replace(f"{before}{example.name}{after}", f"{before}{name}{after}")
+    return source
 
 
 def files(name: str, kind: str) -> dict[str, str]:
@@ -71,12 +76,12 @@ def files(name: str, kind: str) -> dict[str, str]:
         "kinds": [k for k, (hook, _) in KINDS.items() if f"def {hook}(" in plugin_source(name, kind)],
         "module": module,
         "distribution": PREFIX + name,
-        "summary": _sentence(example(kind)[1]),
+        "summary": read_example(kind).summary,
         "oldest": ".".join(importlib.metadata.version(PROJECT).split(".")[:2]),
         "commands": [c.format(name=name) for c in _COMMANDS.get(kind, ("llmbench run suite.yaml",))],
     }
-    made = {path.format(module=module): _rendered(template, values) for path, template in _FILES.items()}
-    return {f"{module}.py": plugin_source(name, kind), **made}
+    others = {path.format(module=module): _render(template, values) for path, template in _FILES.items()}
+    return {f"{module}.py": plugin_source(name, kind), **others}
 
 
 def write(name: str, kind: str, folder: Path, registry: Registry) -> Path:
@@ -84,7 +89,7 @@ def write(name: str, kind: str, folder: Path, registry: Registry) -> Path:
 
     Raises PluginError when the name is no name or taken, or the folder is there already or cannot be written.
     """
-    made = files(name, kind)
+    texts = files(name, kind)
     name = name.removeprefix(PREFIX)
     taken = registry.by_kind[kind].get(name)
     if taken is not None:
@@ -93,7 +98,7 @@ def write(name: str, kind: str, folder: Path, registry: Registry) -> Path:
     if target.exists():
         raise PluginError(f"{target}: is there already; choose another name, or another folder with -o DIR")
     try:
-        for path, text in made.items():
+        for path, text in texts.items():
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).write_text(text, encoding="utf-8")
     except OSError as error:
@@ -101,7 +106,7 @@ def write(name: str, kind: str, folder: Path, registry: Registry) -> Path:
     return target
 
 
-def _rendered(template: str, values: Mapping[str, Any]) -> str:
+def _render(template: str, values: Mapping[str, object]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(  # plain text for the author's own files, nothing of anybody else's
@@ -113,7 +118,3 @@ def _rendered(template: str, values: Mapping[str, Any]) -> str:
         autoescape=False,
     )
     return environment.get_template(template).render(values)
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import CellFields, Record
 
-OTHERS = 0.15  # of a process's time, lost to other processes or to the host: it does not count where others can be had
+T = TypeVar("T")
+
+#: A process that lost more than this share of its time to other processes, or to the host, does not count where there
+#: are others.
+OTHERS = 0.15
 
 
 def by_cell(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -20,7 +25,8 @@ def by_cell(records: Iterable[Record]) -> dict[str, list[Record]]:
         return known
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if (record.get("cell") or {}).get("remedy_of") is None:
+        cell = cast("CellFields | None", record.get("cell"))  # an old record may have none
+        if cell is None or cell.get("remedy_of") is None:
             groups.setdefault(record["cell_id"], []).append(record)
     return groups
 
@@ -50,6 +56,18 @@ def disturbed(record: Record) -> bool:
     waited_s = health.get("run_wait_longest_s")
     lost_s = others_s / cores if waited_s is None else min(others_s, waited_s)
     return lost_s + stolen_s > OTHERS * wall_s
+
+
+def prefer_undisturbed(
+    processes: Sequence[T], at_least: int, is_disturbed: Callable[[T], bool] | None = None
+) -> Sequence[T]:
+    """Return the processes that others did not disturb; all of them where these are fewer than `at_least`.
+
+    `is_disturbed` decides about one of `processes`, which may be pairs; by default they are records.
+    """
+    decide: Callable[[Any], bool] = is_disturbed or disturbed
+    quiet = [one for one in processes if not decide(one)]
+    return quiet if len(quiet) >= at_least else processes
 
 
 def step_times(records: Sequence[Record]) -> list[list[float]]:

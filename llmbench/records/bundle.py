@@ -17,15 +17,18 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbench.contract.errors import RunDirError
 from llmbench.contract.job import SCHEMA_VERSION
 from llmbench.records.json_lines import dump_json, parse_records
 from llmbench.records.redaction import scrub
 from llmbench.records.validation import name_problem, record_problem
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import JsonObject, Record
 
 FORMAT = "llmbench-bundle"
 MANIFEST = "manifest.json"
@@ -42,8 +45,8 @@ _TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest of the format: the same run m
 
 def pack(
     name: str,
-    records: Iterable[Mapping[str, Any]],
-    documents: Mapping[str, Mapping[str, Any]],
+    records: Iterable[Record],
+    documents: Mapping[str, Mapping[str, object]],
     suite: str | None = None,
     *,
     private: Iterable[str] | None = (),
@@ -82,7 +85,7 @@ def pack(
     return out.getvalue()
 
 
-def unpack(path: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]], str | None]:
+def unpack(path: Path) -> tuple[list[Record], dict[str, JsonObject], str | None]:
     """Return records, JSON documents by file name, and the suite of a bundle, all of it checked.
 
     Raises RunDirError, in one line, for anything that `pack` does not make.
@@ -146,7 +149,7 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     return {entry.filename: entry for entry in entries}
 
 
-def _manifest(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo]) -> dict[str, Any]:
+def _manifest(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo]) -> JsonObject:
     if entries[MANIFEST].file_size > MANIFEST_BYTES:
         raise _refused(path, "its manifest is too large")
     with archive.open(entries[MANIFEST]) as stream:
@@ -165,7 +168,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, zipfil
     return manifest
 
 
-def _read(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, listed: Any) -> bytes:
+def _read(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, listed: object) -> bytes:
     """Return the content of one file, no more than it is said to have, if its size and hash are as listed."""
     if not isinstance(listed, dict) or listed.get("bytes") != entry.file_size:
         raise _refused(path, f"{entry.filename} has another size than its manifest says")
@@ -178,14 +181,14 @@ def _read(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, listed: 
     return data
 
 
-def _object(path: Path, name: str, data: bytes) -> dict[str, Any]:
+def _object(path: Path, name: str, data: bytes) -> JsonObject:
     value = json.loads(data)
     if not isinstance(value, dict):
         raise _refused(path, f"{name} is not an object")
     return value
 
 
-def _check_records(path: Path, records: list[dict[str, Any]]) -> None:
+def _check_records(path: Path, records: Sequence[Record]) -> None:
     if not records:
         raise _refused(path, "it holds no record")
     for number, record in enumerate(records, start=1):
@@ -193,7 +196,7 @@ def _check_records(path: Path, records: list[dict[str, Any]]) -> None:
             raise _refused(path, f"record {number}: {problem}")
 
 
-def _check_documents(path: Path, documents: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_documents(path: Path, documents: Mapping[str, JsonObject]) -> None:
     for name, document in documents.items():
         for key, value in document.items():
             good = isinstance(value, str) if name == "commands.json" else isinstance(value, dict)

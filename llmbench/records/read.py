@@ -8,12 +8,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench.contract.errors import RunDirError, UserError
 from llmbench.records import bundle
 from llmbench.records.lazy import RecordFile
 from llmbench.records.run_dir import RECORDS, RunDir
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Ceilings, JsonObject, Record
 
 #: What a bundle's file name ends in; a folder is searched for it.
 BUNDLE_SUFFIX = ".llmbench.zip"
@@ -26,9 +29,9 @@ class Run:
     """One recorded run: what reports and comparisons are made of."""
 
     name: str
-    records: Sequence[Mapping[str, Any]]
-    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    ceilings: Mapping[str, Any] = field(default_factory=dict)
+    records: Sequence[Record]
+    environments: Mapping[str, JsonObject] = field(default_factory=dict)
+    ceilings: Mapping[str, Ceilings] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)  # cell id -> the command line that planned it
     suite: str | None = None  # suite.yaml, as resolved
     bundle: Path | None = field(default=None, compare=False)  # where it was read from, if from a bundle
@@ -95,7 +98,7 @@ def is_run(path: Path) -> bool:
     return path.is_file() or (path / RECORDS).is_file()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """Return the JSON object in a file; empty where there is no file, or another value. UserError: not JSON."""
     if not path.exists():
         return {}
@@ -119,7 +122,7 @@ def _below(folder: Path, skip: Path) -> Iterator[Path]:
 
 
 def _read_one(path: Path, name: str, *, stored: bool = False) -> Run:
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[Record]
     if path.is_file():
         records, documents, suite = bundle.unpack(path)
         environments, ceilings, commands = (documents.get(file, {}) for file in bundle.JSON_FILES)
@@ -137,9 +140,9 @@ def _read_one(path: Path, name: str, *, stored: bool = False) -> Run:
     )
 
 
-def _nodes(folder: Path) -> dict[str, Any]:
+def _nodes(folder: Path) -> JsonObject:
     """Return the environments of a fleet, one file per node: an environment, or environments by id."""
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for path in sorted(folder.glob("*.json")):
         value = read_json(path)
         found |= {value["environment_id"]: value} if isinstance(value.get("environment_id"), str) else value

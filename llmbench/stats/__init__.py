@@ -4,18 +4,19 @@ A step time is positive, and what is compared is a ratio. Samples are seconds (a
 functions of lists; no clock, no global random state.
 
 - `intervals`: a step time over processes, and the prior that the cells of a run are for each other
-- `ratios`: the ratio of two step times, several at once, and whether two runs can be told apart
+- `ratios`: the ratio of two step times, and of several pairs at once
+- `permutation`: whether two runs can be told apart
 - `run_changes`: what changed between two runs of the same cells, beyond what all cells share
 - `sample_size`: how many samples and processes, from a first stage
-- `warmup`: where warm-up ends
-- `crossed_effects`: a mean over runs and the examples that each is scored on
-- `step_series`: outliers, autocorrelation, and why not to rely on a measurement
+- `warmup`: the step at which warm-up ends
+- `crossed_effects`: a mean over runs and over the examples that each run is scored on
+- `step_series`: outliers, autocorrelation, and reasons not to rely on a measurement
 """
 
 from __future__ import annotations
 
-from llmbench.stats.crossed_effects import Crossed, crossed_mean
-from llmbench.stats.intervals import Estimate, Prior, enough_cells, fit_prior, pooled_interval
+from llmbench.stats.crossed_effects import TwoWayMean, two_way_mean
+from llmbench.stats.intervals import Estimate, Prior, enough_cells, fit_prior, process_interval
 from llmbench.stats.permutation import RunTest, permutation_p, runs_differ
 from llmbench.stats.ratios import (
     Bound,
@@ -27,7 +28,7 @@ from llmbench.stats.ratios import (
     without_share,
 )
 from llmbench.stats.run_changes import Change, Changes, find_changes, repeats_to_decide
-from llmbench.stats.sample_size import ProcessPlan, Reached, processes_for, samples_for, stein_interval
+from llmbench.stats.sample_size import ProcessPlan, TwoStageInterval, processes_for, samples_for, stein_interval
 from llmbench.stats.step_series import (
     Description,
     autocorrelation,
@@ -47,25 +48,25 @@ __all__ = [
     "Bound",
     "Change",
     "Changes",
-    "Crossed",
+    "TwoWayMean",
     "Estimate",
     "Paired",
     "Prior",
     "ProcessPlan",
-    "Reached",
+    "TwoStageInterval",
     "RunTest",
     "autocorrelation",
     "block_ratios",
     "changepoints",
     "find_changes",
-    "crossed_mean",
+    "two_way_mean",
     "effective_samples",
     "enough_cells",
     "fit_prior",
     "is_steady",
     "outliers",
     "permutation_p",
-    "pooled_interval",
+    "process_interval",
     "processes_for",
     "ratio_interval",
     "reliability",

@@ -1,4 +1,4 @@
-"""How a cost grows: t(x) = a + b x + c x^2 with no negative part, and exponents of what was measured.
+"""How a cost grows: t(x) = a + b x + c x^2 with no negative part, and the exponents of measured costs.
 
 A pure power law fits no step: some of it is constant, some linear (tokens), some quadratic (attention, width). Where
 the work behind a cost is known, its law is a sum of that work's growths, each at a rate of its own.
@@ -35,7 +35,7 @@ ONE, LINEAR, SQUARE = Growth((1.0, 0.0, 0.0)), Growth((0.0, 1.0, 0.0)), Growth((
 
 def total(growths: Sequence[Growth]) -> Growth:
     """Return the sum of growths."""
-    a, b, c = (float(sum(found.coefficients[p] for found in growths)) for p in POWERS)
+    a, b, c = (float(sum(one.coefficients[p] for one in growths)) for p in POWERS)
     return Growth((a, b, c))
 
 
@@ -47,7 +47,7 @@ def fit(xs: Sequence[float], ts: Sequence[float], work: Sequence[Growth] = (ONE,
     x, t = np.asarray(xs, dtype=float), np.asarray(ts, dtype=float)
     if len(x) < 2 or len(x) != len(t) or not (x > 0).all() or not (t > 0).all():
         raise ValueError("a growth needs at least two points, all positive")
-    rows = np.array([[found.at(value) for found in work] for value in x])
+    rows = np.array([[growth.at(value) for growth in work] for value in x])
     scale = rows.max(axis=0, initial=0.0)  # keeps the terms alike in size
     if not len(work) or not (scale > 0).all():
         raise ValueError("a growth needs work that is not zero")
@@ -56,8 +56,8 @@ def fit(xs: Sequence[float], ts: Sequence[float], work: Sequence[Growth] = (ONE,
     return Growth((a, b, c))
 
 
-def nonnegative(columns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the coefficients of at least 0 with the least squares of `columns @ coefficients - wanted`.
+def nonnegative(columns: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the coefficients of at least 0 with the least squares of `columns @ coefficients - target`.
 
     Exactly: of all subsets of the columns (there are few), the best whose coefficients are not negative.
     """
@@ -65,11 +65,11 @@ def nonnegative(columns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     for size in range(1, 1 + min(columns.shape)):
         for subset in itertools.combinations(range(columns.shape[1]), size):
             part = columns[:, subset]
-            found = np.linalg.lstsq(part, wanted, rcond=None)[0]
-            error = float(((part @ found - wanted) ** 2).sum())
-            if (found >= 0).all() and error < least:
+            coefficients = np.linalg.lstsq(part, target, rcond=None)[0]
+            error = float(((part @ coefficients - target) ** 2).sum())
+            if (coefficients >= 0).all() and error < least:
                 least, best = error, np.zeros(columns.shape[1])
-                best[list(subset)] = found
+                best[list(subset)] = coefficients
     return best
 
 
@@ -81,14 +81,15 @@ def slope(xs: Sequence[float], ts: Sequence[float]) -> float:
 def power(xs: Sequence[float], ts: Sequence[float]) -> float:
     """Return the exponent that the slope of log t over log x tends to for large x.
 
-    A cost with lower powers beside its highest has log t = a + p log x + b / x + terms in 1 / x^2: p of that, by least
-    squares. A slope alone stays below p while the lower powers count. Raises ValueError for fewer than three points.
+    A cost that has lower powers as well as its highest has log t = a + p log x + b / x + terms in 1 / x^2: p of that,
+    by least squares. A slope alone stays below p while the lower powers count. Raises ValueError for fewer than three
+    points.
     """
     return float((_limit_solver(xs) @ np.log(np.asarray(ts, dtype=float)))[1])
 
 
 def power_misfit(xs: Sequence[float], ts: Sequence[float]) -> tuple[float, int] | None:
-    """Return the variance of `power` by what its law misses at the points, and its degrees of freedom.
+    """Return the variance of `power` from the deviations of the points from its law, and its degrees of freedom.
 
     No kernel follows a law to the last percent: another block size at another length, a cache that is outgrown. These
     deviations are the same in every repeat, so repeats do not show them; they are taken for independent from point to

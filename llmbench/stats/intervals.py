@@ -16,15 +16,15 @@ import numpy as np
 
 from llmbench.stats.student_t import t_quantile
 
-BOOTSTRAP_DRAWS = 1000
-#: Fewer cells, or fewer degrees of freedom in all of them, say too little about a variance to be a prior.
-FEWEST_CELLS, FEWEST_DOF = 6, 8
-#: Of more cells, every so many-th: a prior of so many is as sure as it needs to be.
-MOST_CELLS = 2000
+BOOTSTRAP_DRAWS = 1000  # the ends of a 95 % interval rest on 25 draws each
+FEWEST_CELLS = 6  # fewer say too little about a variance to be a prior
+FEWEST_DOF = 8  # degrees of freedom of all cells together; fewer say too little, too
+MOST_CELLS = 2000  # that a prior is made of: of more, every so many-th; it is then as sure as it needs to be
 #: Half of the 95 % quantile of chi-squared with one degree of freedom: a one-sided 97.5 % profile likelihood limit.
 LIKELIHOOD_DROP = 1.921
-#: Degrees of freedom that a prior may have, and the log variances tried around the median one.
+#: Degrees of freedom that a prior may have.
 _DOFS = np.geomspace(0.25, 200.0, 24)
+#: Log variances that a prior may have, relative to the median of the cells'.
 _LOG_VARIANCES = np.linspace(-5.0, 5.0, 101)
 
 T = TypeVar("T")
@@ -46,6 +46,11 @@ class Estimate(NamedTuple):
     method: str = "none"
 
     @property
+    def ends(self) -> list[float] | None:
+        """The low and the high end; None without an interval."""
+        return None if self.low is None or self.high is None else [self.low, self.high]
+
+    @property
     def half_width_pct(self) -> float | None:
         """Half of the interval's width, in percent of the value; None without an interval."""
         if self.low is None or self.high is None:
@@ -55,23 +60,20 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Prior:
-    """What the cells of a run say about the variance (log scale) between processes of one cell.
+    """The variance (log scale) between processes of one cell, as all cells of a run show it.
 
-    `variance` and `dof` are those of a scaled inverse chi-squared distribution over cells; `dof_limit` is how many
-    degrees of freedom all cells together have. `rounds` is what the machine added to every cell in each round (log
-    scale) and `round_variance` its variance, with len(rounds) - 1 degrees of freedom; `residual_scale` makes up for
-    what variances lose when rounds are taken out of the cells that they were estimated from.
+    `variance` and `dof` are those of a scaled inverse chi-squared distribution over cells.
     """
 
     dof: float
     variance: float
-    dof_limit: float
-    rounds: tuple[float, ...] = ()
-    round_variance: float = 0.0
-    residual_scale: float = 1.0
+    dof_limit: float  # degrees of freedom of all cells together
+    rounds: tuple[float, ...] = ()  # log time that the machine added to every cell in each round
+    round_variance: float = 0.0  # of `rounds`, with len(rounds) - 1 degrees of freedom
+    residual_scale: float = 1.0  # makes up for the variance that cells lose when their rounds are taken out
 
 
-def pooled_interval(processes: Processes, level: float = 0.95, prior: Prior | None = None) -> Estimate:
+def process_interval(processes: Processes, level: float = 0.95, prior: Prior | None = None) -> Estimate:
     """Return the step time over several processes (seconds, or the unit of the samples), and its `level` interval.
 
     The location is exp(mean over processes of log(median of the process)). With P >= 2 processes the interval is
@@ -89,7 +91,7 @@ def pooled_interval(processes: Processes, level: float = 0.95, prior: Prior | No
     check_level(level)
     medians = _medians(processes)
     location = math.fsum(medians) / len(medians)
-    if replicated(medians, prior):
+    if has_spread(medians, prior):
         variance, dof = mean_variance(medians, prior)
         return student(location, variance, dof, level, prior)
     logs = log_processes(processes)
@@ -99,10 +101,11 @@ def pooled_interval(processes: Processes, level: float = 0.95, prior: Prior | No
 
 
 def fit_prior(cells: Sequence[Processes]) -> Prior | None:
-    """Return what `cells` (each a list of processes, in the order of rounds) say about variances between processes.
+    """Return the variance between processes that the cells of a run have in common, as a prior for each of them.
 
-    Variances of cells are taken to follow a scaled inverse chi-squared distribution, as in Smyth (2004), "Linear
-    models and empirical Bayes methods", SAGMB 3(1). Three things differ from it, each since simulation asked for it:
+    Each of `cells` is a list of processes, in the order of rounds. Their variances are taken to follow a scaled inverse
+    chi-squared distribution, as in Smyth (2004), "Linear models and empirical Bayes methods", SAGMB 3(1). Three things
+    differ from it, each since simulation asked for it:
 
     - The two parameters come from the marginal likelihood (s^2 / variance is F distributed) and not from moments of
       log variances: with two processes those are dominated by variances that are close to zero by chance.
@@ -113,17 +116,17 @@ def fit_prior(cells: Sequence[Processes]) -> Prior | None:
 
     The coverage is right on average over the cells of a run; a cell that is far noisier than its peers gets less.
     None for fewer than 6 cells that have two processes or 8 degrees of freedom in all, or without any spread: use
-    Student's t then. Raises ValueError as `pooled_interval` does.
+    Student's t then. Raises ValueError as `process_interval` does.
     """
-    several = [kept for cell in cells if len(kept := [process for process in cell if len(process)]) > 1]
-    found = [process_medians(cell) for cell in enough_cells(several)]
-    dofs = np.array([len(medians) - 1 for medians in found], dtype=float)
-    if len(found) < FEWEST_CELLS or dofs.sum() < FEWEST_DOF:
+    several = [timed for cell in cells if len(timed := [process for process in cell if len(process)]) > 1]
+    all_medians = [process_medians(cell) for cell in enough_cells(several)]
+    dofs = np.array([len(medians) - 1 for medians in all_medians], dtype=float)
+    if len(all_medians) < FEWEST_CELLS or dofs.sum() < FEWEST_DOF:
         return None
-    rounds = _round_effects(found)
-    whole = sum(len(medians) == len(rounds) for medians in found)
+    rounds = _round_effects(all_medians)
+    whole = sum(len(medians) == len(rounds) for medians in all_medians)
     scale = whole / (whole - 1) if whole > 1 else 1.0
-    variances = np.array([_own_variance(medians, rounds, scale) for medians in found])
+    variances = np.array([_own_variance(medians, rounds, scale) for medians in all_medians])
     if not np.median(variances) > 0:
         return None
     dof, variance = likeliest(variances, dofs)
@@ -131,27 +134,30 @@ def fit_prior(cells: Sequence[Processes]) -> Prior | None:
 
 
 def enough_cells(cells: Sequence[T]) -> Sequence[T]:
-    """Return the cells that `fit_prior` looks at: of more than 2000, every so many-th."""
+    """Return the cells that `fit_prior` looks at: all of them, or about 2000 at even distances."""
     return cells[:: -(-len(cells) // MOST_CELLS) or 1]
 
 
-def _round_effects(found: Sequence[np.ndarray]) -> np.ndarray:
-    """Return what each round added to the cells that have all rounds: medians, so that one wild cell counts once."""
-    most = max(map(len, found))
-    whole = np.array([medians - medians.mean() for medians in found if len(medians) == most])
+def _round_effects(all_medians: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the log time that each round added: a median over the cells that have all rounds.
+
+    The median lets one wild cell count once.
+    """
+    most = max(map(len, all_medians))
+    whole = np.array([medians - medians.mean() for medians in all_medians if len(medians) == most])
     effects = np.median(whole, axis=0)
     return effects - effects.mean()
 
 
 def _own_variance(medians: Values, rounds: Values, scale: float) -> float:
-    """Return the variance of `medians` less their rounds; one that lacks rounds keeps them in."""
+    """Return the variance of `medians` without what rounds added; a cell that lacks rounds keeps that in."""
     if len(rounds) != len(medians):
         return _variance(medians)
     return scale * _variance([one - added for one, added in zip(medians, rounds, strict=True)])
 
 
 def _variance(values: Values) -> float:
-    """Return the variance of a sample, in plain Python: it has few values, and numpy would take longer to begin."""
+    """Return the variance of a sample. In plain Python: for a few values numpy would take longer to begin."""
     mean = math.fsum(values) / len(values)
     return math.fsum([(value - mean) ** 2 for value in values]) / (len(values) - 1)
 
@@ -178,7 +184,7 @@ def likeliest(variances: np.ndarray, dofs: np.ndarray, drop: float = LIKELIHOOD_
     return float(_DOFS[lowest]), float(np.exp(levels[total[lowest].argmax()]))
 
 
-def replicated(medians: Values, prior: Prior | None) -> bool:
+def has_spread(medians: Values, prior: Prior | None) -> bool:
     """Return whether `medians` have a variance between processes, their own or the prior's."""
     return len(medians) > 1 or (prior is not None and prior.dof >= 1)
 
@@ -260,7 +266,7 @@ def log_medians(logs: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def process_medians(processes: Processes) -> np.ndarray:
-    """Return log_medians(log_processes(processes)) without the logs of what is not in the middle."""
+    """Return log_medians(log_processes(processes)); only the samples in the middle are taken the log of."""
     return np.array(_medians(processes))
 
 
@@ -281,7 +287,7 @@ def _log_median(samples: Sequence[float]) -> float:
 
 
 def log_samples(samples: Sequence[float] | Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the logs of `samples`, or of rows as long of them. ValueError for one that is not finite and positive."""
+    """Return the logs of `samples`, or of rows of equal length. ValueError for one that is not finite and positive."""
     values = np.asarray(samples, dtype=float)
     if not (np.isfinite(values).all() and (values > 0).all()):
         raise ValueError("samples must be finite and positive")

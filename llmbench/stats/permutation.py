@@ -23,15 +23,14 @@ from llmbench.stats.student_t import t_tail
 class RunTest:
     """Whether two runs of the same cells can be told apart.
 
-    `p_shared`: do they differ in what all cells share; `p_cells`: do cells differ beyond that (None for fewer than 6
-    cells); `p`: both together, at most `level` in at most that share of pairs of equal runs. `cells`, `rounds`: used.
+    Each `p` is at most x in at most a share x of pairs of equal runs.
     """
 
-    p: float
-    p_shared: float
-    p_cells: float | None
-    cells: int
-    rounds: tuple[int, int]
+    p: float  # of both questions together
+    p_common: float  # do the runs differ in what all cells share?
+    p_cells: float | None  # do cells differ beyond that? None for fewer than 6 cells
+    cells: int  # that were used
+    rounds: tuple[int, int]  # of base and head that were used
 
 
 def permutation_p(a: Processes, b: Processes) -> float:
@@ -39,13 +38,13 @@ def permutation_p(a: Processes, b: Processes) -> float:
 
     The statistic is the difference of mean log medians. All relabellings are counted up to 10,000 of them, else 9,999
     are drawn, the observed one added (Phipson & Smyth 2010). The smallest value possible is 2 / C(2 P, P) for P
-    processes a side: 0.1 for three, 0.03 for four. Raises ValueError as `pooled_interval` does.
+    processes a side: 0.1 for three, 0.03 for four. Raises ValueError as `process_interval` does.
     """
     sides = [log_medians(log_processes(side)) for side in (a, b)]
     values, n = np.concatenate(sides), len(sides[0])
-    found = np.abs(_differences(values[None, :] - values.mean(), n)[0])
-    extreme = int(np.sum(found >= found[0] * (1 - 1e-9)))
-    return extreme / len(found)
+    differences = np.abs(_differences(values[None, :] - values.mean(), n)[0])
+    extreme = int(np.sum(differences >= differences[0] * (1 - 1e-9)))
+    return extreme / len(differences)
 
 
 def runs_differ(base: Sequence[Processes], head: Sequence[Processes]) -> RunTest:
@@ -78,11 +77,11 @@ def runs_differ(base: Sequence[Processes], head: Sequence[Processes]) -> RunTest
     values = values - values.mean(axis=1, keepdims=True)
     values = values / np.maximum(values.std(axis=1, keepdims=True), 1e-12)
     shared = values.mean(axis=0)
-    p_shared = _student_p(shared[: rounds[0]], shared[rounds[0] :])
+    p_common = _student_p(shared[: rounds[0]], shared[rounds[0] :])
     if len(values) < FEWEST_CELLS:
-        return RunTest(p_shared, p_shared, None, len(values), rounds)
+        return RunTest(p_common, p_common, None, len(values), rounds)
     p_cells = _cells_p(values - shared, rounds[0])
-    return RunTest(min(1.0, 2 * min(p_shared, p_cells)), p_shared, p_cells, len(values), rounds)
+    return RunTest(min(1.0, 2 * min(p_common, p_cells)), p_common, p_cells, len(values), rounds)
 
 
 def _student_p(a: np.ndarray, b: np.ndarray) -> float:

@@ -16,22 +16,22 @@ from llmbench.stats.intervals import (
     Processes,
     bootstrap_medians,
     check_level,
+    has_spread,
     log_medians,
     log_processes,
     log_samples,
     mean_variance,
     percentiles,
-    pooled_interval,
-    replicated,
+    process_interval,
     satterthwaite,
     student,
 )
 from llmbench.stats.student_t import t_quantile
 
-#: Relabellings that are all tried; beyond that this many are drawn.
-EXACT, DRAWS = 10_000, 9_999
-#: Share trimmed at each end of the pairs of one process (Wilcox 2012 recommends 20 %), and the fewest with an interval.
-TRIMMED, FEWEST_PAIRS = 0.2, 5
+EXACT = 10_000  # relabellings: up to so many, all are tried
+DRAWS = 9_999  # relabellings that are drawn where there are more; with the observed one they are 10,000
+TRIMMED = 0.2  # share that is cut off at each end of the pairs of one process, as Wilcox (2012) recommends
+FEWEST_PAIRS = 5  # with an interval: of fewer, 20 % is less than one, so that nothing would be trimmed
 LEAST_REST = 1e-3  # of the step: what removing a cause leaves at least, so that a ratio stays finite
 
 
@@ -58,10 +58,11 @@ def ratio_interval(
 
     Paired, a[i][j] and b[i][j] are the step times of block pair j of process i, measured next to each other
     (A B A B) so that drift cancels. It is the pooled interval of the ratios of pairs: per process the median log
-    ratio, processes as units. With one process it is the trimmed mean of its log ratios (see `trimmed_interval`),
-    labelled `within`. A prior must then come from ratios, too: `fit_prior([block_ratios(a, b), ...])`.
+    ratio, processes as units. With one process it is the trimmed mean of its log ratios (see
+    `interval_of_trimmed_mean`), labelled `within`. A prior must then come from ratios, too: `fit_prior([block_ratios(a,
+    b), ...])`.
 
-    Raises ValueError as `pooled_interval` does, and for paired sides that do not match.
+    Raises ValueError as `process_interval` does, and for paired sides that do not match.
     """
     if paired:
         return Paired.of(a, b).interval(level, prior)
@@ -69,7 +70,7 @@ def ratio_interval(
     sides = [log_processes(side) for side in (a, b)]
     medians = [log_medians(side) for side in sides]
     location = float(medians[0].mean() - medians[1].mean())
-    if all(replicated(m, prior) for m in medians):
+    if all(has_spread(m, prior) for m in medians):
         errors, dofs = zip(*(mean_variance(m, prior) for m in medians), strict=True)
         dof = satterthwaite(errors, dofs)
         return student(location, sum(errors), dof if prior is None else min(dof, prior.dof_limit), level, prior)
@@ -96,7 +97,7 @@ class Paired:
         halves: Sequence[Trimmed] | None = None,
     ) -> None:
         self.logs, self.shares, self._halves = logs, shares, halves
-        self._trimmed = trimmed or (_trimmed(logs[0]) if len(logs) == 1 else None)
+        self._trimmed = trimmed or (_trim(logs[0]) if len(logs) == 1 else None)
 
     @classmethod
     def of(cls, a: Processes, b: Processes, shares: Sequence[float] | None = None) -> Paired:
@@ -105,21 +106,21 @@ class Paired:
 
     @classmethod
     def all(cls, given: Sequence[tuple[Processes, Processes, Sequence[float] | None]]) -> list[Paired]:
-        """Return `of` each, for less than one by one: those of one process with as many pairs are rows of an array."""
-        found: list[Paired | None] = [None] * len(given)
+        """Return `of` each, faster than one by one: those of one process with as many pairs are rows of an array."""
+        paired: list[Paired | None] = [None] * len(given)
         alike: dict[int, list[int]] = {}
         for i, (a, b, shares) in enumerate(given):
             if len(a) == len(b) == 1 and len(a[0]) == len(b[0]) > 1:
                 alike.setdefault(len(a[0]), []).append(i)
             else:
                 known = None if shares is None else [share for share, p in zip(shares, a, strict=True) if len(p)]
-                found[i] = cls(_log_ratios(a, b), _parts(known))
+                paired[i] = cls(_log_ratios(a, b), _parts(known))
         for rows in alike.values():
             logs = log_samples([given[i][0][0] for i in rows]) - log_samples([given[i][1][0] for i in rows])
-            trimmed = [_trimmed_rows(some) for some in (logs, logs[:, ::2], logs[:, 1::2])]
+            trimmed = [_trim_rows(pairs) for pairs in (logs, logs[:, ::2], logs[:, 1::2])]
             for i, own, whole, *halves in zip(rows, logs.tolist(), *trimmed, strict=True):
-                found[i] = cls([own], _parts(given[i][2]), whole, tuple(halves))
-        return found  # type: ignore[return-value]  # all are found
+                paired[i] = cls([own], _parts(given[i][2]), whole, tuple(halves))
+        return paired  # type: ignore[return-value]  # none is None any more
 
     @property
     def pairs(self) -> int:
@@ -133,7 +134,7 @@ class Paired:
 
     @property
     def value(self) -> float:
-        """The ratio that `interval` returns, for less."""
+        """The ratio that `interval` returns, without the work for its ends."""
         if self._trimmed is None:
             return self.interval().value
         value = math.exp(self._trimmed[0])
@@ -142,53 +143,54 @@ class Paired:
     def interval(self, level: float = 0.95, prior: Prior | None = None) -> Estimate:
         """Return the ratio and its `level` interval."""
         if self._trimmed is not None and prior is None:
-            found = _trimmed_interval(*self._trimmed, level)
-            return found if self.shares is None else _estimate_without(found, self.shares[0])
+            estimate = _interval_of_trimmed(*self._trimmed, level)
+            return estimate if self.shares is None else _estimate_without(estimate, self.shares[0])
         if self.shares is None:
-            return pooled_interval(_exp(self.logs), level, prior)
+            return process_interval(_exp(self.logs), level, prior)
         medians = [math.exp(statistics.median(process)) for process in self.logs]
         whole = [[without_share(m, share)] for m, share in zip(medians, self.shares, strict=True)]
-        return pooled_interval(whole, level, prior)
+        return process_interval(whole, level, prior)
 
 
 def without_share(ratio: float, share: float) -> float:
-    """Return the ratio without a cause, of one whose denominator is without only `share` of it (of -1: has it twice).
+    """Return the ratio without all of a cause, from one whose denominator is without only `share` of it.
 
-    What was left of it is taken off by proportion: 1 / (1 - (1 - 1 / ratio) / share). At least `LEAST_REST` is left.
+    A share of -1: the denominator has the cause twice. What is left of the cause is taken off by proportion: 1 / (1 -
+    (1 - 1 / ratio) / share). At least `LEAST_REST` is left.
     """
     return 1 / max(LEAST_REST, 1 - (1 - 1 / ratio) / share)
 
 
-def _estimate_without(found: Estimate, share: float) -> Estimate:
+def _estimate_without(estimate: Estimate, share: float) -> Estimate:
     """Return `without_share` of an estimate and its ends, which change places where the share is negative."""
-    value = without_share(found.value, share)
-    if found.low is None or found.high is None:
-        return Estimate(value, None, None, found.method)
-    ends = (without_share(found.low, share), without_share(found.high, share))
-    return Estimate(value, min(ends), max(ends), found.method)
+    value = without_share(estimate.value, share)
+    if estimate.low is None or estimate.high is None:
+        return Estimate(value, None, None, estimate.method)
+    ends = (without_share(estimate.low, share), without_share(estimate.high, share))
+    return Estimate(value, min(ends), max(ends), estimate.method)
 
 
-def trimmed_interval(logs: Sequence[float], level: float) -> Estimate:
+def interval_of_trimmed_mean(logs: Sequence[float], level: float) -> Estimate:
     """Return exp of the 20 % trimmed mean of independent `logs`, with the interval of Tukey and McLaughlin (1963).
 
     Student's with the winsorized variance and h - 1 degrees of freedom, h the values that are not trimmed: a stall in
     one pair of blocks neither moves nor widens it much, and eight pairs have the coverage they claim, which a bootstrap
     of their median has not. Fewer than 5 values have no interval.
     """
-    return _trimmed_interval(*_trimmed(logs), level)
+    return _interval_of_trimmed(*_trim(logs), level)
 
 
 def _parts(shares: Sequence[float] | None) -> Sequence[float] | None:
-    """Return `shares`, None where they are all of it."""
+    """Return `shares`; None where each is the whole cause."""
     return shares if shares is not None and any(share != 1.0 for share in shares) else None
 
 
-def _trimmed(logs: Sequence[float]) -> Trimmed:
-    return _trimmed_rows(np.array([logs]))[0]
+def _trim(logs: Sequence[float]) -> Trimmed:
+    return _trim_rows(np.array([logs]))[0]
 
 
-def _trimmed_rows(logs: np.ndarray) -> list[Trimmed]:
-    """Return, of each row, the trimmed mean, its standard error, and the degrees of freedom (0: too few values)."""
+def _trim_rows(logs: np.ndarray) -> list[Trimmed]:
+    """Return the trimmed mean of each row, its standard error and degrees of freedom (0: too few values)."""
     n = logs.shape[1]
     cut = int(TRIMMED * n)
     kept = np.sort(logs, axis=1)[:, cut : n - cut]
@@ -202,7 +204,7 @@ def _trimmed_rows(logs: np.ndarray) -> list[Trimmed]:
     return [(*one, n - 2 * cut - 1) for one in zip(locations.tolist(), errors.tolist(), strict=True)]
 
 
-def _trimmed_interval(location: float, error: float, dof: int, level: float) -> Estimate:
+def _interval_of_trimmed(location: float, error: float, dof: int, level: float) -> Estimate:
     check_level(level)
     if not dof:
         return Estimate(math.exp(location), None, None)
@@ -216,16 +218,16 @@ def block_ratios(a: Processes, b: Processes) -> list[list[float]]:
 
 
 def _log_ratios(a: Processes, b: Processes) -> list[list[float]]:
-    """Return the logs of `block_ratios`, in plain Python: they are few, and numpy would take longer to begin."""
+    """Return the logs of `block_ratios`. In plain Python: for a few of them numpy would take longer to begin."""
     if len(a) != len(b) or any(len(p) != len(q) for p, q in zip(a, b, strict=False)):
         raise ValueError("paired sides need the same processes with the same number of blocks")
     for process in (*a, *b):
         if len(process) and not (min(process) > 0 and math.isfinite(sum(process))):
             raise ValueError("samples must be finite and positive")
-    found = [list(map(sub, map(math.log, p), map(math.log, q))) for p, q in zip(a, b, strict=True) if len(p)]
-    if not found:
+    logs = [list(map(sub, map(math.log, p), map(math.log, q))) for p, q in zip(a, b, strict=True) if len(p)]
+    if not logs:
         raise ValueError("no samples")
-    return found
+    return logs
 
 
 def _exp(logs: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -255,23 +257,23 @@ def simultaneous(
 def simultaneous_paired(
     pairs: Sequence[Paired], level: float = 0.95, *, threshold: float = 1.0, prior: Prior | None = None
 ) -> list[Bound]:
-    """Return what `simultaneous` does, of pairs of blocks."""
+    """Return the bounds and decisions of `simultaneous` for pairs of blocks."""
     return _bounds(lambda i, at: pairs[i].interval(at, prior), len(pairs), level, threshold)
 
 
 def _bounds(interval: Callable[[int, float], Estimate], count: int, level: float, threshold: float) -> list[Bound]:
-    """Return the bounds and decisions of `simultaneous`; `interval` is that of a number among `count`, at a level."""
+    """Return the bounds and decisions of `simultaneous`; `interval` gives that of one of `count` ratios at a level."""
     if not 0.5 < level < 1:
         raise ValueError(f"level must be between 0.5 and 1, not {level}")
 
-    def bound(index: int, among: int) -> Estimate:
+    def interval_among(index: int, among: int) -> Estimate:
         return interval(index, 1 - 2 * (1 - level) / among)
 
-    found = [bound(i, count) for i in range(count)]
-    above = {i for i, e in enumerate(found) if e.low is not None and e.low > threshold}
+    estimates = [interval_among(i, count) for i in range(count)]
+    above = {i for i, e in enumerate(estimates) if e.low is not None and e.low > threshold}
     new = above
     while new and len(above) < count:
         left = [i for i in range(count) if i not in above]
-        new = {i for i in left if (low := bound(i, len(left)).low) is not None and low > threshold}
+        new = {i for i in left if (low := interval_among(i, len(left)).low) is not None and low > threshold}
         above = above | new
-    return [Bound(e.value, e.low, i in above, e.method) for i, e in enumerate(found)]
+    return [Bound(e.value, e.low, i in above, e.method) for i, e in enumerate(estimates)]

@@ -21,28 +21,26 @@ from llmbench.stats.intervals import (
     Prior,
     Processes,
     fit_prior,
+    has_spread,
     likeliest,
     log_medians,
     log_processes,
     process_variance,
-    replicated,
     satterthwaite,
     student,
 )
 from llmbench.stats.ratios import ratio_interval
 from llmbench.stats.student_t import t_quantile
 
-#: Of the probability of any false alarm, what the change shared by all cells may use; the cells have the rest.
-SHARED_PART = 0.05
-#: Of what a cell has, the part for `slower`; a slowdown is what people look for, and each part costs the other power.
+#: Of the probability of any false alarm, the part of the change that all cells have in common; cells have the rest.
+COMMON_PART = 0.05
+#: Of the part of a cell, the part for `slower`: people look for a slowdown, and each side costs the other power.
 SLOWER_PART = 0.9
-#: A change is shared where at least this part of the cells moved alike (their own 95 % intervals hold it).
-ALIKE = 0.6
-#: More processes a side than this are not asked for.
-MOST_REPEATS = 999
-#: Cells that a round needs to say what it added; turns in which that and the levels of cells with gaps are found.
-FEWEST_IN_ROUND, TURNS = 3, 10
-#: Cells with as many processes have the same degrees of freedom.
+ALIKE = 0.6  # of the cells: a change is common where so many moved alike (their own 95 % intervals hold it)
+MOST_REPEATS = 999  # processes a side: more are not asked for
+FEWEST_IN_ROUND = 3  # cells of a round: fewer do not show what the round added
+TURNS = 10  # in which the additions of rounds, and the levels of cells that lack rounds, are found
+#: Kept, because cells with as many processes have the same degrees of freedom.
 _quantile = functools.lru_cache(maxsize=4096)(t_quantile)
 
 
@@ -50,44 +48,39 @@ _quantile = functools.lru_cache(maxsize=4096)(t_quantile)
 class Change:
     """One cell: step time of head over base (above 1: slower), with simultaneous intervals.
 
-    `ratio` is the whole change; `own` the change beyond what all cells share, None where nothing is known to be
-    shared. `variance` (log scale, of one process, mean of the sides) and `dof` are those of the interval that decides
-    (`own` where there is one); None without processes to estimate it from.
+    `variance` and `dof` are those of the interval that decides: of `own` where there is one, else of `ratio`.
     """
 
-    ratio: Estimate
-    own: Estimate | None = None
-    variance: float | None = None
+    ratio: Estimate  # the whole change
+    own: Estimate | None = None  # the change beyond the common one; None where no common change is known
+    variance: float | None = None  # log scale, of one process, mean of both sides; None without enough processes
     dof: float | None = None
 
 
 @dataclass(frozen=True)
 class Changes:
-    """All cells of two runs; `shared`: what they have in common. None for fewer than 6 cells, or if they disagree.
+    """The changes of all cells of two runs."""
 
-    `each` is the level of every cell's interval: together they hold at the level that was asked for.
-    """
-
-    shared: Estimate | None
+    common: Estimate | None  # what all cells have in common; None for fewer than 6 cells, or where they disagree
     cells: tuple[Change, ...]
-    each: float
+    each: float  # level of every cell's interval: together they hold at the level that was asked for
 
 
 def find_changes(base: Sequence[Processes], head: Sequence[Processes], level: float = 0.99) -> Changes:
-    """Return what changed from `base` to `head`; base[c] and head[c] are of the same cell, processes by rounds.
+    """Return the changes of step times from `base` to `head`; base[c] and head[c] are processes of one cell, by rounds.
 
     A process without samples is one that a round lacks: the cell's others are compared all the same, each without what
     its own round added.
 
-    All intervals hold together with probability `level` (Bonferroni): the shared change at 1 - 0.05 (1 - level), each
+    All intervals hold together with probability `level` (Bonferroni): the common change at 1 - 0.05 (1 - level), each
     of C cells at 1 - 0.95 (1 - level) / C, nine tenths of that below and one above. What the rounds of a run share is
     taken out of its cells first, so that a cell's variance is its own; it comes back in the interval of `ratio`, with
     rounds as units.
 
-    The shared change is the mean of the cells that moved alike: those whose own 95 % interval holds the median. It is
+    The common change is the mean of the cells that moved alike: those whose own 95 % interval holds the median. It is
     None where they are fewer than 60 %: then there is no telling what the machine did from what the code did, and only
     the whole ratio of each cell is left.
-    Raises ValueError as `pooled_interval` does, and for runs that do not match.
+    Raises ValueError as `process_interval` does, and for runs that do not match.
     """
     if len(base) != len(head):
         raise ValueError("both runs need the same cells")
@@ -96,13 +89,13 @@ def find_changes(base: Sequence[Processes], head: Sequence[Processes], level: fl
     if len(base) < FEWEST_CELLS or any(len(e) < 2 for e in effects):
         return _apart(base, head, level)
     own = [_own(pair, effects) for pair in zip(*medians, strict=True)]
-    spreads = _moderated(own)
+    spreads = _moderate(own)
     middle = float(np.median([one.location for one in own]))
     alike = [one for one, spread in zip(own, spreads, strict=True) if _near(one, spread, middle)]
     if len(alike) < ALIKE * len(own):
         return _apart(base, head, level)
     shift = sum(one.location for one in alike) / len(alike)
-    each = 1 - (1 - level) * (1 - SHARED_PART) / len(base)
+    each = 1 - (1 - level) * (1 - COMMON_PART) / len(base)
     dof_s = float(sum(len(e) - 1 for e in effects))
     variance_s = sum(float(e @ e) for e in effects) / dof_s
     cells = []
@@ -112,12 +105,12 @@ def find_changes(base: Sequence[Processes], head: Sequence[Processes], level: fl
         whole = _interval(one.location, (variance + variance_s) * one.per_process, whole_dof, each)
         cells.append(Change(whole, mine, variance, dof))
     error = variance_s * sum(1 / len(e) for e in effects)
-    shared = student(shift, error, dof_s, 1 - (1 - level) * SHARED_PART, None)
-    return Changes(shared, tuple(cells), each)
+    common = student(shift, error, dof_s, 1 - (1 - level) * COMMON_PART, None)
+    return Changes(common, tuple(cells), each)
 
 
 def repeats_to_decide(change: Change, each: float, margin: float, now: int) -> int | None:
-    """Return about how many processes a side would leave a change not `undecided`, whatever it is; None: over 999.
+    """Return about how many processes a side would decide a change, whatever it is; None for more than 999.
 
     An interval that is no wider than log(1 + margin) cannot hold both no change and a change by the margin, so the
     verdict is slower, faster or same. The spread stays what `now` processes a side showed; its degrees of freedom
@@ -132,12 +125,12 @@ def repeats_to_decide(change: Change, each: float, margin: float, now: int) -> i
         return width <= math.log1p(margin)
 
     counts = range(max(2, now), MOST_REPEATS + 1)
-    found = bisect.bisect_left(counts, True, key=decides)
-    return counts[found] if found < len(counts) else None
+    first = bisect.bisect_left(counts, True, key=decides)
+    return counts[first] if first < len(counts) else None
 
 
 def _apart(base: Sequence[Processes], head: Sequence[Processes], level: float) -> Changes:
-    """Return the whole ratio of each cell, with what rounds share left in."""
+    """Return the whole ratio of each cell; what its rounds added is left in."""
     each = 1 - (1 - level) / max(1, len(base))
     priors = [fit_prior(side) for side in (base, head)]
     prior = None if None in priors else fit_prior([*base, *head])
@@ -150,15 +143,12 @@ def _apart(base: Sequence[Processes], head: Sequence[Processes], level: float) -
 
 @dataclass(frozen=True)
 class _Own:
-    """One cell without what its rounds added: log ratio, variance of a process and its degrees of freedom.
+    """The change of one cell, without what its rounds added."""
 
-    `per_process`: variance of the log ratio over that of one process, 1 / P of base + 1 / P of head.
-    """
-
-    location: float
-    variance: float
-    dof: int
-    per_process: float
+    location: float  # log ratio
+    variance: float  # of one process
+    dof: int  # of `variance`
+    per_process: float  # variance of the log ratio over that of one process: 1 / P of base + 1 / P of head
 
 
 def _own(medians: tuple[np.ndarray, np.ndarray], effects: Sequence[np.ndarray]) -> _Own:
@@ -174,11 +164,11 @@ def _own(medians: tuple[np.ndarray, np.ndarray], effects: Sequence[np.ndarray]) 
     return _Own(locations[1] - locations[0], squares / dof if dof else 0.0, dof, per_process)
 
 
-def _moderated(own: Sequence[_Own]) -> list[tuple[float, float]]:
+def _moderate(own: Sequence[_Own]) -> list[tuple[float, float]]:
     """Return each cell's variance of a process and its degrees of freedom, moderated by all cells (Smyth 2004).
 
-    Both sides of a cell count as one group: a noisy cell is noisy in both runs. The prior is the likeliest one, not
-    the cautious one of `fit_prior`: at the far ends that many cells ask for, caution costs more power than it is worth
+    Both sides of a cell count as one group: a noisy cell is noisy in both runs. The prior is the likeliest one, not the
+    cautious one of `fit_prior`: many cells need far quantiles, and there caution costs more power than it is worth
     (see `benchmarks/compare_power.py`). Each side gave up a round effect, which takes 1 / C of the variance.
     """
     known = [one for one in own if one.dof]
@@ -222,18 +212,18 @@ def _by_rounds(side: Sequence[Processes]) -> np.ndarray:
     return found
 
 
-def _round_effects(found: np.ndarray) -> np.ndarray:
-    """Return what each round of a run added to its cells, 0 in the mean; `found` as `_by_rounds` returns it.
+def _round_effects(medians: np.ndarray) -> np.ndarray:
+    """Return the log time that each round of a run added to its cells, 0 in the mean; `medians` are of `_by_rounds`.
 
     The median over cells of how far their processes of that round lie from the cell's level, which is the mean of its
-    processes without what their rounds added: where processes are lacking, the two are found in turns. A round that few
-    cells have is taken to have added nothing. Empty where fewer than 6 cells have two processes.
+    processes without what their rounds added: where processes are lacking, the two are estimated in turns. A round that
+    few cells have is taken to have added nothing. Empty where fewer than 6 cells have two processes.
     """
-    several = found[(~np.isnan(found)).sum(axis=1) > 1]
-    if found.shape[1] < 2 or len(several) < FEWEST_CELLS:
+    several = medians[(~np.isnan(medians)).sum(axis=1) > 1]
+    if medians.shape[1] < 2 or len(several) < FEWEST_CELLS:
         return np.zeros(0)
     known = (~np.isnan(several)).sum(axis=0) >= FEWEST_IN_ROUND
-    effects = np.zeros(found.shape[1])
+    effects = np.zeros(medians.shape[1])
     for _ in range(TURNS if np.isnan(several).any() else 1):
         away = several[:, known] - np.nanmean(several - effects, axis=1, keepdims=True)
         effects[known] = np.nanmedian(away, axis=0)
@@ -244,7 +234,7 @@ def _round_effects(found: np.ndarray) -> np.ndarray:
 def _spread(base: Processes, head: Processes, prior: Prior | None) -> tuple[float | None, float | None]:
     """Return the variance of one process (mean of both sides) and its degrees of freedom; None where unknown."""
     medians = [log_medians(log_processes(side)) for side in (base, head)]
-    if not all(replicated(m, prior) for m in medians):
+    if not all(has_spread(m, prior) for m in medians):
         return None, None
     variances, dofs = zip(*(process_variance(m, prior) for m in medians), strict=True)
     return sum(variances) / 2, min(sum(dofs), math.inf if prior is None else prior.dof_limit)

@@ -1,7 +1,7 @@
-"""How much to measure: samples from a pilot, processes by Stein's two-stage rule; and what that reached.
+"""How much to measure: samples from a pilot, processes by Stein's two-stage rule; and the interval that this gives.
 
-Stopping when the interval is narrow enough stops on lucky spreads and spoils the coverage (88 % for a nominal 95 %).
-Here the counts are fixed from a first stage, and the interval keeps the first stage's variance.
+Whoever stops when the interval is narrow enough stops at lucky spreads: the coverage is 88 % for a nominal 95 %.
+Here the first stage alone decides the counts, and the interval keeps the first stage's variance.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from llmbench.stats.intervals import (
     Prior,
     Processes,
     check_level,
+    has_spread,
     log_medians,
     log_processes,
     log_samples,
     process_variance,
-    replicated,
     student,
 )
 from llmbench.stats.step_series import MAD_TO_SD, effective_samples
@@ -32,43 +32,43 @@ from llmbench.stats.student_t import t_quantile
 class ProcessPlan:
     """How many processes make the interval `ci_pct` wide to either side, and how many there will be.
 
-    `first`: processes of the first stage; `wanted`: Stein's number; `count`: at least `first`, at most what was
-    allowed. It depends on the spread of the first stage only.
+    `count` depends on the spread of the first stage only.
     """
 
-    first: int
-    wanted: int
-    count: int
+    first: int  # processes of the first stage
+    target: int  # Stein's number of processes
+    count: int  # at least `first`, at most as many as the budget allows
     ci_pct: float
 
     @property
     def enough(self) -> bool:
-        """Return whether the target will be reached."""
-        return self.count >= self.wanted
+        """Whether `count` gives the interval that was asked for."""
+        return self.count >= self.target
 
 
 @dataclass(frozen=True)
-class Reached:
-    """A step time, the half-width that was wanted and the one that was reached, in percent."""
+class TwoStageInterval:
+    """A step time with Stein's interval: half of its width in percent, and how wide it was meant to be."""
 
     estimate: Estimate
-    wanted_pct: float
-    reached_pct: float | None
-    processes_wanted: int
+    target_pct: float
+    half_width_pct: float | None
+    target_processes: int  # Stein's number
     processes: int
 
     @property
     def enough(self) -> bool:
-        """Return whether the interval is as narrow as wanted."""
-        return self.reached_pct is not None and self.reached_pct <= self.wanted_pct * (1 + 1e-9)
+        """Whether the interval is as narrow as it was meant to be."""
+        return self.half_width_pct is not None and self.half_width_pct <= self.target_pct * (1 + 1e-9)
 
 
 def samples_for(pilot: Sequence[float], ci_pct: float, level: float = 0.95) -> int:
-    """Return how many steps make the interval of their median `ci_pct` percent wide to either side.
+    """Return the number of steps, at least 2, that make the interval of their median `ci_pct` wide to either side.
 
-    From the spread and the autocorrelation of `pilot` (correlated steps are worth fewer: `effective_samples`), with
-    the normal approximation (the median's standard error is sqrt(pi / 2) times the mean's), so it is a plan and not
-    a promise. At least 2. Raises ValueError for `ci_pct` that is not positive and for an empty pilot.
+    It follows from the spread and the autocorrelation of `pilot`: correlated steps are worth fewer (see
+    `effective_samples`). It uses the normal approximation, in which the median's standard error is sqrt(pi / 2) times
+    the mean's, so it is a plan and not a promise. Raises ValueError for `ci_pct` that is not positive and for an empty
+    pilot.
     """
     check_level(level)
     _check_width(ci_pct)
@@ -84,27 +84,27 @@ def samples_for(pilot: Sequence[float], ci_pct: float, level: float = 0.95) -> i
 def processes_for(
     pilot: Processes, ci_pct: float, level: float = 0.95, most: int = 10, prior: Prior | None = None
 ) -> ProcessPlan:
-    """Return how many processes are needed, from the first ones, by the rule of Stein (1945).
+    """Return the number of processes that are needed, from the first ones, by the rule of Stein (1945).
 
     N = max(first, ceil(t^2 s^2 / h^2)), with s^2 and its degrees of freedom from the pilot alone (moderated where a
     prior is given; fit it on the same first rounds of all cells) and h = log(1 + ci_pct / 100). Two first processes
     without a prior ask for hundreds, since t is 12.7: take three, or a prior. Raises ValueError for a pilot that has
-    no variance between processes (one process and no prior), and as `pooled_interval` does.
+    no variance between processes (one process and no prior), and as `process_interval` does.
     """
     check_level(level)
     _check_width(ci_pct)
     medians = log_medians(log_processes(pilot))
-    if not replicated(medians, prior):
+    if not has_spread(medians, prior):
         raise ValueError("the first stage needs two processes, or a prior")
     variance, dof = process_variance(medians, prior)
     needed = t_quantile(0.5 + level / 2, dof) ** 2 * variance / math.log1p(ci_pct / 100) ** 2
-    wanted = max(len(medians), math.ceil(needed * (1 - 1e-12)))
-    return ProcessPlan(len(medians), wanted, max(len(medians), min(wanted, most)), ci_pct)
+    target = max(len(medians), math.ceil(needed * (1 - 1e-12)))
+    return ProcessPlan(len(medians), target, max(len(medians), min(target, most)), ci_pct)
 
 
 def stein_interval(
     processes: Processes, first: int, ci_pct: float, level: float = 0.95, prior: Prior | None = None
-) -> Reached:
+) -> TwoStageInterval:
     """Return the step time over all `processes` with Stein's interval: mean of all, variance of the `first` ones.
 
     The mean of N processes is independent of the first stage's variance, and N depends on nothing but that variance,
@@ -117,8 +117,8 @@ def stein_interval(
     plan = processes_for(processes[:first], ci_pct, level, len(logs), prior)
     medians = log_medians(logs)
     variance, dof = process_variance(medians[:first], prior)
-    found = student(float(medians.mean()), variance / len(medians), dof, level, prior)
-    return Reached(found, ci_pct, found.half_width_pct, plan.wanted, len(medians))
+    estimate = student(float(medians.mean()), variance / len(medians), dof, level, prior)
+    return TwoStageInterval(estimate, ci_pct, estimate.half_width_pct, plan.target, len(medians))
 
 
 def _check_width(ci_pct: float) -> None:

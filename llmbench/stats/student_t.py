@@ -6,14 +6,12 @@ import functools
 import math
 from statistics import NormalDist
 
-#: Above this many degrees of freedom the first term of the expansion around the normal is exact to 1e-8.
-MANY = 1e5
-_TINY = 1e-300
+MANY = 1e5  # degrees of freedom: above, the first term of the expansion around the normal is exact to 1e-8
+CLOSE = 2.0  # degrees of freedom from which on an expansion around the normal is a good place to start from
+TERMS = 24  # coefficients of the polynomial that takes the place of solving: as good to 1e-10
+LEAST_TAIL = 1e-6  # of the tails for which that holds
+_TINY = 1e-300  # in place of zero, where it would be divided by
 _LOW = 1 / MANY
-#: From this many degrees of freedom on, an expansion around the normal is a good place to start from.
-CLOSE = 2.0
-#: Coefficients of the polynomial that takes the place of solving, and the tails for which it is as good (1e-10).
-TERMS, LEAST_TAIL = 24, 1e-6
 
 
 @functools.lru_cache(maxsize=8192)
@@ -73,7 +71,7 @@ def _clenshaw(coefficients: tuple[float, ...], low: float, high: float, x: float
 
 
 def _near(z: float, dof: float) -> float:
-    """Return about the quantile whose normal one is `z`: the expansion in 1 / dof (Abramowitz & Stegun 26.7.5)."""
+    """Return an approximate quantile from the normal's, `z`: the expansion in 1 / dof (Abramowitz & Stegun 26.7.5)."""
     a = z * z
     terms = (
         (a + 1) / 4,
@@ -88,11 +86,11 @@ def _solve(tail: float, dof: float, low: float, high: float, t: float) -> float:
     """Return t in [low, high] with P(|T| > t) = tail. The tail falls like a power: Newton on its logarithms."""
     log_scale = math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2) - 0.5 * math.log(dof * math.pi)
     for _ in range(200):
-        found = t_tail(t, dof)
-        low, high = (t, high) if found > tail else (low, t)
+        beyond = t_tail(t, dof)
+        low, high = (t, high) if beyond > tail else (low, t)
         density = 2 * math.exp(log_scale - (dof + 1) / 2 * math.log1p(t * t / dof))
-        slope = t * density / max(found, _TINY)
-        ahead = t * math.exp((math.log(max(found, _TINY)) - math.log(tail)) / slope) if slope > 1e-12 else math.inf
+        slope = t * density / max(beyond, _TINY)
+        ahead = t * math.exp((math.log(max(beyond, _TINY)) - math.log(tail)) / slope) if slope > 1e-12 else math.inf
         if not low < ahead < high:
             ahead = (low + high) / 2 if math.isfinite(high) else 2 * t
         if abs(ahead - t) <= 1e-12 * t:
@@ -112,7 +110,7 @@ def t_tail(t: float, dof: float) -> float:
 def beta_cdf(x: float, rest: float, a: float, b: float) -> float:
     """Return the regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22).
 
-    `rest` is 1 - x, given apart since it is lost to rounding where x is close to 1.
+    `rest` is 1 - x, given separately since it is lost to rounding where x is close to 1.
     """
     if x <= 0 or rest <= 0:
         return 0.0 if x <= 0 else 1.0

@@ -1,4 +1,4 @@
-"""Where warm-up ends: a robust changepoint search on log step times.
+"""The step at which warm-up ends: a robust changepoint search on log step times.
 
 Barrett et al. (2017), "Virtual machine warmup blows hot and cold", OOPSLA, segment step times and call steady what is
 equivalent to the last segment. The segmentation is exact optimal partitioning (Jackson et al. 2005; PELT of Killick
@@ -19,34 +19,32 @@ from llmbench.stats.step_series import MAD_TO_SD, TOLERANCE
 
 #: Penalty of a changepoint over log n: 2 is BIC for independent steps; correlation 0.5 triples their long-run variance.
 PENALTY = 6.0
-#: Most that one step can cost, over the penalty: below 2 (a changepoint before and after), so that one stall never
+#: Most that one step can cost, over the penalty. Below 2 (a changepoint before and one after), so that one stall never
 #: pays; above 1, so that one slow first step does.
 MOST_COST = 1.5
-#: Deviating segments up to this long, between steady ones, are a stall and not warm-up.
-STALL = 3
-#: Changepoints are sought at every step of the first GRID, and at GRID places in the rest.
-GRID = 60
+STALL = 3  # steps: a deviating segment up to this long, between steady ones, is a stall and not warm-up
+GRID = 60  # steps at the beginning where a changepoint may be anywhere; places for one in the rest
 
 
 def steady_from(samples: Sequence[float]) -> int:
-    """Return how many leading samples are warm-up: the index of the changepoint to the steady level.
+    """Return the number of leading samples that are warm-up: the index of the changepoint to the steady level.
 
-    Steady is what is within 2 %, or within what is chance, of the last segment's level; a stall of up to 3 steps does
-    not end it. At most half of the samples are warm-up; fewer than 4 samples have none. Raises ValueError for a
+    A level is steady that is within 2 %, or within chance, of the last segment's; a stall of up to 3 steps does not
+    end it. At most half of the samples are warm-up; fewer than 4 samples have none. Raises ValueError for a
     sample that is not finite and positive.
     """
-    return min(_settled(samples), len(samples) // 2)
+    return min(_settling_index(samples), len(samples) // 2)
 
 
 def is_steady(samples: Sequence[float]) -> bool:
     """Return whether at least the second half of `samples` (at least 6 of them) is on one level, without a trend."""
     n = len(samples)
-    if n < 6 or _settled(samples) > n // 2:
+    if n < 6 or _settling_index(samples) > n // 2:
         return False
-    return not _trending(log_samples(samples)[n // 2 if n >= 12 else 0 :])
+    return not _has_trend(log_samples(samples)[n // 2 if n >= 12 else 0 :])
 
 
-def _trending(logs: np.ndarray) -> bool:
+def _has_trend(logs: np.ndarray) -> bool:
     """Return whether values rise or fall all along: by more than 2 %, and beyond chance (Mann 1945, at 1 %).
 
     A ramp has no changepoint that stands out while it is short.
@@ -79,7 +77,7 @@ def changepoints(samples: Sequence[float]) -> list[int]:
 
 
 def _places(n: int) -> list[int]:
-    """Return where segments may begin or end: everywhere early on, and at even distances later."""
+    """Return the places where segments may begin or end: everywhere early on, and at even distances later."""
     if n <= 2 * GRID:
         return list(range(n + 1))
     return [*range(GRID), *(int(p) for p in np.linspace(GRID, n, GRID + 1))]
@@ -110,7 +108,7 @@ def _segment_costs(scaled: np.ndarray, lengths: np.ndarray, penalty: float) -> l
     return costs
 
 
-def _settled(samples: Sequence[float]) -> int:
+def _settling_index(samples: Sequence[float]) -> int:
     """Return the index from which on all segments are equivalent to the last one, stalls aside."""
     if len(samples) < 4:
         return 0

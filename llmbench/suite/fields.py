@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
 
-from llmbench.contract.cell import STAGES, Budget
+from llmbench.contract.cell import STAGES, Budget, Cell
 
 #: Studies of every point of the matrix.
 STUDIES = ("learning", "scaling")
@@ -45,6 +45,7 @@ class Field:
 
     A value is of `type` (str: a name, int, float: a number above 0, or bool), an integer not below `least`, a name one
     of `choices`; where there is a `pattern`, a name that it matches, and `choices` are examples. `nullable`: or null.
+    `only` is the single value that llmbench supports so far.
     """
 
     type: type[str] | type[int] | type[float] | type[bool]
@@ -53,6 +54,7 @@ class Field:
     nullable: bool = False
     choices: tuple[str, ...] = ()
     pattern: re.Pattern[str] | None = None
+    only: str | int | None = None
 
     def allows(self, name: str) -> bool:
         """Return whether a name is one of the choices, where there are some, or matches the pattern."""
@@ -90,8 +92,9 @@ FIELDS: dict[str, Field] = {
     "bucketing": Field(bool, "batches of similar lengths"),
     "compile": Field(bool, "compile the model"),
     "attention": Field(str, "implementation of attention"),
-    "strategy": Field(str, "how several processes share the work"),
-    "world_size": Field(int, "processes that share the work", least=1),
+    # A cell is measured in one process, and a record must not say otherwise.
+    "strategy": Field(str, "how several processes share the work", only=Cell.strategy),
+    "world_size": Field(int, "processes that share the work", least=1, only=Cell.world_size),
     "train_examples": Field(int, "examples to train on; null: all", least=1, nullable=True),
     "test_examples": Field(int, "examples to score; null: all", least=1, nullable=True),
     # 256 bytes and 6 marks

@@ -343,6 +343,7 @@ def _scaling(doc: _Doc, study: Any) -> dict[str, list[int]]:
             raise doc.fail(("scaling", axis), f"{axis} must be a list of at least two values")
         for i, value in enumerate(values):
             _whole(doc, axis, value, FIELDS[axis].least if is_whole(axis) else 1, ("scaling", axis, i))
+            _check_only(doc, axis, value, ("scaling", axis, i))
     return study
 
 
@@ -387,6 +388,19 @@ def _expression(doc: _Doc, name: str, value: Any, path: Key) -> Any:
 
 def _scalar(doc: _Doc, name: str, value: Any, path: Key) -> Any:
     """Return one checked value of a field, of the budget, or of one of SCALARS."""
+    value = _check_scalar(doc, name, value, path)
+    _check_only(doc, name, value, path)
+    return value
+
+
+def _check_only(doc: _Doc, name: str, value: Any, path: Key) -> None:
+    """Raise SuiteError where a field asks to split a cell over processes: one would be measured under their name."""
+    only = FIELDS[name].only if name in FIELDS else None
+    if only is not None and value != only:
+        raise doc.fail(path, f"{name} {value!r}: a cell cannot be split over processes yet; write {name}: {only}")
+
+
+def _check_scalar(doc: _Doc, name: str, value: Any, path: Key) -> Any:
     field = FIELDS[name]
     if value is None and field.nullable:
         return None

@@ -1,7 +1,7 @@
 """The largest batch that fits, by trying: real steps on the longest sequences that a cell allows, at the very end.
 
-Running out of memory is an answer here, not a failure. What it leaves behind may be a mess, and it may end the process,
-so the record is handed over before each try.
+Running out of memory is an answer here, not a failure. It may leave a mess, and it may end the process, so the record
+is handed over before each try.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench.contract.engines import Engine
 from llmbench.contract.errors import is_out_of_memory
@@ -19,16 +19,19 @@ from llmbench.contract.job import KEEP
 from llmbench.contract.specs import BuildRequest, CollateContext, Feature, Layout
 from llmbench.worker.measuring.loops import Step
 
-TOLERANCE = 0.05
-MOST_TRIES, LIMIT_S = 30, 120.0
-#: Steps of a try. In training the first makes the optimizer's state, and the second has activations beside it.
-TRAIN_STEPS, PREDICT_STEPS = 2, 1
+if TYPE_CHECKING:
+    from llmbench.contract.record import Emit, Memory, Record
+
+TOLERANCE = 0.05  # of the batch: the largest is known when the next larger one that was tried is so close
+MOST_TRIES = 30
+LIMIT_S = 120.0  # of all tries
+TRAIN_STEPS = 2  # of a try: the first makes the optimizer's state, the second has activations in addition
+PREDICT_STEPS = 1
 #: How oneDNN says that it lacks memory, and also that a kernel does not exist; it does where a smaller batch ran.
 NO_PRIMITIVE = re.compile(r"could not (create|execute|initialize|construct) an? (primitive|memory)")
 NO_LIMIT = "on the CPU the search needs a limit, else the machine would swap; set memory_mib in the budget"
 
 Tried = list[tuple[int, bool]]
-Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Rehearsal:
     step: Step
     steps: int
     prepare: Callable[[], None]
-    fitted: list[int] = field(default_factory=list)
+    successes: list[int] = field(default_factory=list)  # batch sizes that fitted
 
     def fits(self, batch_size: int) -> bool:
         """Take steps on a batch; return whether the memory was enough. Anything else that goes wrong is raised."""
@@ -52,10 +55,10 @@ class Rehearsal:
             for _ in range(self.steps):
                 self.step(self.engine, batch)
             self.engine.synchronize()
-            self.fitted.append(batch_size)
+            self.successes.append(batch_size)
             return True
         except Exception as error:
-            if not is_out_of_memory(error) and not (self.fitted and NO_PRIMITIVE.search(str(error))):
+            if not is_out_of_memory(error) and not (self.successes and NO_PRIMITIVE.search(str(error))):
                 raise
             return False
         finally:
@@ -63,7 +66,7 @@ class Rehearsal:
 
 
 def longest(features: Sequence[Feature], layout: Layout, ctx: CollateContext) -> Feature:
-    """Return the longest feature, its tokens repeated up to the cell's limits: the worst case, which may yet come."""
+    """Return the longest feature, its tokens repeated up to the cell's limits: the worst case of a batch."""
     feature = max(features, key=layout.length)
     limits = {"target": ctx.target_len}
     return {
@@ -123,7 +126,7 @@ def search(
 
 
 def add_largest_batch(
-    record: dict[str, Any], open_rehearsal: Callable[[], Rehearsal], first: int, emit: Emit, *, limited: bool
+    record: Record, open_rehearsal: Callable[[], Rehearsal], first: int, emit: Emit, *, limited: bool
 ) -> None:
     """Search the largest batch and note it in `record["memory"]`, with what was tried and why it is not known.
 
@@ -139,7 +142,7 @@ def add_largest_batch(
         nonlocal batch
         batch = size
         reason = f"the process did not survive a batch of {size}"
-        known = {"largest_batch_tried": [list(pair) for pair in tried], "largest_batch_reason": reason}
+        known: Memory = {"largest_batch_tried": [list(pair) for pair in tried], "largest_batch_reason": reason}
         warnings = [*record["warnings"], f"searching the largest batch, {reason}"]
         emit({"event": KEEP, "record": {**record, "memory": memory | known, "warnings": warnings}})
         emit({"event": f"try a batch of {size}"})

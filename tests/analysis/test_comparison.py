@@ -60,7 +60,7 @@ def test_equal_runs_are_the_same_or_undecided_and_a_slow_cell_is_found():
     assert verdicts(found)[3] == "slower" and verdicts(found)[5] == "faster"
     assert set(verdicts(found)[:3]) <= {"same", "undecided"}
     one = found.cells[3]
-    assert one.low < 1.1 < one.high and one.beyond_shared and one.repeats == (3, 3)
+    assert one.low < 1.1 < one.high and one.beyond_common and one.repeats == (3, 3)
 
 
 def test_false_alarms_and_power_of_many_comparisons():
@@ -98,10 +98,10 @@ def test_processes_that_others_disturbed_are_left_out_where_enough_are_left():
     base, head = simulated(1, repeats=5), disturbed(simulated(2, repeats=5, slow={3: 1.1}), (3, 0), (5, 2), (6, 4))
     found = compare_runs(base, head)
     assert verdicts(found)[3] == "slower" and set(verdicts(found)) - {"slower"} <= {"same", "undecided"}
-    assert found.left_out == (0, 3) and found.cells[5].repeats == (5, 4) and found.cells[4].repeats == (5, 5)
+    assert found.disturbed_counts == (0, 3) and found.cells[5].repeats == (5, 4) and found.cells[4].repeats == (5, 5)
     assert any("3 of run-2 are left out" in note for note in comparison.notes(found))
     few = compare_runs(simulated(1), disturbed(simulated(2), (0, 0), (0, 1)))
-    assert few.left_out == (0, 0) and few.cells[0].repeats == (3, 3)
+    assert few.disturbed_counts == (0, 0) and few.cells[0].repeats == (3, 3)
 
 
 def test_a_round_that_a_cell_lacks_takes_what_that_round_added_with_it():
@@ -112,7 +112,7 @@ def test_a_round_that_a_cell_lacks_takes_what_that_round_added_with_it():
     whole = stats.find_changes(*lists)
     lists[0][2][0], lists[1][7][5] = [], []
     gaps = stats.find_changes(*lists)
-    assert gaps.shared.value == pytest.approx(whole.shared.value, rel=0.01)
+    assert gaps.common.value == pytest.approx(whole.common.value, rel=0.01)
     for before, after in zip(whole.cells, gaps.cells, strict=True):
         assert after.own.value == pytest.approx(before.own.value, rel=0.01)
         assert after.variance == pytest.approx(before.variance, rel=1.0) and after.own.high < 1.05
@@ -121,7 +121,7 @@ def test_a_round_that_a_cell_lacks_takes_what_that_round_added_with_it():
 def test_what_is_shared_by_all_cells_is_told_apart_from_what_a_cell_does():
     head = simulated(2, slow={0: 1.2}, shift=1.03, shared=0.03)
     found = compare_runs(simulated(1, shared=0.03), head)
-    assert found.shared is not None and found.shared.low < 1.03 < found.shared.high
+    assert found.common is not None and found.common.low < 1.03 < found.common.high
     assert verdicts(found)[0] == "slower" and set(verdicts(found)[1:]) <= {"same", "undecided"}
 
 
@@ -130,15 +130,15 @@ def test_runs_of_different_hours_must_differ_by_more_than_the_noise_floor():
     assert set(verdicts(compare_runs(base, later))) <= {"same", "undecided"}
     assert set(verdicts(compare_runs(base, later, noise_floor_pct=0))) == {"slower"}
     far = compare_runs(base, simulated(2, own=0.002, shared=0.0005, hour=3, shift=1.2), fail_on_pct=14.5)
-    assert set(verdicts(far)) == {"slower"} and not far.regressed and len(far.unsure) == len(CELLS)
+    assert set(verdicts(far)) == {"slower"} and not far.regressions and len(far.unsure) == len(CELLS)
     assert all(one.low < 1.2 / 1.05 < 1.2 * 1.04 < one.high for one in far.cells)
-    assert compare_runs(base, simulated(3)).interleaved and not compare_runs(base, later).interleaved
+    assert compare_runs(base, simulated(3)).in_turns and not compare_runs(base, later).in_turns
 
 
 def test_cells_that_do_not_agree_have_only_their_whole_change():
     head = simulated(2, slow={0: 1.2, 1: 1.2, 2: 1.2, 3: 1.2}, own=0.001, shared=0.001)
     found = compare_runs(simulated(1, own=0.001, shared=0.001), head)
-    assert found.shared is None
+    assert found.common is None
     assert verdicts(found) == ["slower"] * 4 + ["same"] * 4
 
 
@@ -150,7 +150,7 @@ def test_one_process_a_side_decides_nothing():
 
 def test_two_cells_are_compared_too():
     found = compare_runs(*(simulated(s, repeats=6, cells=CELLS[:2], slow=w) for s, w in ((1, None), (2, {0: 1.3}))))
-    assert found.shared is None and verdicts(found)[0] == "slower"
+    assert found.common is None and verdicts(found)[0] == "slower"
 
 
 def test_other_data_is_named_and_its_quality_refused():
@@ -181,7 +181,7 @@ def test_environments_and_missing_cells_are_listed_first():
     found = compare_runs(base, head, fail_on_pct=5)
     assert {d.what for d in found.differences} == {"cpu", "packages.torch"}
     assert sorted(why for _, why in found.only) == ["failed in head: oom", "only in base"]
-    assert len(found.failed) == 1
+    assert len(found.failures) == 1
     titles = [table.title for table in comparison.tables(found)]
     assert titles[:3] == ["What differs between the runs", "Not compared", "Step time"]
 

@@ -13,12 +13,12 @@ from llmbench import stats
 from llmbench.analysis.studies.learning import (
     WRONG_DOUBLED,
     WRONG_FURTHER,
+    cells_to_follow,
     learning_rows,
-    multiplied,
-    to_follow,
+    multiply,
     verdict,
 )
-from llmbench.analysis.studies.time_to_quality import crossing, reach
+from llmbench.analysis.studies.time_to_quality import crossing, ladder_rows
 from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
 from llmbench.report.tables.learning import learning_table, missing_table, reach_table
@@ -121,7 +121,7 @@ def test_what_a_doubling_decides_is_not_asked_again():
             record["quality"]["each"]["acc"] = [1] * EXAMPLES
     (row,) = learning_rows(records)
     assert (row["verdict"], row["times"]) == ("training", 2)
-    assert to_follow(records, cells_of(records), 8) == []
+    assert cells_to_follow(records, cells_of(records), 8) == []
 
 
 def cells_of(records):
@@ -130,24 +130,26 @@ def cells_of(records):
 
 def test_what_doubling_leaves_open_is_followed_with_every_seed_on_every_axis():
     records = study(0.3, noise=0.02)
-    cells = to_follow(records, cells_of(records), 8)
+    cells = cells_to_follow(records, cells_of(records), 8)
     assert sorted((c.train_examples, c.steps, c.size) for c in cells) == sorted(
         4 * [(8000, 100, "tiny"), (1000, 800, "tiny"), (1000, 100, "tiny*8")]
     )
     assert {c.seed for c in cells} == set(range(4)) and all(c.stage == "finetune" for c in cells)
     planned = {name: cell for name, cell in cells_of(records).items() if cell.seed}
-    assert to_follow(records, planned, 8) == []  # a point that is not planned with all of its seeds is not followed
-    assert to_follow(study(0.3, seeds=1), cells_of(study(0.3, seeds=1)), 8) == []
+    assert (
+        cells_to_follow(records, planned, 8) == []
+    )  # a point that is not planned with all of its seeds is not followed
+    assert cells_to_follow(study(0.3, seeds=1), cells_of(study(0.3, seeds=1)), 8) == []
 
 
 def test_a_larger_model_is_pretrained_as_such():
     before = Cell("m", "tiny", "pretraining", "made@1", "pretrain", steps=50)
     cell = Cell("m", "tiny", "t", "made@1", "finetune", train_examples=100, steps=10, parent=before.cell_id)
     cells = {c.cell_id: c for c in (before, cell)}
-    first, second = multiplied(cell, cells, "parameters", 8)
+    first, second = multiply(cell, cells, "parameters", 8)
     assert (first.size, first.stage, first.steps) == ("tiny*8", "pretrain", 50)
     assert (second.size, second.parent) == ("tiny*8", first.cell_id)
-    (more,) = multiplied(cell, cells, "data", 8)
+    (more,) = multiply(cell, cells, "data", 8)
     assert (more.train_examples, more.parent) == (800, before.cell_id)
 
 
@@ -161,8 +163,8 @@ def test_false_claims_stay_below_their_level_with_the_second_question(truth):
         for share in (WRONG_DOUBLED, WRONG_FURTHER):
             scores = {axis: truth.get(axis, 0.0) + 0.08 * rng.normal(size=(seeds, 1)) for axis in AXES_OF}
             own = 0.08 * rng.normal(size=(seeds, 1))
-            gains = {axis: stats.crossed_mean(found - own) for axis, found in scores.items()}
-            versus = {(a, b): stats.crossed_mean(scores[a] - scores[b]) for a, b in itertools.permutations(scores, 2)}
+            gains = {axis: stats.two_way_mean(found - own) for axis, found in scores.items()}
+            versus = {(a, b): stats.two_way_mean(scores[a] - scores[b]) for a, b in itertools.permutations(scores, 2)}
             verdicts.append(verdict(gains, versus, None, 0.035, share)[0])
         named += any(found not in ("none", "undecided") for found in verdicts)
     assert named / count < 0.05 + 2 * (0.05 * 0.95 / count) ** 0.5
@@ -255,7 +257,7 @@ def test_intervals_hold_for_other_seeds_and_other_examples():
     held, rounds = 0, 1000
     for _ in range(rounds):
         scores = rng.normal(0, 0.02, (5, 1)) + rng.normal(0, 0.4, (1, 300)) + rng.normal(0, 0.3, (5, 300))
-        low, high = stats.crossed_mean(scores).bounds(0.025)
+        low, high = stats.two_way_mean(scores).bounds(0.025)
         held += low <= 0 <= high
     assert 0.935 <= held / rounds <= 0.99
 
@@ -275,8 +277,8 @@ def test_a_wrong_verdict_is_rare(gains, right):
     wrong, rounds = 0, 1000
     for _ in range(rounds):
         scores = {axis: gain + rng.normal(0, 0.03, (4, 1)) for axis, gain in zip(axes, gains, strict=True)}
-        found = {axis: stats.crossed_mean(values) for axis, values in scores.items()}
-        versus = {(a, b): stats.crossed_mean(scores[a] - scores[b]) for a in axes for b in axes if a != b}
+        found = {axis: stats.two_way_mean(values) for axis, values in scores.items()}
+        versus = {(a, b): stats.two_way_mean(scores[a] - scores[b]) for a in axes for b in axes if a != b}
         wrong += verdict(found, versus, None, 0.05)[0] not in right
     assert wrong / rounds <= 0.06
 
@@ -294,7 +296,7 @@ def ladder(step_s=0.1, joules=None, seeds=3):
 
 
 def test_time_to_quality_is_interpolated_between_the_rungs():
-    (row,) = reach(ladder(joules=8.0))
+    (row,) = ladder_rows(ladder(joules=8.0))
     assert row["target"] == pytest.approx(0.25 + 0.9 * (0.95 - 0.25), abs=0.03)
     assert 200 < row["steps_ci"][0] < row["steps"] < row["steps_ci"][1] < 400
     assert row["seconds"] == pytest.approx(0.1 * row["steps"]) and row["joules"] == pytest.approx(2.0 * row["steps"])
@@ -303,9 +305,9 @@ def test_time_to_quality_is_interpolated_between_the_rungs():
 
 def test_a_target_that_is_not_reached_or_energy_that_is_not_known_is_null():
     short = [r for r in ladder() if not (r["quality"] or {}).get("values", {}).get("acc", 0) > 0.8]
-    (row,) = reach(short)
+    (row,) = ladder_rows(short)
     assert row["steps"] is None and row["seconds"] is None and "0 of 3 seeds" in row["reason"]
-    assert reach(ladder())[0]["joules"] is None
+    assert ladder_rows(ladder())[0]["joules"] is None
 
 
 def test_a_masked_perplexity_stands_in_for_the_primary_metric():
@@ -316,7 +318,7 @@ def test_a_masked_perplexity_stands_in_for_the_primary_metric():
             record["quality"] |= {"primary": "perplexity", "direction": {"masked_perplexity": "lower"}, "each": {}}
             record["quality"]["values"] = {"masked_perplexity": 4000.0 / steps}
             record |= {"oracle": None, "baselines": {"unigram": {"perplexity": 90.0}}}
-    assert reach(records) == []
+    assert ladder_rows(records) == []
     (row,) = [row for row in learning_rows(records) if row["steps"] == 200]
     assert row["metric"] == "masked_perplexity" and row["gains"]["steps"]["gain"] == pytest.approx(np.log(2))
 
@@ -324,7 +326,7 @@ def test_a_masked_perplexity_stands_in_for_the_primary_metric():
 def test_published_runs_without_a_study_have_no_rows():
     for path in sorted(RESULTS.glob("*/quick/records.jsonl")):
         records = [json.loads(line) for line in path.read_text().splitlines()]
-        assert learning_rows(records) == [] and reach(records) == []
+        assert learning_rows(records) == [] and ladder_rows(records) == []
 
 
 def test_crossing():

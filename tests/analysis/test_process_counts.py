@@ -28,7 +28,7 @@ def decide(records, first=3, most=12):
 
 def test_the_first_stage_alone_decides():
     first = made(NOISY[:3])
-    wanted = stats.processes_for(attempts.step_times(first), 5.0, most=99).wanted
+    wanted = stats.processes_for(attempts.step_times(first), 5.0, most=99).target
     assert decide(first, most=99) == {"c": wanted} and wanted > 12
     assert decide(made(NOISY), most=99) == {"c": wanted}  # what came later changes nothing
     assert decide(made((0.1, 0.5, 0.1)) + first) == decide(first)  # nor does an attempt that was made again
@@ -62,9 +62,9 @@ def test_the_report_uses_steins_interval_with_the_first_stages_spread():
     direct = stats.stein_interval([[level] * 12 for level in NOISY], 3, 5.0)
     assert cell["step_ms_ci_kind"] == "stein" and cell["repeats"] == 7
     assert cell["step_ms_ci"] == pytest.approx([direct.estimate.low * 1e3, direct.estimate.high * 1e3])
-    assert cell["repeats_wanted"] == direct.processes_wanted > 12
-    assert cell["ci_pct_wanted"] == 5.0 and cell["ci_pct_reached"] == pytest.approx(direct.reached_pct)
-    pooled = stats.pooled_interval([[level] * 12 for level in NOISY])
+    assert cell["repeats_wanted"] == direct.target_processes > 12
+    assert cell["ci_pct_wanted"] == 5.0 and cell["ci_pct_reached"] == pytest.approx(direct.half_width_pct)
+    pooled = stats.process_interval([[level] * 12 for level in NOISY])
     assert cell["step_ms"] == pytest.approx(1e3 * pooled.value) and pooled.low != direct.estimate.low
     assert any("as many processes as the first ones" in note for note in bottleneck_table([cell]).notes)
 

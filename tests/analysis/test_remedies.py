@@ -126,7 +126,7 @@ def test_a_role_says_round_and_names(round_, found):
 
 
 def test_trials_are_no_cells_of_a_report_and_have_ids_of_their_own():
-    trial = remedy_trials.trial(CELL, CELL.cell_id, SCREEN, [remedy("quick")])
+    trial = remedy_trials.trial_cell(CELL, CELL.cell_id, SCREEN, [remedy("quick")])
     assert trial.cell_id != CELL.cell_id and trial.remedy_of == CELL.cell_id and trial.threads == 1
     run = Run("r", [record(), made(Cell("m|1", "tiny", "t", "made@1", "finetune"), "screen:", 0, [0.1])])
     assert len(report_json.document([run])["cells"]) == 1
@@ -145,7 +145,7 @@ def test_what_answers_the_verdict_is_suggested_and_the_rest_is_not():
         remedy("has-it", 2.0, change=_has_it),
         dataclasses.replace(remedy("broken"), predict=lambda *_: 1 / 0),
     ]
-    found = {s.spec.name: s.untried for s in remedy_choice.suggest(CELL, [verified()], {}, specs)}
+    found = {s.spec.name: s.why_not for s in remedy_choice.suggest(CELL, [verified()], {}, specs)}
     assert set(found) == {"answer", "everywhere", "little", "elsewhere", "has-it", "broken"}
     assert found["answer"] is None and found["everywhere"] is None
     assert found["elsewhere"] == "does not apply on cpu" and found["has-it"] == "does not apply: it has it"
@@ -223,7 +223,7 @@ def test_a_search_that_is_stopped_anywhere_goes_on_where_it_stopped(tmp_path):
 
 
 def test_trials_of_nothing_are_empty():
-    assert Trials({}).recommended() is None and trials_of([record()]) == {}
+    assert Trials({}).recommendation() is None and trials_of([record()]) == {}
 
 
 @pytest.mark.timed
@@ -270,7 +270,7 @@ def test_the_settings_plan_the_recommended_cell_whatever_it_descends_from(suite)
                 changed = registry.get("remedy", name).change(plain)
             except DoesNotApply:
                 continue
-            better = remedy_trials.applied(cell, plain, changed)
+            better = remedy_trials.apply_differences(cell, plain, changed)
             settings = settings_for(cell, better, plan, replan)
             assert settings is not None, (cell.label, name)
             assert better in [one.cell for one in replan(settings).cells]

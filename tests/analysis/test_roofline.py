@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.analysis import roofline
-from llmbench.analysis.roofline import Estimate, bandwidth_at, bandwidth_pct, positions
+from llmbench.analysis.roofline import Range, bandwidth_at, bandwidth_pct, positions
 
 UNKNOWN = [None, 0.0, -1.0, math.inf, math.nan]
 LEVELS = [
@@ -45,11 +45,13 @@ def test_one_piece_of_work():
     assert roofline.arithmetic_intensity(100, 50) == 2
     assert roofline.attainable_flops_per_s(2, 1000, 100) == 200
     assert roofline.attainable_flops_per_s(20, 1000, 100) == 1000
-    assert roofline.roofline_s(1000, 50, 1000, 100) == 1.0 and roofline.bound(1000, 50, 1000, 100) == "compute"
-    assert roofline.roofline_s(100, 50, 1000, 100) == 0.5 and roofline.bound(100, 50, 1000, 100) == "memory"
+    assert (
+        roofline.roofline_s(1000, 50, 1000, 100) == 1.0 and roofline.limiting_resource(1000, 50, 1000, 100) == "compute"
+    )
+    assert roofline.roofline_s(100, 50, 1000, 100) == 0.5 and roofline.limiting_resource(100, 50, 1000, 100) == "memory"
     assert roofline.mfu_pct(300, 2.0, 1000) == 15.0
     assert roofline.hfu_pct(400, 2.0, {"value": 1000}) == 20.0
-    assert roofline.ceiling_pct(90, 1.0, {"value": 100, "low": 90, "high": 120}) == Estimate(90.0, 75.0, 100.0)
+    assert roofline.ceiling_pct(90, 1.0, {"value": 100, "low": 90, "high": 120}) == Range(90.0, 75.0, 100.0)
 
 
 @pytest.mark.parametrize("unknown", UNKNOWN)
@@ -61,14 +63,14 @@ def test_unknown_ceilings_give_none(unknown):
     assert roofline.attainable_flops_per_s(1.0, unknown, 1.0) is None
     assert roofline.attainable_flops_per_s(1.0, 1.0, unknown) is None
     assert roofline.roofline_s(1.0, 1.0, unknown, 1.0) is None
-    assert roofline.bound(1.0, 1.0, 1.0, unknown) is None
+    assert roofline.limiting_resource(1.0, 1.0, 1.0, unknown) is None
     assert roofline.arithmetic_intensity(1.0, unknown) is None
     assert bandwidth_pct(1.0, 1.0, 1.0, [{"level": "memory", "capacity_bytes": None, "x_bytes_per_s": unknown}]) is None
     assert bandwidth_pct(1.0, 1.0, 1.0, []) is None
 
 
 def test_no_work_has_no_bound():
-    assert roofline.bound(0, 0, 1.0, 1.0) is None
+    assert roofline.limiting_resource(0, 0, 1.0, 1.0) is None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_position_of_a_whole_step():
     rows = [row(flops=1e9), row(flops=3e9, phase="backward")]
     step = roofline.step_position(rows, 0.08, PEAKS, LEVELS)
     assert (step.phase, step.operator_class, step.flops) == ("all", "all", 4e9)
-    assert step.ceiling_pct == Estimate(*(pytest.approx(v) for v in (50, 100 * 4e9 / 1.1e11 / 0.08, 100 / 1.8)))
+    assert step.ceiling_pct == Range(*(pytest.approx(v) for v in (50, 100 * 4e9 / 1.1e11 / 0.08, 100 / 1.8)))
     assert step.bandwidth_pct.value == pytest.approx(100 * 1.6e6 / 100e9 / 0.08)
     assert roofline.step_position(rows, None, PEAKS, LEVELS).ceiling_pct is None
 
@@ -188,7 +190,9 @@ def test_the_roofline_is_one_line(flops, bytes_, peak, bandwidth):
         roof = roofline.attainable_flops_per_s(intensity, peak, bandwidth)
         assert flops / least_s == pytest.approx(roof) and roof <= peak
         assert roofline.mfu_pct(flops, least_s, peak) <= 100 * (1 + 1e-9)
-        assert (roofline.bound(flops, bytes_, peak, bandwidth) == "compute") == (flops / peak >= bytes_ / bandwidth)
+        assert (roofline.limiting_resource(flops, bytes_, peak, bandwidth) == "compute") == (
+            flops / peak >= bytes_ / bandwidth
+        )
 
 
 @given(amounts, times, ceilings)
@@ -212,7 +216,7 @@ def test_bandwidth_falls_with_the_working_set_and_stays_between_the_levels(a, b,
         estimate.value
         for level in found
         for key in ("triad_bytes_per_s", "copy_bytes_per_s")
-        if (estimate := roofline.estimate_of(level[key])) is not None
+        if (estimate := roofline.range_of(level[key])) is not None
     ]
     assert far.value >= min(speeds) * (1 - 1e-9) and near.value <= max(speeds) * (1 + 1e-9)
 

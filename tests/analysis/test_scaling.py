@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench.analysis.studies.operator_laws import counted, described_from, fit_laws, tokens, work_of
+from llmbench.analysis.studies.operator_laws import fit_laws, start_of_law, tokens, work_by_class, work_of
 from llmbench.analysis.studies.scaling import growth, limit_power, scaling_rows
 from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
@@ -142,14 +142,14 @@ def test_a_law_has_no_power_that_its_work_has_not(ts):
 def test_a_law_is_fitted_behind_the_point_where_a_rate_changes():
     xs = [128, 256, 512, 768, 1024, 1536, 2048]
     switched = [1e-8 * x**2 * (1.5 if x < 700 else 1.0) for x in xs]
-    assert described_from(xs, [switched] * 3, (ONE, SQUARE)) == 3
+    assert start_of_law(xs, [switched] * 3, (ONE, SQUARE)) == 3
     (found,) = fit_laws(xs, [switched], (ONE, SQUARE))
     assert found.at(4096) == pytest.approx(1e-8 * 4096**2)
-    assert described_from(xs, [[1e-8 * x**2 for x in xs]] * 3, (ONE, SQUARE)) == 0
+    assert start_of_law(xs, [[1e-8 * x**2 for x in xs]] * 3, (ONE, SQUARE)) == 0
     ragged = [t * (1.3 if i % 2 else 1.0) for i, t in enumerate(switched)]
-    assert described_from(xs, [ragged] * 3, (ONE, SQUARE)) == len(xs) - 3  # no run is described: the nearest points
+    assert start_of_law(xs, [ragged] * 3, (ONE, SQUARE)) == len(xs) - 3  # no run is described: the nearest points
     wide = [[t * (0.7, 1.0, 1.3)[(i + r) % 3] for i, t in enumerate(switched)] for r in range(3)]
-    assert described_from(xs, wide, (ONE, SQUARE)) == 0  # within what processes differ by
+    assert start_of_law(xs, wide, (ONE, SQUARE)) == 0  # within what processes differ by
 
 
 def operators(x):
@@ -163,7 +163,7 @@ def test_work_is_what_was_counted_as_it_grows():
         {"operators": {"rows": operators(x)}, "samples": {"step_tokens": [x, x], "step_padding_tokens": [1, 1]}}
         for x in XS
     ]
-    assert counted(counted_[0])[""] == {"calls": 9.0, "flops": 2 * 64 * 64 + 320.0, "bytes": 64 + 120 * 64.0}
+    assert work_by_class(counted_[0])[""] == {"calls": 9.0, "flops": 2 * 64 * 64 + 320.0, "bytes": 64 + 120 * 64.0}
     assert tokens(counted_[1]) == 129
 
     def powers_of(part):

@@ -33,6 +33,8 @@ def llmbench(*args, cwd, **env):
         (["run", "--frsh"], "--fresh"),
         (["plan", "-k", "(gpt"], "-k (gpt"),
         (["plan", "--set", "stepz=3"], "stepz"),
+        (["run", "--set", "world_size=2"], "write world_size: 1"),
+        (["run", "--set", "strategy=ddp"], "write strategy: single"),
         (["report", "nowhere"], "nowhere"),
         (["run", "--plugin", "none.py"], "none.py"),
         (["plugins", "info", "brt"], "did you mean 'bert'"),
@@ -125,7 +127,7 @@ def test_progress_counts_what_was_decided_on_the_way():
     out = io.StringIO()
     with Progress(2, stream=out) as progress:
         progress.record(new_record(job(), "ok"))
-        progress.left(3)
+        progress.expect(3)
         progress.start(dataclasses.replace(job(), repeat=2, processes=5))
         progress.record(new_record(dataclasses.replace(job(), repeat=2), "ok"))
         assert progress._label.endswith("repeat 3/5")
@@ -140,9 +142,9 @@ def test_time_left_knows_that_only_first_repeats_train_and_verify():
         progress.record(new_record(job(), "ok", wall_s=40.0, spent=spent))
         progress.record(new_record(dataclasses.replace(job(), repeat=1), "ok", wall_s=10.0))
         assert progress.time_left() == "~1:00 left"
-        progress.left(4)
+        progress.expect(4)
         assert progress.time_left() == "~0:40 left"
-        progress.left(0)
+        progress.expect(0)
         assert progress.time_left() == ""
 
 

@@ -96,14 +96,6 @@ def cases():
             yield pytest.param(command, marks=marks, id=f"{path}: {command}")
 
 
-def hook_example():
-    """The model that the hook's own text shows."""
-    from llmbench.contract import hookspecs
-
-    text = hookspecs.llmbench_models.__doc__.partition("::\n")[2]
-    return "\n".join(line[8:] for line in text.splitlines())
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with what the commands name."""
@@ -114,7 +106,7 @@ def folder(tmp_path_factory):
     for name in ("examples", "suites", "docs", "tests"):
         (place / name).symlink_to(ROOT / name)
     (place / "my-suite.yaml").write_text(SUITE)
-    (place / "my_model.py").write_text(hook_example())
+    (place / "my_model.py").write_text((ROOT / "llmbench/plugins/examples/model.py").read_text())
     (place / "my_package").mkdir()
     (place / "my_package" / "training.py").write_text(TARGET)
     if DATA.is_dir():

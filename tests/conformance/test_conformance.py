@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 from support.commands import call
@@ -50,6 +51,18 @@ def test_what_is_built_in_passes(kind, name):
         pytest.skip(lacking[0])
     assert [str(one) for one in found if one.status == conformance.FAILED] == []
     assert any(one.status == conformance.PASSED for one in found)
+
+
+def marks_of(kind):
+    return [pytest.mark.long] if kind in LONG else [] if kind in dict(LIGHT) else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=marks_of(kind)) for kind in KINDS])
+def test_complete_plugins_to_copy_pass(kind):
+    path = Path(scaffold.__file__).parent / "examples" / f"{kind}.py"
+    verdicts = conformance.check(str(path), limit_s=LIMIT_S)
+    assert [str(one) for one in verdicts if one.status == conformance.FAILED] == []
+    assert {one.kind for one in verdicts} >= {kind}
 
 
 @pytest.mark.long

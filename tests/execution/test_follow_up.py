@@ -10,7 +10,7 @@ import pytest
 from llmbench.analysis.studies.learning import learning_rows
 from llmbench.contract.job import new_record
 from llmbench.execution import follow_up
-from llmbench.execution.scheduler import pairs_left, run_plan
+from llmbench.execution.scheduler import RunContext, Schedule, pairs_left
 from llmbench.plugins.discovery import discover
 from llmbench.records.run_dir import RunDir
 from llmbench.suite.file import load_suite
@@ -54,9 +54,10 @@ def studied(tmp_path, machine, steps=60, follow_="follow: 8"):
     registry = discover()
     plan = plan_cells(load_suite(str(path), []), registry)
     with RunDir.open(tmp_path / "run", write=True) as run_dir:
-        run_plan(plan, run_dir, machine, then=lambda rounds: follow_up.follow(rounds, plan, registry))
-        more = follow_up.left(follow_up.to_run(plan, run_dir.records(), registry), plan, run_dir.settled())
-        assert not pairs_left(plan, run_dir) and not more
+        with Schedule(RunContext(plan, run_dir, machine, registry)).interruptible() as schedule:
+            schedule.run_plan()
+            follow_up.run(schedule)
+        assert not pairs_left(plan, run_dir) and not follow_up.repeats_left(plan, run_dir, registry)
         return learning_rows(run_dir.records())
 
 

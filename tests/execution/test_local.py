@@ -20,7 +20,8 @@ from llmbench.contract.errors import DataError
 from llmbench.contract.job import Job, new_record
 from llmbench.execution import local
 from llmbench.execution.local import LocalExecutor
-from llmbench.execution.scheduler import pairs_left, run_plan
+from llmbench.execution.scheduler import Outcome, RunContext, Schedule, pairs_left
+from llmbench.plugins.registry import Registry
 from llmbench.records.run_dir import RunDir
 from llmbench.suite.file import Suite
 from llmbench.suite.plan import Plan, PlannedCell
@@ -280,13 +281,35 @@ def plan_of(*cells, repeats=1, blocked=(), **budget):
     return Plan(suite, planned, sources={}, corpora=())
 
 
-def execute(tmp_path, plan, on_event=None, target="by_model", **options):
+class Listener:
+    """A listener that keeps what it hears."""
+
+    def __init__(self):
+        self.jobs, self.records, self.left = [], [], []
+
+    def start(self, job):
+        self.jobs.append(job)
+
+    def record(self, record):
+        self.records.append(record)
+
+    def expect(self, processes, first=0):
+        self.left.append(processes)
+
+
+def run_plan(plan, run_dir, executor, **options) -> Outcome:
+    with Schedule(RunContext(plan, run_dir, executor, Registry({}), **options)).interruptible() as schedule:
+        schedule.run_plan()
+    return schedule.outcome
+
+
+def execute(tmp_path, plan, on_event=None, target="by_model", listener=None, **options):
     """Run `plan` in tmp_path; return the outcome and what was recorded by it: (model, repeat, attempt, status)."""
-    records = []
+    notes = listener or Listener()
     executor = LocalExecutor(tmp_path / "logs", target=f"{FAULTS}:{target}", on_event=on_event)
     with RunDir.open(tmp_path, write=True) as run_dir, executor:
-        outcome = run_plan(plan, run_dir, executor, on_record=records.append, **options)
-    return outcome, [(r["cell"]["model"], r["repeat"], r["attempt"], r["status"]) for r in records]
+        outcome = run_plan(plan, run_dir, executor, listener=notes, **options)
+    return outcome, [(r["cell"]["model"], r["repeat"], r["attempt"], r["status"]) for r in notes.records]
 
 
 @pytest.mark.parametrize(
@@ -327,7 +350,7 @@ def test_repeats_are_interleaved_and_a_resumed_run_has_nothing_to_do(tmp_path):
         ("a", 1, 0, "ok"),
         ("b", 1, 0, "ok"),
     ]
-    assert outcome.counts == {"ok": 4, "unsupported": 1} and outcome.ran == 4 and not outcome.failed
+    assert outcome.counts == {"ok": 4, "unsupported": 1} and outcome.ran == 4 and not outcome.any_failed
     again, seen = execute(tmp_path, plan)
     assert seen == [] and again.counts == outcome.counts and again.ran == 0
 
@@ -342,13 +365,15 @@ FURTHER = [(name, r, 0, s) for r in (3, 4, 5) for name, s in (("noisy", "ok"), (
 
 
 def test_what_the_first_processes_ask_for_is_run_in_rounds_behind_them(tmp_path):
-    left, jobs = [], []
-    outcome, seen = execute(tmp_path, noisy_plan(), target="jittery", on_left=left.append, on_start=jobs.append)
-    assert seen == FIRST + FURTHER and left == [6]
+    notes = Listener()
+    outcome, seen = execute(tmp_path, noisy_plan(), target="jittery", listener=notes)
+    jobs = notes.jobs
+    assert seen == FIRST + FURTHER and notes.left == [6]
     assert outcome.ran == 15 and outcome.counts == {"ok": 12, "error": 3}
     assert {job.processes for job in jobs[:9]} == {3} and {job.processes for job in jobs[9:]} == {6}
     assert {job.repeats for job in jobs} == {3}  # all processes are timed equally long
-    assert execute(tmp_path, noisy_plan(), target="jittery", on_left=left.append)[1] == [] and left == [6, 0]
+    again = Listener()
+    assert execute(tmp_path, noisy_plan(), target="jittery", listener=again)[1] == [] and again.left == [0]
     assert execute(tmp_path / "fixed", noisy_plan(max_repeats=None), target="jittery")[1] == FIRST
 
 
@@ -357,15 +382,14 @@ def test_a_resumed_run_decides_as_the_whole_one_did(tmp_path, cut):
     class Stop(Exception):
         pass
 
-    started = []
-
-    def stop(job):
-        started.append(job)
-        if len(started) > cut:
-            raise Stop
+    class Stopper(Listener):
+        def start(self, job):
+            super().start(job)
+            if len(self.jobs) > cut:
+                raise Stop
 
     with pytest.raises(Stop):
-        execute(tmp_path, noisy_plan(), target="jittery", on_start=stop)
+        execute(tmp_path, noisy_plan(), target="jittery", listener=Stopper())
     with RunDir.open(tmp_path, write=True) as run_dir:
         left = pairs_left(noisy_plan(), run_dir)
     assert len(left) == (9 if cut < 9 else 15) - cut  # what is known before: the first ones, else the further
@@ -396,7 +420,7 @@ def test_a_failure_skips_its_descendants_and_its_repeats_and_can_be_retried(tmp_
         ("other", 0, 0, "ok"),
     ]
     assert seen == [*first, ("other", 1, 0, "ok")]
-    assert outcome.failed
+    assert outcome.any_failed
     assert execute(tmp_path, plan)[1] == []
     assert execute(tmp_path, plan, retry_failed=True)[1] == [("fails", 0, 1, "error")]
 
@@ -408,7 +432,7 @@ def test_what_descends_from_an_unsupported_cell_is_unsupported_for_its_reason(tm
     plan = plan_of(parent, child, grandchild, make_cell("other"))
     outcome, seen = execute(tmp_path, plan)
     statuses = [(name, "unsupported") for name in ("unsupported", "child", "grandchild")]
-    assert [(name, status) for name, _, _, status in seen] == [*statuses, ("other", "ok")] and not outcome.failed
+    assert [(name, status) for name, _, _, status in seen] == [*statuses, ("other", "ok")] and not outcome.any_failed
     with RunDir.open(tmp_path, write=True) as run_dir:
         (why, *others) = [r["error"]["message"] for r in run_dir.records() if r["status"] == "unsupported"]
     assert others == [f"its {parent.stage} cell cannot run: {why}"] * 2

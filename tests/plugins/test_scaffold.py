@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -24,6 +25,15 @@ from llmbench.suite.plan import plan_cells
 
 def test_every_hook_has_a_kind():
     assert {hook for hook, _ in KINDS.values()} == {name for name in vars(hookspecs) if name.startswith("llmbench_")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_complete_plugin_that_says_what_it_is(kind):
+    example = scaffold.read_example(kind)
+    registry = discover([Path(scaffold.__file__).parent / "examples" / f"{kind}.py"])
+    assert registry.broken == () and registry.get(kind, example.name).name == example.name
+    assert example.summary[0].isupper() and not example.summary.endswith(".")
+    assert f"{example.summary}: the {kind} `my-own` of llmbench." in scaffold.plugin_source("my-own", kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)

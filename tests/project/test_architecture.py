@@ -43,10 +43,14 @@ MAY_IMPORT = {
 WORKER_CALLS = "llmbench.execution.worker_calls"
 HEAVY = ("torch", "pandas", "transformers", "numpy", "evaluate", "datasets", "rich", "yaml", "llmbench_plugins")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-CORE_FILES = sorted(CORE.rglob("*.py"))
+#: Plugins to copy: they lie in the package, and are written as anybody's.
+EXAMPLES = CORE / "plugins" / "examples"
+CORE_FILES = sorted(p for p in CORE.rglob("*.py") if p.parent != EXAMPLES)
 #: The torch engine is the worker's own; its plugin only says where it is.
 PRIVATE_USE = {"llmbench_plugins.engines.torch": {"llmbench.worker.torch_engine.engine.TorchEngine"}}
-PLUGIN_FILES = sorted(p for p in (ROOT / "plugins").rglob("*.py") if not {"tests", "build"} & set(p.parts))
+PLUGIN_FILES = sorted(
+    [*EXAMPLES.glob("*.py"), *(p for p in (ROOT / "plugins").rglob("*.py") if not {"tests", "build"} & set(p.parts))]
+)
 
 
 def module_of(path: Path) -> str:

@@ -256,7 +256,7 @@ def tried(gain, pairs=8):
 
 def test_the_finding_names_the_cause_the_gain_and_what_to_do():
     (found,) = derive_findings(summarise([tried(2.0, 20)]), {"optimizer": "updating the parameters"})
-    assert found.bound == "optimizer" and found.measured_x == pytest.approx(2.0)
+    assert found.cause == "optimizer" and found.measured_x == pytest.approx(2.0)
     assert "2.00x as fast (measured, 95 % interval" in found.text and "predicted 2.00x" in found.text
     assert "What to do: fuse it." in found.text and "updating the parameters" in found.text
 
@@ -287,9 +287,9 @@ def test_of_several_runs_what_is_proven_comes_first():
 
 def test_what_is_not_proven_is_not_claimed():
     (balanced,) = derive_findings(summarise([tried(1.01)]))
-    assert balanced.bound is None and "no single cause" in balanced.text and "1.01x" in balanced.text
+    assert balanced.cause is None and "no single cause" in balanced.text and "1.01x" in balanced.text
     (suspected,) = derive_findings(summarise([record()]))
-    assert suspected.bound is None and "not a proof" in suspected.text and "verify=verdict" in suspected.text
+    assert suspected.cause is None and "not a proof" in suspected.text and "verify=verdict" in suspected.text
     assert derive_findings([]) == []
 
 
@@ -320,8 +320,8 @@ def test_the_summary_holds_what_was_tried_and_one_command_per_run(registry):
 def test_a_cause_of_few_workloads_is_not_made_to_sound_like_all():
     made = [tried(gain, 20) | {"cell_id": str(i)} for i, gain in enumerate((2.0, 1.0, 1.0))]
     (found,) = derive_findings(summarise(made))
-    assert found.headline == "no single cause in 2 of 3 workloads, optimizer in 1" and found.bound == "optimizer"
-    assert [(w.said.partition(";")[0], w.settled) for w in found.workloads] == [
+    assert found.headline == "no single cause in 2 of 3 workloads, optimizer in 1" and found.cause == "optimizer"
+    assert [(w.verdict.partition(";")[0], w.is_settled) for w in found.workloads] == [
         *[("optimizer", True), ("no single cause", False), ("no single cause", False)]
     ]
     assert len(made) == 3 and derive_findings(summarise(made[:1]))[0].headline == "bounded by optimizer"

@@ -69,7 +69,7 @@ def test_stopping_on_the_interval_would_be_seen():
     """What Stein's rule is for: going on until Student's interval is narrow enough stops on lucky spreads."""
     held = 0
     for run in bench.BETWEEN_SD * np.random.default_rng(4).standard_normal((FEW, 30)):
-        tried = (stats.pooled_interval(bench.one_step(run[:count])) for count in range(2, 31))
+        tried = (stats.process_interval(bench.one_step(run[:count])) for count in range(2, 31))
         held += bench.holds(next(e for i, e in enumerate(tried, 2) if i == 30 or narrow(e)))
     assert held / FEW < 0.95 - SLACK
 
@@ -82,14 +82,14 @@ def test_only_the_medians_of_processes_count():
     """What lets the simulation keep one number per process."""
     times = np.exp(bench.steps("ar(0.3)", np.random.default_rng(5), (3, 201)))
     short = bench.one_step(np.median(np.log(times), axis=1))
-    assert stats.pooled_interval(times.tolist()).low == pytest.approx(stats.pooled_interval(short).low)
+    assert stats.process_interval(times.tolist()).low == pytest.approx(stats.process_interval(short).low)
 
 
 @pytest.mark.parametrize("kind", ["log-normal", "ar(0.5)"])
 def test_coverage_within_one_process(kind):
     """The bootstrap's label says that it covers the process only; blocks of n^(1/3) would do worse, so 4 points."""
     times = np.exp(bench.steps(kind, np.random.default_rng(6), (FEW, 200)))
-    held = sum(bench.holds(stats.pooled_interval([run])) for run in times) / FEW
+    held = sum(bench.holds(stats.process_interval([run])) for run in times) / FEW
     assert 0.95 - 0.04 - SLACK <= held <= 0.95 + SLACK
 
 

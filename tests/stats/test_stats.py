@@ -22,7 +22,7 @@ from llmbench.stats import (
     is_steady,
     outliers,
     permutation_p,
-    pooled_interval,
+    process_interval,
     processes_for,
     ratio_interval,
     reliability,
@@ -75,7 +75,7 @@ def test_what_has_no_quantile_is_refused(probability, dof):
 @settings(deadline=None, max_examples=40)
 @given(processes)
 def test_the_interval_holds_its_location(runs):
-    found = pooled_interval(runs)
+    found = process_interval(runs)
     expected = math.exp(np.mean([np.median(np.log(run)) for run in runs]))
     assert found.value == pytest.approx(expected)
     if found.low is not None and found.high is not None:
@@ -85,7 +85,7 @@ def test_the_interval_holds_its_location(runs):
 @settings(deadline=None, max_examples=25)
 @given(processes, st.floats(0.01, 100))
 def test_the_interval_scales_with_the_unit(runs, unit):
-    one, other = pooled_interval(runs), pooled_interval([[x * unit for x in run] for run in runs])
+    one, other = process_interval(runs), process_interval([[x * unit for x in run] for run in runs])
     for name in ("value", "low", "high"):
         a, b = getattr(one, name), getattr(other, name)
         assert (a is None) == (b is None) or math.isinf(a or b)
@@ -101,10 +101,10 @@ def test_ratio_of_exchanged_sides_is_inverse(a, b):
 
 def test_processes_are_what_is_replicated():
     """Two processes that disagree make a wide interval, however many equal steps each of them has."""
-    wide = pooled_interval([[1.0] * 500, [1.1] * 500])
+    wide = process_interval([[1.0] * 500, [1.1] * 500])
     assert wide.method == "processes" and wide.half_width_pct > 40
     rng = np.random.default_rng(0)
-    narrow = pooled_interval([list(np.exp(rng.normal(0, 0.05, 500)))])
+    narrow = process_interval([list(np.exp(rng.normal(0, 0.05, 500)))])
     assert narrow.method == "within" and narrow.half_width_pct < 2
 
 
@@ -118,14 +118,14 @@ def test_a_ratio_interval_holds_a_known_ratio():
 
 
 def test_one_sample_has_no_interval():
-    found = pooled_interval([[0.5]])
+    found = process_interval([[0.5]])
     assert (found.value, found.low, found.high, found.half_width_pct) == (0.5, None, None, None)
 
 
 @pytest.mark.parametrize("runs", [[], [[]], [[0.0]], [[float("nan")]], [[-1.0, 1.0]]])
 def test_what_is_no_time_is_refused(runs):
     with pytest.raises(ValueError):
-        pooled_interval(runs)
+        process_interval(runs)
 
 
 def test_warm_up_ends_where_the_level_changes():
@@ -180,12 +180,12 @@ def test_a_prior_lends_degrees_of_freedom():
     prior = fit_prior(cells)
     assert prior.variance == pytest.approx(0.05**2, rel=0.7) and prior.dof > 1
     own, moderated = (
-        np.median([pooled_interval(cell, prior=p).half_width_pct for cell in cells]) for p in (None, prior)
+        np.median([process_interval(cell, prior=p).half_width_pct for cell in cells]) for p in (None, prior)
     )
     assert moderated < own / 2
-    assert pooled_interval(cells[0], prior=prior).method == "moderated"
-    assert pooled_interval(cells[0][:1], prior=prior).method == "moderated"
-    assert pooled_interval(cells[0], prior=prior).value == pooled_interval(cells[0]).value
+    assert process_interval(cells[0], prior=prior).method == "moderated"
+    assert process_interval(cells[0][:1], prior=prior).method == "moderated"
+    assert process_interval(cells[0], prior=prior).value == process_interval(cells[0]).value
 
 
 def test_a_prior_of_cells_that_differ_says_less():
@@ -216,7 +216,7 @@ def test_what_all_cells_of_a_round_share_is_not_counted_once_per_cell():
     prior = fit_prior(cells)
     assert prior.rounds == pytest.approx((-0.1, 0.1, 0.0), abs=0.01)
     assert prior.round_variance == pytest.approx(0.01, rel=0.1) and prior.variance < 0.0002
-    assert pooled_interval(cells[0], prior=prior).half_width_pct > 15
+    assert process_interval(cells[0], prior=prior).half_width_pct > 15
 
 
 def test_paired_ratios_see_no_drift():
@@ -336,15 +336,15 @@ def test_processes_by_steins_rule():
     variance = np.var(np.log([1.0, 1.05, 1.1]), ddof=1)
     wanted = math.ceil(4.302653**2 * variance / math.log(1.05) ** 2)
     plan = processes_for(first, 5.0, most=50)
-    assert (plan.first, plan.wanted, plan.count, plan.enough) == (3, wanted, wanted, True)
+    assert (plan.first, plan.target, plan.count, plan.enough) == (3, wanted, wanted, True)
     assert processes_for(first, 5.0, most=4).count == 4 and not processes_for(first, 5.0, most=4).enough
     assert processes_for(first, 50.0).count == 3
     prior = Prior(dof=8.0, variance=variance, dof_limit=40.0)
-    assert processes_for(first, 5.0, most=50, prior=prior).wanted < wanted
+    assert processes_for(first, 5.0, most=50, prior=prior).target < wanted
     rest = [[1.04], [1.06], [1.05]]
     found = stein_interval([*first, *rest], 3, 5.0)
     half = 4.302653 * math.sqrt(variance / 6)
-    assert (found.processes, found.processes_wanted, found.wanted_pct) == (6, wanted, 5.0)
+    assert (found.processes, found.target_processes, found.target_pct) == (6, wanted, 5.0)
     assert math.log(found.estimate.high / found.estimate.value) == pytest.approx(half, rel=1e-5)
     assert not found.enough and stein_interval([*first, *rest], 3, 9.0).enough
     for wrong in (lambda: processes_for(first[:1], 5.0), lambda: stein_interval(first, 4, 5.0)):

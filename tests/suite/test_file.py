@@ -41,6 +41,11 @@ BAD = [
     ("defaults: {seed: []}\n", "seed is an empty list"),
     ("defaults: {seed: {}}\n", "seed is an empty mapping"),
     ("defaults: {seed: [[1]]}\n", "seed must be an integer"),
+    ("defaults:\n  world_size: 2\n", ":2: world_size 2: a cell cannot be split over processes yet; write"),
+    ("matrix:\n  world_size:\n    - 1\n    - 2\n", ":4: world_size 2: a cell cannot be split over processes yet"),
+    ("matrix: {world_size: {pretrain: 4, default: 1}}\n", ":1: world_size 4: a cell cannot be split"),
+    ("include:\n  - strategy: ddp\n", ":2: strategy 'ddp': a cell cannot be split over processes yet"),
+    ("scaling:\n  world_size:\n    - 1\n    - 2\n", ":4: world_size 2: a cell cannot be split over processes yet"),
     ("matrix: {stage: [finetun]}\n", "unknown stage 'finetun' (did you mean 'finetune'?)"),
     ("matrix: {device: cdua}\n", "unknown device 'cdua' (did you mean 'cuda'?)"),
     ("repeats: 0\n", ":1: repeats must be an integer of at least 1, not 0"),
@@ -146,6 +151,9 @@ BAD_SETTINGS = [
     ("matrix.modle=a", "unknown key 'matrix.modle' (did you mean 'model'?)"),
     ("data=/x", "unknown key 'data'"),
     ("parent=x", "unknown key 'parent'"),
+    ("world_size=2", "world_size 2: a cell cannot be split over processes yet; write world_size: 1"),
+    ("world_size=1,2", "world_size 2: a cell cannot be split over processes yet"),
+    ("strategy=ddp", "strategy 'ddp': a cell cannot be split over processes yet; write strategy: single"),
     ("model", "write --set KEY=VALUE"),
     ("model=", "write --set KEY=VALUE"),
     ("=x", "write --set KEY=VALUE"),
@@ -162,6 +170,11 @@ def test_bad_settings_name_themselves(tmp_path: Path, setting: str, message: str
         load(tmp_path, GOOD + "defaults: {steps: 3}\n", setting)
     assert str(caught.value).startswith(f"--set {setting}: {message}")
     assert "\n" not in str(caught.value)
+
+
+def test_one_process_may_be_asked_for(tmp_path: Path) -> None:
+    suite = load(tmp_path, GOOD + "defaults: {strategy: single}\n", "world_size=1")
+    assert suite.defaults == {"strategy": "single", "world_size": 1}
 
 
 def test_variables_are_filled_and_not_published(tmp_path: Path) -> None:

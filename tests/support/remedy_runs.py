@@ -11,8 +11,8 @@ from llmbench.contract.cell import Cell
 from llmbench.contract.errors import DoesNotApply
 from llmbench.contract.job import new_record
 from llmbench.contract.specs import Forecast, ModelSpec, RemedySpec
-from llmbench.execution.remedy_search import Settings, try_remedies
-from llmbench.execution.scheduler import run_plan
+from llmbench.execution import remedy_search
+from llmbench.execution.scheduler import SILENT, RunContext, Schedule
 from llmbench.plugins.registry import KINDS, Owner, Provided, Registry
 from llmbench.records.run_dir import RunDir
 from llmbench.suite.file import load_suite
@@ -101,17 +101,12 @@ SPECS = (
 )
 
 
-def searched(folder, machine, specs=SPECS, progress=None):
+def searched(folder, machine, specs=SPECS, listener=SILENT):
     suite = load_suite("quick", ["repeats=1", "remedy_pairs=4", "remedy_seeds=3"])
     plan = Plan(suite, (PlannedCell(CELL),), {}, ())
-    registry, found = registry_of(*specs), {}
-    settings = Settings({}, on_left=progress.left) if progress else Settings({})
     with RunDir.open(folder, write=True) as run_dir:
-        run_plan(
-            plan,
-            run_dir,
-            machine,
-            on_record=progress.record if progress else None,
-            then=lambda rounds: found.update(try_remedies(rounds, plan, registry, settings)),
-        )
-        return found.get(CELL.cell_id), run_dir.records()
+        context = RunContext(plan, run_dir, machine, registry_of(*specs), listener=listener)
+        with Schedule(context).interruptible() as schedule:
+            schedule.run_plan()
+            recommended = remedy_search.run(schedule, {})
+        return recommended.get(CELL.cell_id), run_dir.records()

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from llmbench import stats
+from llmbench.analysis.studies.alike import DERIVED, key_of
 from llmbench.contract.cell import DEFAULTS, Cell
 from llmbench.contract.sizes import times
 from llmbench.records import attempts
@@ -28,12 +29,13 @@ from llmbench.records import attempts
 Record = Mapping[str, Any]
 Row = dict[str, Any]
 Point = tuple[int, int, str]  # training examples, steps, size
-Runs = Mapping[int, "Trained"]  # by seed
+Runs = Mapping[int, "ScoredRun"]  # by seed
 
 AXES = ("data", "steps", "parameters")
 NAMES = {"data": "data", "steps": "training", "parameters": "capacity"}  # what is short where an axis moves quality
 NONE, UNDECIDED = "none", "undecided"
 LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2  # outside of an interval, at each end
 #: With what probability a verdict may name a wrong axis: of doublings alone; of doublings and of the larger factor, in
 #: a study that follows. A study in which no point was followed left none open at the second, so it has the first.
 WRONG, WRONG_DOUBLED, WRONG_FURTHER = 1 - LEVEL, 0.04, 0.01
@@ -44,27 +46,25 @@ MATERIAL = 0.05
 MUCH = 3.0  # times as much: more than what a doubling is, rounded as it may be
 
 #: What may differ between the runs of one table row, or follows from what differs.
-_OPEN = ("seed", "train_examples", "steps", "size", "parent", "tokenizer", "stage")
-#: All other fields of a cell, with their defaults, which those have that a record is too old for.
-_ALIKE = tuple((name, default) for name, default in DEFAULTS.items() if name not in _OPEN)
+_OPEN = (*DERIVED, "seed", "train_examples", "steps", "size", "stage")
 
 
 @dataclass(frozen=True)
-class Trained:
+class ScoredRun:
     """A training and its score on the test split."""
 
     point: Point
     seed: int
     training: Record
-    scored: Record
+    evaluation: Record
 
 
 def learning_rows(records: Iterable[Record]) -> list[Row]:
     """Return one row per point with doublings, in the order of the records."""
-    return of_groups(grouped(records))
+    return rows_of(group_by_setup(records))
 
 
-def of_groups(groups: Mapping[tuple[Any, ...], dict[Point, dict[int, Trained]]]) -> list[Row]:
+def rows_of(groups: Mapping[tuple[Any, ...], dict[Point, dict[int, ScoredRun]]]) -> list[Row]:
     """Return the rows of `learning` from what `grouped` returns."""
     rows = []
     for points in groups.values():
@@ -74,9 +74,9 @@ def of_groups(groups: Mapping[tuple[Any, ...], dict[Point, dict[int, Trained]]])
     return rows
 
 
-def grouped(records: Iterable[Record]) -> dict[tuple[Any, ...], dict[Point, dict[int, Trained]]]:
+def group_by_setup(records: Iterable[Record]) -> dict[tuple[Any, ...], dict[Point, dict[int, ScoredRun]]]:
     """Return setup -> point -> seed -> run, of all that was trained and scored, where a setup has several points."""
-    found: dict[tuple[Any, ...], dict[Point, dict[int, Trained]]] = {}
+    found: dict[tuple[Any, ...], dict[Point, dict[int, ScoredRun]]] = {}
     first = {name: attempts.latest_attempts(group).get(0) for name, group in attempts.by_cell(records).items()}
     for setup, training, scored in _several(first):
         if not (scored.get("quality") or {}).get("values") or not training.get("training"):
@@ -86,7 +86,7 @@ def grouped(records: Iterable[Record]) -> dict[tuple[Any, ...], dict[Point, dict
         if examples is None:
             continue
         point = (examples, cell.get("steps", DEFAULTS["steps"]), cell["size"])
-        run = Trained(point, cell.get("seed", DEFAULTS["seed"]), training, scored)
+        run = ScoredRun(point, cell.get("seed", DEFAULTS["seed"]), training, scored)
         found.setdefault(setup, {}).setdefault(point, {})[run.seed] = run
     return found
 
@@ -104,7 +104,7 @@ def _several(first: Mapping[str, Record | None]) -> list[tuple[tuple[Any, ...], 
         training = scored if scored["cell"]["stage"] != "eval" else first.get(scored["cell"].get("parent") or "")
         if training is not None:
             cell = training["cell"]
-            setup = (*[cell.get(name, default) for name, default in _ALIKE], scored["cell"].get("test_examples"))
+            setup = key_of(cell, _OPEN), scored["cell"].get("test_examples")
             points.setdefault(setup, set()).add(tuple(cell.get(name) for name in ("train_examples", "steps", "size")))
             found.append((setup, training, scored))
     return [one for one in found if len(points[one[0]]) > 1]
@@ -118,7 +118,7 @@ def partners(points: Mapping[Point, Runs], point: Point, times_x: int = 2) -> di
     return {axis: other for axis, other in more.items() if other in points}
 
 
-def further(points: Mapping[Point, Runs], point: Point) -> int | None:
+def largest_factor(points: Mapping[Point, Runs], point: Point) -> int | None:
     """Return the largest factor beyond 2 by which a point's axes were multiplied; None where it was not followed.
 
     Of two axes at least: a single one may be another point of a matrix.
@@ -132,22 +132,22 @@ def further(points: Mapping[Point, Runs], point: Point) -> int | None:
 def row(points: Mapping[Point, Runs], point: Point) -> Row:
     """Return the row of one point: its quality, what more of each gains, the verdict, and what is missing and why."""
     run = next(iter(points[point].values()))
-    quality, cell = run.scored["quality"], run.training["cell"]
+    quality, cell = run.evaluation["quality"], run.training["cell"]
     scale = scale_of(quality)
     names = ("model", "size", "task", "dataset", "stage", "device", "precision", "batch_size")
     out: Row = {"cell_id": run.training["cell_id"], **{name: cell[name] for name in names}}
     out |= {"train_examples": point[0], "steps": point[1], "parameters": parameters(points[point])}
     out |= {"epochs": point[1] * cell["batch_size"] / point[0], "metric": scale.metric}
     own = scale.matrix(points[point], sorted(points[point]))
-    best, trivial = scale.oracle(run.scored), scale.trivial(run.scored)
+    best, trivial = scale.oracle(run.evaluation), scale.trivial(run.evaluation)
     floor = MATERIAL * spread(own, best, trivial)
-    out |= {"oracle": _value(run.scored.get("oracle"), scale.metric)}
-    out |= {"oracle_kind": (run.scored["oracle"] or {}).get("kind"), "test_examples": quality["examples"]}
+    out |= {"oracle": _value(run.evaluation.get("oracle"), scale.metric)}
+    out |= {"oracle_kind": (run.evaluation["oracle"] or {}).get("kind"), "test_examples": quality["examples"]}
     out |= {"baseline": scale.undo(trivial), "scale": scale.name, "material": floor}
-    follows = any(further(points, other) for other in points)
-    doubled = asked(points, point, 2, scale, best, floor, WRONG_DOUBLED if follows else WRONG)
-    more = further(points, point) if doubled["verdict"] == UNDECIDED else None
-    followed = None if more is None else asked(points, point, more, scale, best, floor, WRONG_FURTHER)
+    follows = any(largest_factor(points, other) for other in points)
+    doubled = try_more(points, point, 2, scale, best, floor, WRONG_DOUBLED if follows else WRONG)
+    more = largest_factor(points, point) if doubled["verdict"] == UNDECIDED else None
+    followed = None if more is None else try_more(points, point, more, scale, best, floor, WRONG_FURTHER)
     out |= followed or doubled
     out["doubled"] = None if followed is None else doubled["gains"]
     out["missing"] = missing(points, point, scale)
@@ -157,7 +157,7 @@ def row(points: Mapping[Point, Runs], point: Point) -> Row:
     return out
 
 
-def asked(
+def try_more(
     points: Mapping[Point, Runs],
     point: Point,
     times_x: int,
@@ -175,14 +175,20 @@ def asked(
     seeds = sorted(set(points[point]).intersection(*(points[other] for other in to.values())))
     own = scale.matrix(points[point], seeds)
     scores = {axis: scale.matrix(points[other], seeds) for axis, other in to.items()}
-    gains = {axis: stats.crossed_mean(found - own) for axis, found in scores.items()}
-    versus = {(a, b): stats.crossed_mean(scores[a] - scores[b]) for a, b in itertools.permutations(scores, 2)}
-    gap = None if best is None else stats.crossed_mean(best - own)
+    gains = {axis: stats.two_way_mean(found - own) for axis, found in scores.items()}
+    versus = {(a, b): stats.two_way_mean(scores[a] - scores[b]) for a, b in itertools.permutations(scores, 2)}
+    gap = None if best is None else stats.two_way_mean(best - own)
     named, because = verdict(gains, versus, gap, floor, wrong)
     shown = {
-        axis: {**_gain(points, point, to[axis]), "gain": gain.value, "ci": ends(gain)} for axis, gain in gains.items()
+        axis: {**_gain(points, point, to[axis]), "gain": gain.value, "ci": gain.interval(TAIL).ends}
+        for axis, gain in gains.items()
     }
-    out: Row = {"seeds": len(seeds), "quality": scale.shown(own), "gap": gap and gap.value, "gap_ci": ends(gap)}
+    out: Row = {
+        "seeds": len(seeds),
+        "quality": scale.mean(own),
+        "gap": gap and gap.value,
+        "gap_ci": gap and gap.interval(TAIL).ends,
+    }
     return out | {"times": times_x, "gains": shown, "verdict": named, "because": because}
 
 
@@ -199,16 +205,10 @@ def parameters(runs: Runs) -> int | None:
     return next((run.training["counts"].get("parameters") for run in runs.values()), None)
 
 
-def ends(found: stats.Crossed | None, tail: float = (1 - LEVEL) / 2) -> list[float] | None:
-    """Return the interval as a list."""
-    bounds = None if found is None else found.bounds(tail)
-    return None if bounds is None else list(bounds)
-
-
 # --- asking again ---------------------------------------------------------------------------------------
 
 
-def to_follow(records: Iterable[Record], cells: Mapping[str, Cell], times_x: int) -> list[Cell]:
+def cells_to_follow(records: Iterable[Record], cells: Mapping[str, Cell], times_x: int) -> list[Cell]:
     """Return the trainings of `times_x` as much of each axis, for every point of `cells` that doubling leaves open.
 
     `cells` are those that are planned, by id. With every seed of the point, on the axes that were doubled; a larger
@@ -216,34 +216,34 @@ def to_follow(records: Iterable[Record], cells: Mapping[str, Cell], times_x: int
     are. What is recorded already is in it, too: a run leaves it out.
     """
     found: dict[str, Cell] = {}
-    for points in grouped(records).values():
+    for points in group_by_setup(records).values():
         for point, runs in points.items():
             doubled = partners(points, point)
             ids = [run.training["cell_id"] for run in runs.values()]
             if len(doubled) < 2 or len(ids) < 2 or not all(name in cells for name in ids):
                 continue
-            if _left_open(points, point):
+            if _is_open(points, point):
                 for axis, name in itertools.product(doubled, ids):
-                    found |= {cell.cell_id: cell for cell in multiplied(cells[name], cells, axis, times_x)}
+                    found |= {cell.cell_id: cell for cell in multiply(cells[name], cells, axis, times_x)}
     return list(found.values())
 
 
-def _left_open(points: Mapping[Point, Runs], point: Point) -> bool:
+def _is_open(points: Mapping[Point, Runs], point: Point) -> bool:
     run = next(iter(points[point].values()))
-    scale = scale_of(run.scored["quality"])
-    best = scale.oracle(run.scored)
+    scale = scale_of(run.evaluation["quality"])
+    best = scale.oracle(run.evaluation)
     own = scale.matrix(points[point], sorted(points[point]))
-    floor = MATERIAL * spread(own, best, scale.trivial(run.scored))
-    return bool(asked(points, point, 2, scale, best, floor, WRONG_DOUBLED)["verdict"] == UNDECIDED)
+    floor = MATERIAL * spread(own, best, scale.trivial(run.evaluation))
+    return bool(try_more(points, point, 2, scale, best, floor, WRONG_DOUBLED)["verdict"] == UNDECIDED)
 
 
-def multiplied(cell: Cell, cells: Mapping[str, Cell], axis: str, times_x: int) -> list[Cell]:
+def multiply(cell: Cell, cells: Mapping[str, Cell], axis: str, times_x: int) -> list[Cell]:
     """Return `cell` with `times_x` as much of an axis, behind the cells that it then begins with."""
     if axis == "data":
         return [dataclasses.replace(cell, train_examples=times_x * (cell.train_examples or 0))]
     if axis == "steps":
         return [dataclasses.replace(cell, steps=times_x * cell.steps)]
-    before = [] if cell.parent is None else multiplied(cells[cell.parent], cells, axis, times_x)
+    before = [] if cell.parent is None else multiply(cells[cell.parent], cells, axis, times_x)
     parent = before[-1].cell_id if before else None
     return [*before, dataclasses.replace(cell, size=times(cell.size, times_x), parent=parent)]
 
@@ -274,16 +274,16 @@ class Scale:
     def by_example(self, runs: Runs, seeds: Iterable[int]) -> bool:
         """Return whether the scores of single examples are known."""
         return self.direction == "higher" and all(
-            (runs[s].scored["quality"].get("each") or {}).get(self.metric) for s in seeds
+            (runs[s].evaluation["quality"].get("each") or {}).get(self.metric) for s in seeds
         )
 
     def matrix(self, runs: Runs, seeds: Sequence[int]) -> np.ndarray:
         """Return the scores (S, N) of the seeds; N is 1 where only totals are known."""
         if self.by_example(runs, seeds):
-            return np.array([runs[s].scored["quality"]["each"][self.metric] for s in seeds], dtype=float)
-        return np.array([[self.of(runs[s].scored["quality"]["values"][self.metric])] for s in seeds])
+            return np.array([runs[s].evaluation["quality"]["each"][self.metric] for s in seeds], dtype=float)
+        return np.array([[self.of(runs[s].evaluation["quality"]["values"][self.metric])] for s in seeds])
 
-    def shown(self, scores: np.ndarray) -> float | None:
+    def mean(self, scores: np.ndarray) -> float | None:
         """Return the metric's mean over seeds (a geometric one, where the scale is a logarithm)."""
         return self.undo(float(scores.mean()))
 
@@ -324,9 +324,9 @@ def spread(own: np.ndarray, best: np.ndarray | None, trivial: float | None) -> f
 
 
 def verdict(
-    gains: Mapping[str, stats.Crossed],
-    versus: Mapping[tuple[str, str], stats.Crossed],
-    gap: stats.Crossed | None,
+    gains: Mapping[str, stats.TwoWayMean],
+    versus: Mapping[tuple[str, str], stats.TwoWayMean],
+    gap: stats.TwoWayMean | None,
     floor: float,
     wrong: float = WRONG,
 ) -> tuple[str, str | None]:
@@ -351,7 +351,7 @@ def verdict(
     return _nothing_gains(highest, None if gap is None else _bounds(gap, 1 - LEVEL), floor)
 
 
-def _bounds(found: stats.Crossed, tail: float) -> tuple[float, float]:
+def _bounds(found: stats.TwoWayMean, tail: float) -> tuple[float, float]:
     return found.bounds(tail) or (-math.inf, math.inf)
 
 
@@ -384,16 +384,16 @@ def missing(points: Mapping[Point, Runs], point: Point, scale: Scale) -> Row | N
     lifted = [i for i in range(3) if box[i] != point[i]]
     corners = {which: _corner(point, box, which) for n in range(4) for which in itertools.combinations(lifted, n)}
     seeds = sorted(set.intersection(*(set(points[corner]) for corner in corners.values())))
-    oracle = scale.oracle(next(iter(points[point].values())).scored)
+    oracle = scale.oracle(next(iter(points[point].values())).evaluation)
     if oracle is None or not seeds:
         return None
     scores = {which: scale.matrix(points[corner], seeds) for which, corner in corners.items()}
-    parts = {AXES[i]: stats.crossed_mean(_shapley(scores, i, lifted)) for i in lifted}
-    rest = stats.crossed_mean(oracle - scores[tuple(lifted)])
-    out: Row = {"ample": dict(zip(AXES, box, strict=True)), "ample_quality": scale.shown(scores[tuple(lifted)])}
+    parts = {AXES[i]: stats.two_way_mean(_shapley(scores, i, lifted)) for i in lifted}
+    rest = stats.two_way_mean(oracle - scores[tuple(lifted)])
+    out: Row = {"ample": dict(zip(AXES, box, strict=True)), "ample_quality": scale.mean(scores[tuple(lifted)])}
     out |= {"distance": float((oracle - scores[()]).mean()), "seeds": len(seeds)}
-    out["parts"] = {NAMES[axis]: {"value": part.value, "ci": ends(part)} for axis, part in parts.items()}
-    out["parts"]["rest"] = {"value": rest.value, "ci": ends(rest)}
+    out["parts"] = {NAMES[axis]: {"value": part.value, "ci": part.interval(TAIL).ends} for axis, part in parts.items()}
+    out["parts"]["rest"] = {"value": rest.value, "ci": rest.interval(TAIL).ends}
     return out
 
 

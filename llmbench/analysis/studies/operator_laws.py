@@ -33,11 +33,11 @@ LEVEL = 0.95
 
 def fit_laws(xs: Sequence[int], times: Sequence[Sequence[float]], work: Sequence[Growth]) -> list[Growth]:
     """Return the law of a part of the step in each round. times: per round the seconds at each of `xs`."""
-    first = described_from(xs, times, work)
+    first = start_of_law(xs, times, work)
     return [fit(xs[first:], seconds[first:], work) for seconds in times]
 
 
-def described_from(xs: Sequence[int], times: Sequence[Sequence[float]], work: Sequence[Growth]) -> int:
+def start_of_law(xs: Sequence[int], times: Sequence[Sequence[float]], work: Sequence[Growth]) -> int:
     """Return the index of the smallest point from which on one law describes the means over rounds."""
     means = [statistics.fmean(found) for found in zip(*times, strict=True)]
     allowed = [
@@ -64,7 +64,7 @@ def work_of(part: str, xs: Sequence[int], records: Sequence[Record]) -> list[Gro
     """
     if part == INPUT:
         return _growths(xs, [[1.0, tokens(r)] for r in records])
-    found = [counted(r) for r in records]
+    found = [work_by_class(r) for r in records]
     name = ALL if part == HOST else part
     if not all(name in counts for counts in found):
         return [ONE, LINEAR, SQUARE]
@@ -72,7 +72,7 @@ def work_of(part: str, xs: Sequence[int], records: Sequence[Record]) -> list[Gro
     return _growths(xs, [[counts[name][what] for what in names] for counts in found])
 
 
-def counted(record: Record) -> dict[str, dict[str, float]]:
+def work_by_class(record: Record) -> dict[str, dict[str, float]]:
     """Return class of operators -> `calls`, `flops` and `bytes` of the traced step; `ALL` has their sums."""
     out: dict[str, dict[str, float]] = {}
     for row in (record.get("operators") or {}).get("rows") or ():

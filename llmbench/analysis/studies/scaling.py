@@ -13,15 +13,16 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from llmbench import stats
 from llmbench.analysis import attribution
+from llmbench.analysis.studies.alike import DERIVED, fields_of, group, settings_of
 from llmbench.analysis.studies.operator_laws import fit_laws, work_of
-from llmbench.contract.cell import DEFAULTS, Cell
-from llmbench.contract.sizes import parse_size
+from llmbench.contract.cell import DEFAULTS
 from llmbench.records import attempts
 from llmbench.stats.growth import LINEAR, ONE, SQUARE, Growth, power, power_misfit, slope, total
 
@@ -36,8 +37,8 @@ END_X, END_POINTS = 4, 3
 #: A class of operators has a row where it makes so much of the step.
 LEAST_SHARE = 0.05
 LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2  # outside of an interval, at each end
 STEP, REST = "step", "rest"
-_DERIVED = ("parent", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,21 @@ def scaling_rows(records: Iterable[Record]) -> list[Row]:
 
 def curves(records: Iterable[Record]) -> list[Curve]:
     """Return the curves in `records`, in the order of axes; those with fewer than 3 points are none."""
-    groups = list(attempts.by_cell(records).values())
-    if not _axes([group[0]["cell"] for group in groups]):
+    recorded = list(attempts.by_cell(records).values())
+    if not _axes([first["cell"] for first, *_ in recorded]):
         return []
-    usable = [_usable(attempts.latest_attempts(group)) for group in groups]
+    usable = [_usable(attempts.latest_attempts(cell)) for cell in recorded]
     cells = [found for found in usable if found]
-    axes = _axes([next(iter(cell.values()))["cell"] for cell in cells])
+    axes = _axes([_fields(cell) for cell in cells])
     found = [one for axis in axes for one in _along(axis, cells)]
-    return [curve for _, curve in sorted(found, key=lambda one: one[0])]
+    return [curve for _, curve in sorted(found, key=itemgetter(0))]
 
 
 def _axes(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the axes along which there are more than 2 points at all: of many cells, mostly none."""
     values: dict[str, set[Any]] = {}
     for size in dict.fromkeys(cell["size"] for cell in cells):
-        for axis, x in _settings(size).items():
+        for axis, x in settings_of(size).items():
             values.setdefault(axis, set()).add(x)
     for axis in FIELDS:
         default = DEFAULTS[axis]
@@ -90,43 +91,31 @@ def _axes(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _along(axis: str, cells: Sequence[Mapping[int, Record]]) -> list[tuple[tuple[int, int], Curve]]:
-    """Return the curves of one axis with more than 2 points, each behind the place of its first cell and its axis."""
-    found: dict[tuple[Any, ...], dict[int, Mapping[int, Record]]] = {}
-    places: dict[tuple[Any, ...], tuple[int, int]] = {}
+    """Return the curves of one axis with more than 2 points, each after the place of its first cell and its axis."""
+    placed: list[tuple[tuple[int, int], int, Mapping[int, Record]]] = []
     for number, cell in enumerate(cells):
-        fields = coordinates(next(iter(cell.values()))["cell"])
+        fields = fields_of(_fields(cell))
         x = fields.get(axis)
         if isinstance(x, int):
-            key = tuple((name, value) for name, value in fields.items() if name != axis)
-            found.setdefault(key, {})[x] = cell
-            places.setdefault(key, (number, list(fields).index(axis)))
-    name = axis.removeprefix("size.")
-    return [
-        (places[key], Curve(name, next(iter(points[min(points)].values()))["cell"], points))
-        for key, points in found.items()
-        if len(points) > 2
-    ]
+            placed.append(((number, list(fields).index(axis)), x, cell))
+    out = []
+    for members in group(placed, lambda one: _fields(one[2]), (*DERIVED, axis)).values():
+        points = {x: cell for _, x, cell in members}
+        if len(points) > 2:
+            out.append((members[0][0], Curve(axis.removeprefix("size."), _fields(points[min(points)]), points)))
+    return out
+
+
+def _fields(cell: Mapping[int, Record]) -> Mapping[str, Any]:
+    """Return the fields of a cell from its records by repeat."""
+    fields: Mapping[str, Any] = next(iter(cell.values()))["cell"]
+    return fields
 
 
 def _usable(found: Mapping[int, Record]) -> dict[int, Record]:
     """Return the good records of a cell, numbered anew; those that others disturbed only where there are no others."""
     good = [r for r in found.values() if r["status"] == "ok" and r["samples"].get("step_s")]
-    quiet = [r for r in good if not attempts.disturbed(r)]
-    return dict(enumerate(quiet or good))
-
-
-def _settings(size: str) -> dict[str, int | str]:
-    """Return the settings of a size as fields of their own (`size.hidden`)."""
-    settings = parse_size(size).settings
-    return {f"size.{key}": int(value) if value.isdigit() else value for key, value in settings}
-
-
-def coordinates(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a cell is at: its fields, and the settings of its size as fields of their own (`size.hidden`)."""
-    size = parse_size(cell["size"])
-    fields = Cell.from_json(dict(cell)).to_json()  # those that the record is too old for have their defaults
-    out = {name: value for name, value in fields.items() if name not in (*_DERIVED, "size")}
-    return out | _settings(cell["size"]) | {"size": (size.name, size.factor)}
+    return dict(enumerate(attempts.prefer_undisturbed(good, 1)))
 
 
 def rows(curve: Curve) -> list[Row]:
@@ -233,10 +222,9 @@ def limit_power(xs: Sequence[int], times: Sequence[Sequence[float]]) -> tuple[fl
     all rounds share (`powers.power_misfit`). The second one has the noise of the rounds in it, too, so that the sum is
     a little wide and never narrow. From three points the second is not known, and there is no interval.
     """
-    found = stats.crossed_mean([[power(xs, t)] for t in times])
+    found = stats.two_way_mean([[power(xs, t)] for t in times])
     missed = power_misfit(xs, [math.exp(statistics.fmean(map(math.log, at))) for at in zip(*times, strict=True)])
-    bounds = None if missed is None else found.plus(*missed).bounds((1 - LEVEL) / 2)
-    return found.value, None if bounds is None else list(bounds)
+    return found.value, None if missed is None else found.plus(*missed).interval(TAIL).ends
 
 
 def laws_of(xs: Sequence[int], summed: Work) -> list[Growth]:
@@ -258,16 +246,15 @@ def limit(fits: Sequence[Growth]) -> int | None:
     if len(fits) < 2:
         return None
     for highest in (2, 1):
-        bounds = stats.crossed_mean([[found.coefficients[highest]] for found in fits]).bounds((1 - LEVEL) / 2)
+        bounds = stats.two_way_mean([[found.coefficients[highest]] for found in fits]).bounds(TAIL)
         if bounds is not None and bounds[0] > 0:
             return highest
     return 0
 
 
 def _over_rounds(values: Sequence[float]) -> tuple[float, list[float] | None]:
-    found = stats.crossed_mean([[value] for value in values])
-    bounds = found.bounds((1 - LEVEL) / 2)
-    return found.value, None if bounds is None else list(bounds)
+    found = stats.two_way_mean([[value] for value in values])
+    return found.value, found.interval(TAIL).ends
 
 
 # --- where what bounds a cell changes -------------------------------------------------------------------

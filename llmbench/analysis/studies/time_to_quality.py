@@ -15,7 +15,7 @@ from typing import Any
 
 from llmbench import stats
 from llmbench.analysis import costs
-from llmbench.analysis.studies.learning import LEVEL, Point, Scale, Trained, ends, grouped, parameters, scale_of
+from llmbench.analysis.studies.learning import TAIL, Point, Scale, ScoredRun, group_by_setup, parameters, scale_of
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -23,21 +23,21 @@ Row = dict[str, Any]
 SHARE = 0.9  # of the way from the best trivial baseline to the oracle: the target where both are known
 
 
-def reach(records: Iterable[Record]) -> list[Row]:
+def ladder_rows(records: Iterable[Record]) -> list[Row]:
     """Return one row per ladder of at least two rungs, of tasks with a target."""
-    return of_groups(grouped(records))
+    return rows_of(group_by_setup(records))
 
 
-def of_groups(groups: Mapping[tuple[Any, ...], Mapping[Point, Mapping[int, Trained]]]) -> list[Row]:
-    """Return the rows of `reach` from what `llmbench.analysis.studies.learning.grouped` returns."""
+def rows_of(groups: Mapping[tuple[Any, ...], Mapping[Point, Mapping[int, ScoredRun]]]) -> list[Row]:
+    """Return the rows of `reach` from what `llmbench.analysis.studies.learning.group_by_setup` returns."""
     rows: list[Row] = []
     for points in groups.values():
-        ladders: dict[tuple[int, str], dict[int, Mapping[int, Trained]]] = {}
+        ladders: dict[tuple[int, str], dict[int, Mapping[int, ScoredRun]]] = {}
         for (data, steps, size), runs in points.items():
             ladders.setdefault((data, size), {})[steps] = runs
         for (data, size), ladder in ladders.items():
             run = next(iter(next(iter(ladder.values())).values()))
-            goal = target(run.scored)
+            goal = target(run.evaluation)
             if len(ladder) > 1 and goal is not None:
                 rows.append(_row(run, data, size, ladder, goal))
     return rows
@@ -50,8 +50,8 @@ def target(scored: Record) -> float | None:
     return None if best is None or trivial is None else trivial + SHARE * (float(best.mean()) - trivial)
 
 
-def _row(run: Trained, data: int, size: str, ladder: Mapping[int, Mapping[int, Trained]], goal: float) -> Row:
-    scale, cell = scale_of(run.scored["quality"]), run.training["cell"]
+def _row(run: ScoredRun, data: int, size: str, ladder: Mapping[int, Mapping[int, ScoredRun]], goal: float) -> Row:
+    scale, cell = scale_of(run.evaluation["quality"]), run.training["cell"]
     names = ("model", "task", "dataset", "stage", "device", "precision", "batch_size", "attention", "compile")
     out: Row = {name: cell[name] for name in names} | {"size": size, "train_examples": data}
     out |= {"parameters": parameters(next(iter(ladder.values()))), "rungs": sorted(ladder)}
@@ -68,15 +68,15 @@ def _row(run: Trained, data: int, size: str, ladder: Mapping[int, Mapping[int, T
     }
     if not known or len(known) < len(seeds):
         return out | {"reason": f"{len(known)} of {len(seeds)} seeds reached it on these rungs"}
-    steps = stats.crossed_mean([[math.log(value)] for value in known])
-    bounds = ends(steps, (1 - LEVEL) / 2)
-    out |= {"steps": math.exp(steps.value), "steps_ci": bounds and [math.exp(end) for end in bounds]}
+    steps = stats.two_way_mean([[math.log(value)] for value in known])
+    ends = steps.interval(TAIL).ends
+    out |= {"steps": math.exp(steps.value), "steps_ci": ends and [math.exp(end) for end in ends]}
     out["seconds"] = out["steps"] * step_s if step_s else None
     return out | {"joules": out["steps"] * joules if joules is not None else None}
 
 
-def _score(scale: Scale, run: Trained) -> float:
-    return scale.of(run.scored["quality"]["values"][scale.metric])
+def _score(scale: Scale, run: ScoredRun) -> float:
+    return scale.of(run.evaluation["quality"]["values"][scale.metric])
 
 
 def crossing(scores: Mapping[int, float], goal: float) -> float | None:
@@ -94,7 +94,7 @@ def crossing(scores: Mapping[int, float], goal: float) -> float | None:
     return None
 
 
-def _per_step(ladder: Mapping[int, Mapping[int, Trained]]) -> tuple[float | None, float | None]:
+def _per_step(ladder: Mapping[int, Mapping[int, ScoredRun]]) -> tuple[float | None, float | None]:
     """Return seconds and joules of a step: medians over all trainings of the ladder."""
     trainings = [run.training for runs in ladder.values() for run in runs.values()]
     times = [statistics.median(t["samples"]["step_s"]) for t in trainings if t["samples"].get("step_s")]

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-Record = Mapping[str, Any]
+from llmbench.analysis.studies import alike
 
 #: Fields that tables have a column for.
 SHOWN = ("stage", "model", "size", "task", "device", "precision")
 #: Fields that follow from others, or name where a cell comes from.
-DERIVED = ("parent", "tokenizer", "pretrain_dataset")
+DERIVED = (*alike.DERIVED, "pretrain_dataset")
 HIDDEN = frozenset((*SHOWN, *DERIVED))
 
 

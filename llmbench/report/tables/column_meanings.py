@@ -287,7 +287,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 
 
 def meaning(table: str, column: str) -> str | None:
-    """Return what a column of a table means; None where nobody wrote it down."""
+    """Return the meaning of a column of a table; None for a column that is not documented."""
     known = COLUMNS[table]
     if column in known:
         return known[column]

@@ -1,22 +1,23 @@
-"""How every number of a report was obtained, in a line each. What a report does not show is left out."""
+"""How every number of a report was obtained, in a line each. Numbers that the report does not show are left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from llmbench.analysis import attribution
 from llmbench.report.table import Column, Table
 
-Cell = Mapping[str, Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import CellSummary
 
 
-def _has(name: str) -> Callable[[Cell], bool]:
+def _has(name: str) -> Callable[[CellSummary], bool]:
     return lambda cell: cell.get(name) is not None
 
 
 #: (number, how it was obtained, whether a cell has it)
-METHODS: tuple[tuple[str, str, Callable[[Cell], bool]], ...] = (
+METHODS: tuple[tuple[str, str, Callable[[CellSummary], bool]], ...] = (
     (
         "step",
         "clean timed steps with nothing attached, after a warm-up that ends when the step time is steady; the median "
@@ -86,8 +87,8 @@ METHODS: tuple[tuple[str, str, Callable[[Cell], bool]], ...] = (
 )
 
 
-def method_table(cells: Sequence[Cell]) -> Table:
-    """Return how each number was obtained that the cells have."""
+def method_table(cells: Sequence[CellSummary]) -> Table:
+    """Return how each number of the cells was obtained."""
     rows = tuple((name, how) for name, how, shown in METHODS if any(map(shown, cells)))
     notes = ("n/a: not known; why is in `report --format json`, under `reasons`",) if rows else ()
     return Table("How the numbers were obtained", (Column("number"), Column("how")), rows, notes)

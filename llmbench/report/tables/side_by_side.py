@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from llmbench import stats
+from llmbench.analysis.studies.alike import group
 from llmbench.records import attempts
 from llmbench.records.read import Run
 from llmbench.report.cells.summary import oracle_pct
-from llmbench.report.cells.variants import DERIVED, names_of, values_of
-from llmbench.report.table import CELL, Column, Table, number
+from llmbench.report.cells.variants import DERIVED
+from llmbench.report.table import CELL, Column, Table, interval_text, number
 
 Cell = Mapping[str, Any]
 Pair = tuple[Run, Sequence[Cell]]  # a run and the summaries of its cells
@@ -43,11 +45,11 @@ def build_side_by_side(pairs: Sequence[Pair], axis: str, baseline: str | None = 
     columns += (number("of oracle", "%", 1),)
     reference = baseline or REFERENCES.get(axis)
     rows, ids = [], []
-    for group in _groups(pairs, axis):
-        values = [value for value, _, _ in group]
+    for members in _groups(pairs, axis):
+        values = [value for value, _, _ in members]
         at = values.index(reference) if reference in values else None if baseline else 0
-        base = None if at is None else group[at]
-        ordered = group if base is None else [base, *(one for one in group if one is not base)]
+        base = None if at is None else members[at]
+        ordered = members if base is None else [base, *(one for one in members if one is not base)]
         for one in ordered:
             value, _, cell = one
             own = tuple(cell.get(c.name) for c in columns[: len(CELL) - (axis != "run")])
@@ -67,23 +69,22 @@ Member = tuple[str, Mapping[str, Any], Cell]  # value on the axis, records by ce
 
 def _groups(pairs: Sequence[Pair], axis: str) -> list[list[Member]]:
     """Return the groups of two cells or more that are alike but for `axis`, in order of appearance."""
-    groups: dict[tuple[Any, ...], list[Member]] = {}
     if axis != "run" and len({cell[axis] for _, cells in pairs for cell in cells}) < 2:
         return []
-    found = [(run, cells, attempts.by_cell(run.records)) for run, cells in pairs if len(cells) > 1 or axis == "run"]
-    fields = [group[0]["cell"] for _, _, records in found for group in records.values()]
-    names = [name for name in names_of(fields) if name != axis and name not in DERIVED]
-    differ = [name for name in names if len(values_of(fields, name)) > 1]
-    for run, cells, records in found:
-        one_device = axis == "run" and len({cell["device"] for cell in cells}) == 1
-        kept = [None if name == "device" and one_device else name for name in differ]
+    members: list[tuple[Member, Mapping[str, object]]] = []
+    for run, cells in pairs:
+        if len(cells) < 2 and axis != "run":
+            continue
+        records = attempts.by_cell(run.records)
+        one_device = {"device": None} if axis == "run" and len({cell["device"] for cell in cells}) == 1 else {}
         for cell in cells:
-            if cell["step_ms"] is None and cell["quality"] is None:
-                continue
-            own = records[cell["cell_id"]][0]["cell"]
-            key = tuple([own.get(name) for name in kept])
-            groups.setdefault(key, []).append((run.name if axis == "run" else str(cell[axis]), records, cell))
-    return [group for group in groups.values() if len({value for value, _, _ in group}) > 1]
+            if cell["step_ms"] is not None or cell["quality"] is not None:
+                own = records[cell["cell_id"]][0]["cell"]
+                member = (run.name if axis == "run" else str(cell[axis]), records, cell)
+                members.append((member, {**own, **one_device}))
+    alike = group(members, itemgetter(1), (axis, *DERIVED)).values()
+    groups = [[member for member, _ in same] for same in alike]
+    return [same for same in groups if len({value for value, _, _ in same}) > 1]
 
 
 def _against(one: Member, base: Member | None) -> tuple[float | None, str | None, float | None]:
@@ -96,8 +97,7 @@ def _against(one: Member, base: Member | None) -> tuple[float | None, str | None
     memory = peaks[0] / peaks[1] if peaks[0] is not None and peaks[1] else None
     if speed is None:
         return None, None, memory
-    ends = None if speed.low is None or speed.high is None else f"{speed.low:.2f} - {speed.high:.2f}"
-    return speed.value, ends, memory
+    return speed.value, interval_text(speed.ends), memory
 
 
 def _step_times(member: Member) -> list[list[float]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench_plugins.reporters._written import Written, written
+from llmbench_plugins.reporters._written import Written, as_json
 
 PHASES = ("input", "copy", "forward", "backward", "optimizer", "comm", "idle")
 #: Bars that a chart has room for; step times that a page has room for.
@@ -54,7 +54,7 @@ def charts_of(report: Any) -> Charts:
         measured = [cell for cell in cells if cell["step_ms"] is not None]
         for cell in measured:
             point = _point(cell, name, _training_s(cell["cell_id"], parents, trained))
-            points.append(written(point))
+            points.append(as_json(point))
             has["phases"] |= bool(point["shares"])
             has["headroom"] |= bool(point["causes"])
             has["roofline"] |= point["gflops"] is not None

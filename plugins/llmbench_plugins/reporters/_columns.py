@@ -35,7 +35,7 @@ class Strings:
         return self._places[text]
 
 
-def packed(column: Any, values: Sequence[Any], strings: Strings) -> dict[str, Any]:
+def pack(column: Any, values: Sequence[Any], strings: Strings) -> dict[str, Any]:
     """Return a column: `k` is f (floats shown to `d` digits), i (integers) or s (places in `strings`); `r`: the class.
 
     A column that holds anything else (a mixture, a number too large or small for its digits) is as its texts are.

@@ -27,10 +27,10 @@ def parts(value: Any, depth: int) -> Iterator[str]:
     elif depth and isinstance(value, list):
         yield f"[{','.join(''.join(parts(item, depth - 1)) for item in value)}]"
     else:
-        yield written(value)
+        yield as_json(value)
 
 
-def written(value: Any) -> Written:
+def as_json(value: Any) -> Written:
     """Return `value` as JSON."""
     if isinstance(value, Written):
         return value

@@ -15,8 +15,8 @@ from typing import Any
 
 import llmbench
 from llmbench_plugins.reporters._charts import charts_of
-from llmbench_plugins.reporters._columns import Strings, packed
-from llmbench_plugins.reporters._written import parts, written
+from llmbench_plugins.reporters._columns import Strings, pack
+from llmbench_plugins.reporters._written import as_json, parts
 
 HERE = Path(__file__).parent / "page"
 #: Rows that are in the page as HTML; the script shows the others when they are asked for.
@@ -51,7 +51,7 @@ def render(report: Any) -> str:
     )
     templates.filters["options"] = _options
     scripts = [_read("chart.umd.min.js"), _read("page.js")]
-    page, shown = _page(report), _shown(report)
+    page, shown = _page(report), _page_head(report)
     commands = page["data"]["templates"]
     return templates.get_template("page.html.j2").render(
         **shown,
@@ -73,7 +73,7 @@ def _printable(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
-def _shown(report: Any) -> dict[str, Any]:
+def _page_head(report: Any) -> dict[str, Any]:
     """Return what the head of the page says."""
     found = report.findings
     most = max((w.measured_x or 1.0 for f in found for w in f.workloads), default=1.0)
@@ -103,7 +103,7 @@ def _options(text: str) -> Any:
 def _heading(report: Any) -> str:
     models = list(dict.fromkeys(str(cell["model"]) for cell in report.cells))
     names = ", ".join(models[:5]) + (" ..." if len(models) > 5 else "")
-    verified = any(finding.bound for finding in report.findings)
+    verified = any(finding.cause for finding in report.findings)
     question = "What limits the speed of" if verified or not report.findings else "Where the time goes in"
     return f"{question} {names} on {_machines(report)}" if models else report.title
 
@@ -152,8 +152,8 @@ def _page(report: Any) -> dict[str, Any]:
         small, all_same = table.without_constants()
         again = [None if cell not in ids else ids[cell][0] for cell in small.cells] or None
         values = zip(*small.rows, strict=True)
-        columns = [packed(column, own, strings) for column, own in zip(small.columns, values, strict=True)]
-        tables.append(written({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""}))
+        columns = [pack(column, own, strings) for column, own in zip(small.columns, values, strict=True)]
+        tables.append(as_json({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""}))
         rows = []
         for i, row in enumerate(small.rows[:STATIC_ROWS]):
             texts = [(c.text(v), form["r"]) for c, v, form in zip(small.columns, row, columns, strict=True)]
