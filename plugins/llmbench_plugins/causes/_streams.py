@@ -16,7 +16,7 @@ STEPS = 4  # that are timed
 WARMUP = 1  # steps before them
 
 
-def _cut(func: Any, args: Sequence[Any], kwargs: Any) -> tuple[list[Any], int] | None:
+def _take_piece(func: Any, args: Sequence[Any], kwargs: Any) -> tuple[list[Any], int] | None:
     """Return the arguments with large tensors cut to pieces, and how many pieces they have; None for other calls."""
     import torch
 
@@ -65,7 +65,7 @@ def cache_savings_s(trial: llmbench.Trial) -> list[float]:
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal seconds, seen
-            cut = _cut(func, args, kwargs)
+            cut = _take_piece(func, args, kwargs)
             begin = time.perf_counter()
             out = func(*args, **(kwargs or {}))
             middle = time.perf_counter()
@@ -93,7 +93,7 @@ def in_the_cache(*, pieces: bool = True) -> Iterator[None]:
 
     class Pieces(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            cut = _cut(func, args, kwargs)
+            cut = _take_piece(func, args, kwargs)
             if cut is None or not pieces:
                 return func(*args, **(kwargs or {}))
             return _in_pieces(func, args, cut)
