@@ -402,12 +402,12 @@ class Trial(Protocol):
         """Return `batch` with other tensors under the same names."""
 
     def real_tokens(self, batch: Any) -> int | None:
-        """Return the tokens of `batch` that are no padding, None where that cannot be told."""
+        """Return the number of tokens of `batch` that are no padding, None where it is not known."""
 
     def regrouped(self) -> list[Any]:
         """Return the pool's examples in batches of the same size, sorted by length and no longer than needed.
 
-        Raises Unisolated where it cannot be told which tokens are padding.
+        Raises Unisolated where it is not known which tokens are padding.
         """
 
     def merged(self, batches: Sequence[Any]) -> Any:
@@ -443,7 +443,7 @@ class Trial(Protocol):
     def paced(self, call: Callable[[], float], batch: Any) -> float:
         """Return the seconds that `call()` returns, at the pace of the clean pass, by a step on `batch` before it.
 
-        Machines change their speed within seconds; what is held against the clean step time must not.
+        Machines change their speed within seconds, so a part is only compared with the clean step time at its pace.
         """
 
 

@@ -1,4 +1,4 @@
-"""A step under test, as far as no framework matters: batches, clock, and what follows from those two."""
+"""A step under test, without anything of a framework: its batches, its clock, and all that these two are enough for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import Any
 from llmbench.contract.errors import Unisolated
 
 Function = Callable[..., Any]
-FEWEST_PROBES, MOST_PROBES, PROBE_S = 3, 24, 0.1  # steps in which a part is looked at
+MIN_PROBES = 3  # steps in which a part is timed
+MAX_PROBES = 24
+PROBE_S = 0.1  # of ordinary steps, for the number in between
 
 
 @dataclass
@@ -75,7 +77,7 @@ class StepTrial:
         return dataclasses.replace(batch, arrays=dict(tensors))
 
     def real_tokens(self, batch: Any) -> int | None:
-        """Return the tokens that are no padding, None where that cannot be told."""
+        """Return the number of tokens that are no padding, None where it is not known."""
         return None if self.tokens is None else self.tokens(batch)
 
     def regrouped(self) -> list[Any]:
@@ -101,7 +103,7 @@ class StepTrial:
         raise Unisolated(f"not written for the engine {self.engine}")
 
     def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
-        """Return the seconds of each of `least` calls, behind one that is not counted."""
+        """Return the seconds of each of `least` calls, after one that is not counted."""
         call()
         return [self.once(call) for _ in range(least)]
 
@@ -112,16 +114,16 @@ class StepTrial:
         return self.between([begin, self.mark()])[0]
 
     def probes(self) -> Iterator[Any]:
-        """Yield batches for looking at parts of a step: a few, more of them where steps are short."""
-        count = max(FEWEST_PROBES, min(MOST_PROBES, int(PROBE_S / self.step_s) if self.step_s else 0))
+        """Yield batches for timing parts of a step: a few, more of them where steps are short."""
+        count = max(MIN_PROBES, min(MAX_PROBES, int(PROBE_S / self.step_s) if self.step_s else 0))
         return itertools.islice(itertools.cycle(self.pool), count)
 
     def paced(self, call: Callable[[], float], batch: Any) -> float:
         """Return the seconds that `call()` returns, at the pace of the clean pass.
 
-        Machines change their speed from one second to the next, and a part of a step must not be held against a whole
-        one of another time: so an ordinary step on `batch` is timed right before, and what `call` tells is scaled by
-        what that step took then and takes now.
+        Machines change their speed from one second to the next, and a part of a step must not be compared with a whole
+        step of another time. So an ordinary step on `batch` is timed right before, and the result of `call` is scaled
+        by the time of a step in the clean pass over that of this step.
         """
         now_s = self.once(lambda: self.step(batch))
         then_s = self.pace_s or now_s

@@ -28,7 +28,8 @@ from llmbench.worker.verification.cell_trial import POOL_BATCHES, causes
 from llmbench.worker.verification.verify import verify_causes
 
 if TYPE_CHECKING:
-    from llmbench.contract.record import Emit, Health, Intervention, JsonObject, Measurements, Record, Samples, Together
+    from llmbench.contract.record import Emit, Health, Intervention, Measurements, Record, Samples, Together
+    from llmbench.worker.machine.facts import Environment
 
 FEWEST_BATCHES = 6  # of the pool
 POOL_S = 0.35  # seconds that a round of the pool may take
@@ -49,7 +50,7 @@ class TargetDiagnosis(TypedDict):
     """The diagnosis of a target, and what its reader needs to explain it."""
 
     record: Record
-    environment: JsonObject
+    environment: Environment
     causes: dict[str, str]  # name -> description
 
 

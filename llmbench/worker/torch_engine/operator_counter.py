@@ -36,7 +36,7 @@ class OperatorRow:
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
-        """What tells rows apart; the last part is the binary order of magnitude of one call's bytes."""
+        """Return the key of a row; its last part is the binary order of magnitude of one call's bytes."""
         return (self.phase, self.operator_class, self.name, self.dtype, (self.bytes // self.calls).bit_length())
 
     def plus(self, other: OperatorRow, sign: int = 1) -> OperatorRow:

@@ -10,7 +10,7 @@ The profiler makes every operator that it sees a little longer, so its times are
 
 So the times of a phase add up to its clean time, and shares can be scaled to any other clean time of the same step.
 On CUDA an operator's time is that of the kernels it launched, as measured, and HOST is when none of them ran.
-Phases are told apart by time: backward operators run on other threads, while the main thread waits in its range.
+Phases are separated by time: backward operators run on other threads, while the main thread waits in its range.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ PLACES = ("step", "forward", "other")  # where a step is: between its parts, in 
 
 
 class HostSeconds(NamedTuple):
-    """Seconds per step of Python, one number for each step that was looked at."""
+    """Seconds per step of Python, one number for each step that was timed."""
 
     inside: list[float]  # in the module's forward pass
     outside: list[float]  # outside of that pass, the backward pass, the update and collectives

@@ -1,4 +1,4 @@
-"""Timing operators one by one, forward and backward, and telling them apart by what they are given.
+"""Timing operators one by one, forward and backward, and sorting them by their arguments.
 
 Watching adds some ten microseconds to each operator, outside of the time that is noted.
 """
@@ -17,7 +17,8 @@ from llmbench_plugins.causes._swap import Function, substitute
 #: (operator, its arguments, its result) -> the kind that its time is added to, None for none.
 KindOf = Callable[[Any, Sequence[Any], Any], Hashable | None]
 
-STEPS, WARMUP = 2, 1  # calls in which operators are timed, after those that are not
+STEPS = 2  # calls in which operators are timed by their kinds
+WARMUP = 1  # calls before them
 LARGE_RESULT = 2**20  # bytes: the memory of a result as large goes back to the system when it is freed
 FREEING_TRIALS = 2
 

@@ -1,4 +1,4 @@
-"""All the ways in which torch code multiplies by a weight, behind one callback.
+"""All the ways in which torch code multiplies by a weight, with one callback for all.
 
 Shapes: `N` rows, `I` inputs, `O` outputs; a weight is (O, I).
 """

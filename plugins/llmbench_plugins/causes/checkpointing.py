@@ -93,8 +93,8 @@ def _again_s(trial: llmbench.Trial, batch: Any) -> float:
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
     """Return how many regions are checkpointed, and the seconds per step that they take longer by that.
 
-    They are run by themselves, forward and backward, checkpointed and not: besides the second pass, that counts what
-    keeping track of it takes.
+    The regions are run by themselves, forward and backward, checkpointed and not. The difference is the second pass and
+    the bookkeeping for it.
     """
     regions = _check(trial)
     _again_s(trial, trial.pool[0])  # warm up

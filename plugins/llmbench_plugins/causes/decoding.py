@@ -18,7 +18,7 @@ LEAST_PASSES = 4
 def _passes(trial: llmbench.Trial, batch: Any) -> tuple[int, Callable[[], Any]]:
     """Return how many passes a step makes over growing tokens, and one pass over all of them.
 
-    A trial of a built-in cell says so itself (`one_pass`). Elsewhere the calls of modules are looked at, outer
+    A trial of a built-in cell says so itself (`one_pass`). Elsewhere the calls of modules show it, outer
     modules first: their first argument of whole numbers (B, n) grows from call to call, or holds the next tokens only.
     """
     import torch

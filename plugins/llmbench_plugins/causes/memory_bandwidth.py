@@ -1,4 +1,4 @@
-"""`memory_bandwidth`: what comes from main memory. Removed by reading it from the caches.
+"""`memory_bandwidth`: reading from main memory. Removed by reading from the caches.
 
 Weights: one layer's for all layers of a shape, with the same kernels and FLOPs; gradients go to each weight as before.
 Elementwise operators on tensors that no cache holds: as much of them on a piece that stays there (on the CPU).
@@ -180,7 +180,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
             yield
 
     def step_watched(batches: Sequence[Any]) -> None:
-        with in_the_cache(pieces=False):  # looking on takes time: in both arms, or it would hide what pieces save
+        with in_the_cache(pieces=False):  # watching takes time: in both arms, or it would hide the saving
             for batch in batches:
                 trial.step(batch)
 

@@ -10,7 +10,8 @@ import llmbench
 from llmbench_plugins.causes._collectives import collectives
 from llmbench_plugins.causes._swap import Function, substitute
 
-STEPS, WARMUP = 4, 1
+STEPS = 4  # that are timed
+WARMUP = 1  # steps before them
 
 
 def _check(trial: llmbench.Trial) -> None:
@@ -61,7 +62,7 @@ def _after_backward_s(trial: llmbench.Trial) -> list[float]:
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
     """Return the seconds per step in `optimizer.step`; without an optimizer, those after the backward pass.
 
-    Of another engine than torch the record's phases tell.
+    For another engine than torch, the phases of the record have it.
     """
     _check(trial)
     if trial.engine != "torch":

@@ -103,7 +103,7 @@ def _record(layer: Any, x_LBI: Any, state: Any) -> list[list[Any]]:
 
 
 def _at_once(layer: Any, x_NI: Any, weights: Sequence[Any], before: Sequence[Any]) -> Any:
-    """Return the states (N, H) behind one time step of N rows, by the kernel that the layer itself uses."""
+    """Return the states (N, H) after one time step of N rows, by the kernel that the layer itself uses."""
     import torch
 
     kernels: dict[str, Any] = {"LSTM": torch._VF.lstm, "GRU": torch._VF.gru, "RNN_TANH": torch._VF.rnn_tanh}
@@ -244,7 +244,7 @@ def _alone_s(trial: llmbench.Trial, layers: list[Any]) -> float:
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
     """Return the seconds per step in recurrent layers and cells, and of their products done at once.
 
-    Of another engine than torch nothing is timed apart; whether it applies shows when it is tried.
+    For another engine than torch nothing is timed; whether it applies shows when it is removed.
     """
     if trial.engine != "torch":
         with trial.without_recurrence():

@@ -27,11 +27,15 @@ import llmbench
 
 Graph = Callable[[Any], Any]
 MIB = 2**20
-MAX_GRAD_NORM, WARMUP_SHARE, WEIGHT_DECAY, LEAST_RATE = 1.0, 0.1, 0.01, 0.02  # as the torch engine
+# As in the torch engine.
+MAX_GRAD_NORM = 1.0
+WARMUP_SHARE = 0.1  # of the steps
+WEIGHT_DECAY = 0.01
+LEAST_RATE = 0.02  # of the peak
 EPSILON = 1e-8  # of Adam, torch's default (Keras: 1e-7)
 OPTIMIZERS = ("adamw", "adam")
 INSTALL = "pip install 'llmbench[keras]'"
-#: Backend -> the packages that it needs beside Keras.
+#: Backend -> the packages that it needs in addition to Keras.
 BACKENDS = {"tensorflow": INSTALL, "torch": "pip install keras", "jax": "pip install keras jax"}
 
 
@@ -84,7 +88,7 @@ class KerasEngine:
         ctx: llmbench.CollateContext,
         workers: int,
     ) -> Iterator[llmbench.Batch]:
-        """Collate in this process when the batch is asked for; no process can be forked beside TensorFlow's threads."""
+        """Collate in this process, when a batch is asked for: TensorFlow's threads allow no process to be forked."""
         if workers:
             raise llmbench.Unsupported(f"the engine {self.name} loads in its own process: workers must be 0")
         return collate_batches(features, order, layout, ctx)

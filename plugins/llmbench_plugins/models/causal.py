@@ -57,7 +57,7 @@ def _language_model(request: llmbench.BuildRequest, body: Any, head: Any) -> Any
 
         @torch.no_grad()
         def generate(self, arrays: dict[str, Any], max_new_tokens: int) -> Any:
-            """Return greedy ids (B, T) behind prompts that are padded on the left."""
+            """Return greedy ids (B, T) after prompts that are padded on the left."""
             if not request.kv_cache:
                 return self.generate_again(arrays, max_new_tokens)
             mask_BL = arrays["attention_mask"]

@@ -81,9 +81,9 @@ def span_output(scores_BL2: Any, answer_mask: Any, starts_B: Any | None, ends_B:
 
 
 def greedy(logits_BV: Any, step: Callable[[Any], Any], max_new_tokens: int, special: llmbench.SpecialTokens) -> Any:
-    """Return the most likely continuation, token by token: ids (B, T), `eos` and then `pad` behind the end.
+    """Return the most likely continuation, token by token: ids (B, T), `eos` and then `pad` after the end.
 
-    `logits_BV` predict the first token; `step(token_B)` returns the logits behind one more. Stops when every row
+    `logits_BV` predict the first token; `step(token_B)` returns the logits after one more. Stops when every row
     has ended or after `max_new_tokens` (at least 1).
     """
     import torch

@@ -61,7 +61,7 @@ def _language_model(request: llmbench.BuildRequest) -> Any:
     """Return the module for `pretrain`.
 
     Both directions predict the same tokens, all but the mark at the beginning: forward from what is before,
-    backward from `eos` and what is behind. They share embedding and softmax.
+    backward from `eos` and the tokens after it. They share embedding and softmax.
     """
     import torch
     from torch import nn
