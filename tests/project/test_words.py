@@ -24,7 +24,6 @@ EXCEPTIONS = {
     "changed": "public: llmbench.Intervention, and key of reports",
     "ci_pct_reached": "key of reports",
     "ci_pct_wanted": "key of reports",
-    "compiled": "field of EngineRequest, which engines read",
     "compiled": "public: llmbench.Trial, llmbench.EngineRequest",
     "doubled": "key of reports",
     "found_plugins": "public: llmbench.found_plugins",
