@@ -18,7 +18,7 @@ LEARNING_RATE, STEPS = 3e-4, 200
 
 
 class Block(nn.Module):
-    """Causal self-attention and two linear layers, each behind a normalization."""
+    """Causal self-attention and two linear layers, each after a normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class GPT(nn.Module):
 
 
 class Windows:
-    """Random windows of a text, batch by batch, as many as make one pass over it."""
+    """Random windows of a text, batch by batch; as many as fit into the text once."""
 
     def __init__(self, text: str) -> None:
         self.characters = sorted(set(text))
@@ -75,7 +75,7 @@ def parts() -> tuple[GPT, Windows, torch.optim.AdamW]:
 
 
 def target() -> dict[str, object]:
-    """Return what `llmbench diagnose` asks for."""
+    """Return model, data and optimizer by the names that `llmbench diagnose` expects."""
     model, data, optimizer = parts()
     return {"model": model, "data": data, "optimizer": optimizer}
 

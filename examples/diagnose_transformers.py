@@ -1,8 +1,8 @@
-"""A model and a collator as one gives them to the `Trainer` of transformers. What bounds a step?
+"""A model and a collator, as for the `Trainer` of transformers. What bounds a step?
 
 llmbench diagnose examples/diagnose_transformers.py:target
 
-With a `Trainer` at hand: {"model": trainer.model, "data": trainer.get_train_dataloader(),
+With a `Trainer`: {"model": trainer.model, "data": trainer.get_train_dataloader(),
 "optimizer": trainer.create_optimizer()}.
 """
 
@@ -20,7 +20,7 @@ ROWS, LONGEST = 16, 64
 
 
 def tokenizer_of(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of words trained on `texts`."""
+    """Train a tokenizer of words on `texts` and return it."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"]))

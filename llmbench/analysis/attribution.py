@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from llmbench.contract.record import BottleneckRow, InteractionRow, Intervention, Record, VerdictFields
 
 THRESHOLD = 1.10  # materiality: a headroom up to this is not worth a change
-LEVEL = 0.95
+LEVEL = 0.95  # of intervals, and of all bounds of an axis together
 AXES = ("where", "why")
 
-#: Verdicts that name no cause.
-BALANCED, UNDECIDED, UNISOLATED = "balanced", "undecided", "unisolated"
+# Verdicts that name no cause.
+BALANCED = "balanced"  # no cause exceeds the threshold
+UNDECIDED = "undecided"  # a cause may exceed it
+UNISOLATED = "unisolated"  # a cause may exceed it, but it cannot be removed without changing something else
 
 
 def bottlenecks(records: Iterable[Record]) -> list[BottleneckRow]:
@@ -227,7 +229,7 @@ class PredictionErrors(NamedTuple):
 
     median_pct: float
     percentile_90_pct: float
-    count: int
+    trials: int
 
 
 def prediction_errors(rows: Iterable[BottleneckRow]) -> PredictionErrors | None:

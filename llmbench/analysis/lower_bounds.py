@@ -1,8 +1,8 @@
-"""What a cell will ask for before it runs: least seconds per step, time, and memory. Pure.
+"""The least seconds per step, time and memory that a cell will need, before it runs. Pure.
 
-From the machine's measured ceilings and the formulas of the model's plugin (`flops`, `parameters`), for batches as long
-as the cell allows. What has no formula is left out and said to be: the numbers are lower bounds, not guesses. How far
-measurements are above them is told in docs/numbers.md.
+They follow from the machine's measured ceilings and the formulas of the model's plugin (`flops`, `parameters`), for
+batches as long as the cell allows. Where there is no formula, there is a reason and no number: the numbers are lower
+bounds, not guesses. `docs/numbers.md` says how far measurements are above them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmbench.analysis import roofline
 from llmbench.contract import ceilings
@@ -26,22 +26,24 @@ from llmbench.contract.specs import (
 )
 
 if TYPE_CHECKING:
+    from llmbench.contract.record import Ceilings
     from llmbench.plugins.registry import Registry
     from llmbench.suite.plan import Plan
 
 MIB = 2**20
-#: Elements per parameter that AdamW reads or writes (parameter, gradient and both moments; all but the gradient are
-#: written), and clipping (the gradient is read for its norm, read again and written).
-UPDATE_ELEMENTS, CLIP_ELEMENTS = 7, 3
+#: Elements per parameter that AdamW reads (parameter, gradient and both moments) or writes (all but the gradient).
+UPDATE_ELEMENTS = 7
+#: Elements per parameter of clipping: the gradient is read for its norm, read again and written.
+CLIP_ELEMENTS = 3
 STATES = 2  # moments per parameter that AdamW keeps
 NO_CEILINGS = "this machine's ceilings were not measured; `llmbench calibrate` does"
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = dict[str, tuple[int, ...]]  # name of an array of a batch -> its shape
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Lower bounds for one cell; `reasons` says of each that is None why."""
+    """Lower bounds for one cell; `reasons` has one for each field that is None."""
 
     parameters: int | None = None
     step_s: float | None = None
@@ -56,13 +58,15 @@ def predict(
     model: ModelSpec,
     precision: PrecisionSpec,
     budget: Budget,
-    doc: Mapping[str, Any] | None,
+    doc: Ceilings | None,
     *,
     verified: bool = False,
     weights: str | None = None,
 ) -> Prediction:
-    """Return what `cell` will take at least. `doc`: the ceilings of its device; `verified`: causes are tried;
-    `weights`: the folder of the pretrained model that it begins with.
+    """Return the lower bounds of `cell`.
+
+    `doc`: the ceilings of its device; `verified`: causes are tried; `weights`: the folder of the pretrained model that
+    it begins with.
     """
     request = full_request(cell, head, model, weights)
     shapes = full_shapes(cell, head, model)
@@ -80,35 +84,35 @@ def predict(
     trials = budget.verify_seconds if verified else 0.0
     seconds = None if step_s is None else 2 * budget.seconds + trials + cell.steps * step_s
     size = parameter_bytes(precision)
-    kept = 1 if cell.stage == "eval" else 2 + STATES
-    memory_mib = None if parameters is None else parameters * size * kept / MIB
+    copies = 1 if cell.stage == "eval" else 2 + STATES
+    memory_mib = None if parameters is None else parameters * size * copies / MIB
     return Prediction(parameters, step_s, seconds, memory_mib, reasons)
 
 
-def predictions(plan: Plan, registry: Registry, docs: Mapping[str, Mapping[str, Any]]) -> dict[str, Prediction]:
-    """Return cell id -> what it will take at least. `docs`: device -> its ceilings, where they are known."""
+def predictions(plan: Plan, registry: Registry, docs: Mapping[str, Ceilings]) -> dict[str, Prediction]:
+    """Return cell id -> its lower bounds. `docs`: device -> its ceilings, where they are known."""
     suite = plan.suite
-    found: dict[str, Prediction] = {}
+    by_cell: dict[str, Prediction] = {}
     for planned in plan.cells:
         cell = planned.cell
         model, task = registry.model(cell.model, plan.weights), registry.get("task", cell.task)
         if planned.obstacle or task.head not in model.layouts:
             unknown = dict.fromkeys(("parameters", "step_s", "seconds", "memory_mib"), "the cell cannot run")
-            found[cell.cell_id] = Prediction(reasons=unknown)
+            by_cell[cell.cell_id] = Prediction(reasons=unknown)
             continue
         precision, doc = registry.get("precision", cell.precision), docs.get(cell.device)
         verified = suite.verify != "none"
         weights = plan.weights[cell.begins_with] if cell.begins_with else None
-        found[cell.cell_id] = predict(
+        by_cell[cell.cell_id] = predict(
             cell, task.head, model, precision, suite.budget, doc, verified=verified, weights=weights
         )
-    return found
+    return by_cell
 
 
 def least_step_s(
-    cell: Cell, precision: PrecisionSpec, flops: float | None, parameters: int | None, doc: Mapping[str, Any]
+    cell: Cell, precision: PrecisionSpec, flops: float | None, parameters: int | None, doc: Ceilings
 ) -> tuple[float | None, str | None]:
-    """Return the seconds of a step at the ceilings: its matmuls, then (training) the update; else why not."""
+    """Return the seconds of a step at the ceilings: its matmuls, then (training) the update; or None and the reason."""
     peak = ceilings.matmul_peak(doc, cell.precision)
     if flops is None:
         return None, "the model's plugin has no formula for its FLOPs"
@@ -132,7 +136,7 @@ def parameter_bytes(precision: PrecisionSpec) -> int:
 
 
 def full_request(cell: Cell, head: str, model: ModelSpec, weights: str | None = None) -> BuildRequest:
-    """Return what the model is built from; the number of classes is the data's, and taken as none here."""
+    """Return the request that the model is built from, without a number of classes: that comes from the data."""
     return BuildRequest(
         head=head,
         size=cell.size,
@@ -158,10 +162,10 @@ def full_shapes(cell: Cell, head: str, model: ModelSpec) -> Shapes:
     return shapes
 
 
-def longest_feature(head: str, seq_len: int, target_len: int) -> dict[str, Any]:
+def longest_feature(head: str, seq_len: int, target_len: int) -> dict[str, object]:
     """Return a feature of `head` (see `llmbench.contract.specs`) that fills its limits."""
     ids = [SpecialTokens().mask + 1] * max(seq_len, 3)
-    features: dict[str, dict[str, Any]] = {
+    features: dict[str, dict[str, object]] = {
         "classify": {"ids": ids, "label": 0},
         "span": {"question": ids, "context": ids, "start": 0, "end": 0},
         "generate": {"source": ids, "target": ids[:1] * target_len},

@@ -1,6 +1,6 @@
 """Where work stands against what the machine can do: the roofline (Williams, Waterman, Patterson 2009), pure.
 
-Everything that is not known is None, and so is what follows from it; nothing is ever infinite. A *ceiling* is a number
+A number that is not known is None, and so are those that follow from it; no number is infinite. A *ceiling* is a number
 per second, or a mapping with `value`, `low` and `high`; a *level* of memory is a mapping with `level` (its name),
 `capacity_bytes` (None: no end) and measured bandwidths (`triad_bytes_per_s`, `copy_bytes_per_s` ...), each a ceiling.
 
@@ -14,14 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from llmbench.contract.ceilings import MODE_OF_DTYPE
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import CeilingEstimate, MemoryLevel, OperatorCount, OperatorTime
+
 ALL = "all"  # the operator class of a whole phase, and the phase of a whole step
 
-Ceiling = float | Mapping[str, float] | None
-Level = Mapping[str, Any]
+Ceiling: TypeAlias = "float | CeilingEstimate | None"
 
 
 @dataclass(frozen=True)
@@ -112,19 +114,19 @@ def mfu_pct(model_flops: float | None, step_s: float | None, datasheet_flops_per
 
 
 def hfu_pct(hardware_flops: float | None, step_s: float | None, datasheet_flops_per_s: Ceiling) -> float | None:
-    """Return hardware FLOPs utilisation: FLOPs that were done, what was computed twice included, of the same peak."""
+    """Return hardware FLOPs utilisation: all FLOPs that were done, also those done twice, of the same peak."""
     return mfu_pct(hardware_flops, step_s, datasheet_flops_per_s)
 
 
 def ceiling_pct(flops: float | None, seconds: float | None, measured_flops_per_s: Ceiling) -> Range | None:
-    """Return FLOPs that were done, of the peak measured on this machine for this precision."""
+    """Return the FLOPs that were done, in per cent of the peak measured on this machine for this precision."""
     return percent_of(flops, seconds, measured_flops_per_s)
 
 
 # --- memory ---------------------------------------------------------------------------------------------
 
 
-def memory_level(working_set_bytes: float | None, levels: Sequence[Level]) -> str | None:
+def memory_level(working_set_bytes: float | None, levels: Sequence[MemoryLevel]) -> str | None:
     """Return the name of the nearest level that holds a working set."""
     if working_set_bytes is None:
         return None
@@ -133,7 +135,7 @@ def memory_level(working_set_bytes: float | None, levels: Sequence[Level]) -> st
     return str((fitting or ordered[-1:])[0]["level"]) if ordered else None
 
 
-def bandwidth_at(working_set_bytes: float | None, levels: Sequence[Level]) -> Range | None:
+def bandwidth_at(working_set_bytes: float | None, levels: Sequence[MemoryLevel]) -> Range | None:
     """Return the highest bytes per second at which a working set can be gone through (see the head of this file)."""
     if working_set_bytes is None or working_set_bytes < 0:
         return None
@@ -154,7 +156,7 @@ def _bandwidth(working_set_bytes: float, speeds: Sequence[tuple[float, Range]]) 
 
 
 def bandwidth_pct(
-    bytes_: float | None, seconds: float | None, working_set_bytes: float | None, levels: Sequence[Level]
+    bytes_: float | None, seconds: float | None, working_set_bytes: float | None, levels: Sequence[MemoryLevel]
 ) -> Range | None:
     """Return bytes per second in per cent of the bandwidth that the working set allows."""
     limit = bandwidth_at(working_set_bytes, levels)
@@ -163,23 +165,24 @@ def bandwidth_pct(
     return limit.over(100.0 * bytes_ / seconds)  # type: ignore[operator]
 
 
-def _capacity(level: Level) -> float:
+def _capacity(level: MemoryLevel) -> float:
     capacity = level.get("capacity_bytes")
     return math.inf if capacity is None else float(capacity)
 
 
-def _near_to_far(levels: Sequence[Level]) -> list[Level]:
+def _near_to_far(levels: Sequence[MemoryLevel]) -> list[MemoryLevel]:
     return sorted(levels, key=_capacity)
 
 
-def _speeds(ordered: Sequence[Level]) -> list[tuple[float, Range]]:
+def _speeds(ordered: Sequence[MemoryLevel]) -> list[tuple[float, Range]]:
     """Return (capacity, bandwidth) from near to far: each level's best kernel, never slower than a farther level."""
     speeds: list[tuple[float, Range]] = []
     for level in reversed(ordered):
-        measured = [range_of(value) for key, value in level.items() if key.endswith("_bytes_per_s")]
-        found = [m for m in measured if m is not None] + ([speeds[0][1]] if speeds else [])
-        if any(m is not None for m in measured):
-            best = Range(max(m.value for m in found), max(m.low for m in found), max(m.high for m in found))
+        kernels = [range_of(cast("Ceiling", c)) for name, c in level.items() if name.endswith("_bytes_per_s")]
+        known = [kernel for kernel in kernels if kernel is not None]
+        if known:
+            known += [speeds[0][1]] if speeds else []
+            best = Range(max(k.value for k in known), max(k.low for k in known), max(k.high for k in known))
             speeds.insert(0, (_capacity(level), best))
     return speeds
 
@@ -205,10 +208,10 @@ class Position:
 
 
 def positions(
-    rows: Sequence[Mapping[str, Any]],
-    times: Iterable[Mapping[str, Any]] | None,
+    rows: Sequence[OperatorCount],
+    times: Iterable[OperatorTime] | None,
     peaks: Mapping[str, Ceiling],
-    levels: Sequence[Level],
+    levels: Sequence[MemoryLevel],
     *,
     float32_as: str = "fp32",
 ) -> list[Position]:
@@ -217,25 +220,25 @@ def positions(
     `rows` and `times` are those of a trace, `peaks` and `levels` the `matmul` and `memory_levels` of a document of
     ceilings. `float32_as` is "tf32" where float32 products run in it. An operator's working set is what a call moves.
     """
-    spent = list(times or ())
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    seconds_of = list(times or ())
+    groups: dict[tuple[str, str], list[OperatorCount]] = {}
     for row in rows:
         groups.setdefault((row["phase"], row["operator_class"]), []).append(row)
         groups.setdefault((row["phase"], ALL), []).append(row)
     named = {**MODE_OF_DTYPE, "float32": float32_as}
     out = []
     for (phase, kind), group in groups.items():
-        own = [t["seconds"] for t in spent if t["phase"] == phase and kind in (t["operator_class"], ALL)]
+        own = [t["seconds"] for t in seconds_of if t["phase"] == phase and kind in (t["operator_class"], ALL)]
         seconds = positive_or_none(sum(own)) if own else None
         out.append(_position(phase, kind, group, seconds, peaks, levels, named))
     return out
 
 
 def step_position(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[OperatorCount],
     step_s: float | None,
     peaks: Mapping[str, Ceiling],
-    levels: Sequence[Level],
+    levels: Sequence[MemoryLevel],
     *,
     float32_as: str = "fp32",
 ) -> Position:
@@ -246,10 +249,10 @@ def step_position(
 def _position(
     phase: str,
     kind: str,
-    group: Sequence[Mapping[str, Any]],
+    group: Sequence[OperatorCount],
     seconds: float | None,
     peaks: Mapping[str, Ceiling],
-    levels: Sequence[Level],
+    levels: Sequence[MemoryLevel],
     named: Mapping[str, str],
 ) -> Position:
     flops, moved = sum(row["flops"] for row in group), sum(row["bytes"] for row in group)
@@ -276,14 +279,14 @@ def _position(
     )
 
 
-def _compute_s(row: Mapping[str, Any], peaks: Mapping[str, Ceiling], named: Mapping[str, str]) -> Range | None:
+def _compute_s(row: OperatorCount, peaks: Mapping[str, Ceiling], named: Mapping[str, str]) -> Range | None:
     if not row["flops"]:
         return NOTHING
     peak = range_of(peaks.get(named.get(row["dtype"], ""), None))
     return peak.over(row["flops"]) if peak is not None else None
 
 
-def _memory_s(row: Mapping[str, Any], speeds: Sequence[tuple[float, Range]]) -> Range | None:
+def _memory_s(row: OperatorCount, speeds: Sequence[tuple[float, Range]]) -> Range | None:
     speed = _bandwidth(row["bytes"] / row["calls"], speeds)
     return speed.over(row["bytes"]) if speed is not None else None
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmbench.contract.errors import UserError
 
 if TYPE_CHECKING:
+    from llmbench.contract.record import Record
     from llmbench.records.read import Run
 from llmbench.api.options import check_budget
 
@@ -21,28 +22,28 @@ GIVEN = "given objects"
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What bounds a step: the verdict, and what it rests on. Printing it shows the tables of `llmbench diagnose`."""
+    """The verdict on what bounds a step, and its evidence. Printing it shows the tables of `llmbench diagnose`."""
 
     run: Run
-    causes: Mapping[str, str] = field(default_factory=dict)  # what each is
+    causes: Mapping[str, str] = field(default_factory=dict)  # cause -> its description
 
     @cached_property
     def document(self) -> dict[str, Any]:
-        """Return what `llmbench diagnose --json` prints: the fields of a cell, `bottlenecks` and `remedies`."""
+        """The document of `llmbench diagnose --json`: the fields of a cell, `bottlenecks` and `remedies`."""
         from llmbench.report.formats import json
 
-        return json.one(self.run)
+        return json.single_cell(self.run)
 
     @property
     def verdict(self) -> str:
-        """Return the cause that bounds the step, else `balanced`, `undecided` or `unisolated`."""
+        """The cause that bounds the step, else `balanced`, `undecided` or `unisolated`."""
         return str(self.document["verdict"])
 
     @property
     def headroom_x(self) -> float | None:
-        """Return the step time over the step time without the cause, measured; None where no cause is named."""
-        found: float | None = self.document["headroom_measured_x"]
-        return found
+        """The measured step time over the step time without the cause; None where no cause is named."""
+        headroom: float | None = self.document["headroom_measured_x"]
+        return headroom
 
     def __str__(self) -> str:
         from llmbench.report.formats import terminal
@@ -58,8 +59,8 @@ class Diagnosis:
         from llmbench.report.formats.notebook import tables_html
         from llmbench.report.tables import diagnosis
 
-        said = "".join(f"<p>{escape(line)}</p>" for line in diagnosis.lines(self.run, self.causes))
-        return said + tables_html(diagnosis.tables(self.run))
+        paragraphs = "".join(f"<p>{escape(line)}</p>" for line in diagnosis.lines(self.run, self.causes))
+        return paragraphs + tables_html(diagnosis.tables(self.run))
 
     def __repr__(self) -> str:
         x = self.headroom_x
@@ -79,18 +80,22 @@ def diagnose(
     verify: str = "verdict",
     plugins: Sequence[str | Path] = (),
 ) -> Diagnosis:
-    """Find out what bounds a training step, remove it, and measure again, in this process and `budget_s` seconds.
+    """Find what bounds a training step, remove it, and measure again, in this process, in about `budget_s` seconds.
 
     ::
 
         import llmbench
-        found = llmbench.diagnose(model=model, data=loader, optimizer=optimizer)
-        print(found)
+        diagnosis = llmbench.diagnose(model=model, data=loader, optimizer=optimizer)
+        print(diagnosis)
 
-    `model` is a torch module, `data` batches that can be iterated again and again (dicts of tensors, or tuples),
-    `optimizer` defaults to a fused AdamW, `loss(output, batch)` to `output.loss`; `step(batch)` is your own step where
-    it is not forward, backward and update. `verify` is "verdict" (the leading suspects) or "all" (every cause). Model
-    and optimizer are given back as they were. Raises UserError, in one line, for what cannot be diagnosed.
+    - `model`: a torch module.
+    - `data`: batches (dicts of tensors, or tuples) that can be iterated again and again.
+    - `optimizer`: default: a fused AdamW.
+    - `loss`: a function of output and batch; default: `output.loss`.
+    - `step`: your own step, a function of a batch, where it is not forward, backward and update.
+    - `verify`: "verdict" removes and measures the leading suspects, "all" every cause.
+
+    The model and the optimizer are left as they were. Raises UserError, one line, for objects that cannot be diagnosed.
     """
     begun_s = time.perf_counter()
     from llmbench.execution import worker_calls
@@ -100,17 +105,17 @@ def diagnose(
     check_budget(budget_s, "budget_s")
     if verify not in ("verdict", "all"):
         raise UserError(f'verify {verify!r}: write "verdict" or "all"')
-    given: Mapping[str, Any] = {"model": model, "data": data, "optimizer": optimizer, "loss": loss, "step": step}
+    objects: Mapping[str, object] = {"model": model, "data": data, "optimizer": optimizer, "loss": loss, "step": step}
     registry = resolve(worker_calls.FIND_PLUGINS)([str(Path(file).resolve()) for file in plugins])
     environment = resolve(worker_calls.CAPTURE_ENVIRONMENT)()
-    allowance = resolve(worker_calls.TIME_BUDGET)(budget_s, begun_s)
-    allowance.spent_s["start_s"] = time.perf_counter() - begun_s
+    time_budget = resolve(worker_calls.TIME_BUDGET)(budget_s, begun_s)
+    time_budget.spent_s["start_s"] = time.perf_counter() - begun_s
     record = resolve(worker_calls.DIAGNOSE_GIVEN)(
-        {**given, "device": device, "precision": precision},
+        {**objects, "device": device, "precision": precision},
         name=GIVEN,
         mode=verify,
-        allowance=allowance,
+        time_budget=time_budget,
         registry=registry,
     )
-    run = Run(GIVEN, [{**record, "environment_id": "here"}], {"here": environment}, {}, {})
+    run = Run(GIVEN, [cast("Record", {**record, "environment_id": "here"})], {"here": environment}, {}, {})
     return Diagnosis(run, resolve(worker_calls.DESCRIBE_CAUSES)(registry))

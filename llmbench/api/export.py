@@ -21,7 +21,7 @@ _SUFFIX = {"parquet": ".parquet", "csv": ".csv", "pytest-benchmark": ".json", "b
 
 
 def export_runs(runs: list[Run], form: str, output: Path | None, *, samples: bool, keep_personal: bool) -> Path:
-    """Write `runs` to one file and return it. Raises UserError for what does not go together."""
+    """Write `runs` to one file and return it. Raises UserError for options that do not go together."""
     from llmbench.records.read import guard_bundles
 
     if form not in FORMATS:
@@ -65,7 +65,7 @@ def _bundle(run: Run, *, keep_personal: bool) -> bytes:
 
 
 def personal_names() -> list[str]:
-    """Return the names of the user and of the machine, as far as they can be found out."""
+    """Return the names of the user and of the machine, as far as they are known."""
     names = [platform.node(), platform.node().partition(".")[0], Path.home().name]
     with contextlib.suppress(KeyError, OSError, ImportError):
         names.append(getpass.getuser())

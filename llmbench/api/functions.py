@@ -1,4 +1,4 @@
-"""llmbench from a script or a notebook: what the command line does, as functions."""
+"""llmbench from a script or a notebook: the commands as functions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(
     plugins: Sequence[str | Path] = (),
     quiet: bool = False,
 ) -> Results:
-    """Plan and run suites (names of shipped ones or YAML files; default `quick`), and return what is recorded.
+    """Plan and run suites (names of shipped ones, or YAML files; default: `quick`), and return their results.
 
     ::
 
@@ -38,9 +38,9 @@ def run(
         results = llmbench.run("quick", settings={"model": ["lstm", "gpt"]}, keep="not eval")
         results.cells[["model", "step_ms", "verdict"]]
 
-    It is `llmbench run`: `settings` are its `--set`, `keep` its `-k`, `remedies` its `--remedies` (or names, its
-    `--remedy`). The run directory (`output`, else `results/local/SUITE`) is resumed where it exists. A cell that fails
-    raises nothing: see `Results.ok`. Raises UserError, in one line, for a mistake in a suite or a setting.
+    It does what `llmbench run` does. `settings` are its `--set`, `keep` its `-k`, `remedies` its `--remedies` (or a
+    list of names, its `--remedy`). An existing run directory (`output`, else `results/local/SUITE`) is resumed. A cell
+    that fails raises nothing: see `Results.ok`. Raises UserError, one line, for a mistake in a suite or a setting.
     """
     from llmbench.api import runs as running
     from llmbench.api.results import Results, settings_text
@@ -71,9 +71,10 @@ def run(
 
 
 def load(*paths: str | Path, baseline: str | None = None, plugins: Sequence[str | Path] = ()) -> Results:
-    """Return recorded runs: run directories, bundles, or folders of them. `baseline`: the one others are held against.
+    """Return recorded runs: `paths` are run directories, bundles, or folders of them.
 
-    Raises RunDirError for a path that holds no run, UserError for a `baseline` that is none of them.
+    `baseline` is the name of the run that the others are compared with. Raises RunDirError for a path without a run,
+    UserError for a `baseline` that is none of the runs.
     """
     from llmbench.api.results import Results
     from llmbench.api.runs import discover_noting
@@ -96,10 +97,11 @@ def planned(
     keep: str | None = None,
     plugins: Sequence[str | Path] = (),
 ) -> DataFrame:
-    """Return the cells of a suite in the order they would run: what each depends on, takes at least, or cannot run for.
+    """Return the cells of a suite, a row each, in the order in which they would run; nothing is run.
 
-    A row per cell, as in `llmbench plan --json`: its fields, `depends_on`, `blocked`, `parameters`,
-    `predicted_step_s`, `predicted_s`, `predicted_memory_mib` (None where a ceiling or a formula is missing).
+    The columns are those of `llmbench plan --json`: the fields of the cell, `depends_on` (the cells that it starts
+    from), `blocked` (why it cannot run), `parameters`, and lower bounds: `predicted_step_s`, `predicted_s`,
+    `predicted_memory_mib` (None where a ceiling or a formula is missing).
     """
     import pandas as pd
 
@@ -109,11 +111,14 @@ def planned(
 
     registry = running.discover_noting(tuple(map(str, plugins)))
     one = running.plan_suite(str(suite), registry, settings_text(settings), keep)
-    return pd.DataFrame(plan_document([one], running.predicted([one], registry))["plans"][0]["cells"])
+    return pd.DataFrame(plan_document([one], running.predict_costs([one], registry))["plans"][0]["cells"])
 
 
 def found_plugins(*, plugins: Sequence[str | Path] = ()) -> DataFrame:
-    """Return every plugin that is found: name, kind, owner, version, and what it supports; broken ones are noted."""
+    """Return a row for each plugin: name, kind, owner, version, and what it supports.
+
+    Plugins that cannot be loaded are named on standard error.
+    """
     import pandas as pd
 
     from llmbench.api.runs import discover_noting
@@ -123,7 +128,10 @@ def found_plugins(*, plugins: Sequence[str | Path] = ()) -> DataFrame:
 
 
 def calibrate(device: str = "auto", *, fresh: bool = False, quiet: bool = False) -> dict[str, Any]:
-    """Return the ceilings of this machine, as `llmbench calibrate --json` prints them; measured if not kept yet."""
+    """Return the ceilings of this machine, as `llmbench calibrate --json` prints them.
+
+    They are measured (about 10 s) where the cache has none, or with `fresh`.
+    """
     from llmbench.api.machine import ceilings_of
     from llmbench.api.runs import note
 
@@ -131,7 +139,7 @@ def calibrate(device: str = "auto", *, fresh: bool = False, quiet: bool = False)
 
 
 def doctor() -> dict[str, Any]:
-    """Return what of this machine can be used (`environment`), and what is missing (`problems`, a line each)."""
+    """Return `environment`, the parts of this machine that can be used, and `problems`, a line for each."""
     from llmbench.api.machine import examine
 
     environment, problems = examine()
@@ -147,7 +155,7 @@ def plant(
     seconds: float = 0.7,
     budget_s: float = 12.0,
 ) -> dict[str, Any]:
-    """Plant known bottlenecks, score what `diagnose` says of them, and return the summary: `llmbench planted`."""
+    """Plant known bottlenecks, diagnose them, and return the score of the diagnoses, as `llmbench planted` does."""
     from llmbench.api.runs import note
     from llmbench.planted.kit import plant as plant_cases
 

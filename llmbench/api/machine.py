@@ -1,4 +1,4 @@
-"""What `llmbench doctor` and `llmbench calibrate` do: ask this machine what it has, and what it can do at best."""
+"""Questions to this machine: what it has (`llmbench doctor`) and what it can do at best (`llmbench calibrate`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmbench.api.runs import asking, discover_noting
+from llmbench.api.runs import discover_noting, open_executor
 from llmbench.contract.errors import UserError
 from llmbench.execution.worker_calls import CAPTURE_ENVIRONMENT
 
@@ -32,14 +32,14 @@ def _is_installed(package: str) -> bool:
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:
-    """Return the environment (empty where no process can look at it), and what is missing or broken, a line each."""
+    """Return the environment (empty where no process can look at it), and a line for each problem."""
     from llmbench.plugins.discovery import discover
 
     registry = discover((), Path.cwd())
     problems = registry.notes()
     environment: dict[str, Any] = {}
     try:
-        with asking() as executor:
+        with open_executor() as executor:
             environment = dict(executor.call(CAPTURE_ENVIRONMENT))
     except (RuntimeError, UserError) as error:
         problems.append(f"no process can look at this machine: {(str(error).splitlines() or ['unknown'])[-1]}")
@@ -58,7 +58,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
 
 
 def ceilings_of(device: str, *, fresh: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return the ceilings of `device` (`auto`: the best there is), measured where they are not known or `fresh`.
+    """Return the ceilings of `device` (`auto`: the best there is), measured where the cache has none, or `fresh`.
 
     Raises UserError for a device that is not there.
     """
@@ -67,7 +67,7 @@ def ceilings_of(device: str, *, fresh: bool, say: Callable[[str], None]) -> dict
     from llmbench.execution.calibration import ensure
 
     precisions = [provided.spec for provided in discover_noting(()).by_kind["precision"].values()]
-    with asking() as executor:
+    with open_executor() as executor:
         environment = dict(executor.call(CAPTURE_ENVIRONMENT))
         chosen = best_device(environment) if device == "auto" else device
         try:

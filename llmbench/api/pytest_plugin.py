@@ -4,10 +4,10 @@
     pytest suites/quick.yaml --benchmark-compare --benchmark-compare-fail=mean:5%
 
 A file is collected where it is named on the command line or lies below a folder of the ini option `llmbench_suites`,
-and looks like a suite. The cells that are left after `-k` are measured by one `llmbench run` when the first of them
-starts; every test then replays its recorded steps to the `benchmark` fixture. Nothing of llmbench is imported before.
+and looks like a suite. One `llmbench run` measures the cells that are left after `-k`, when the first of them starts.
+Every test then replays its recorded steps to the `benchmark` fixture. Nothing of llmbench is imported before that.
 
-The fixture `llmbench_conformance` makes checks of the conformance kit (`llmbench.conformance`) in a plugin's own tests.
+The fixture `llmbench_conformance` runs checks of the conformance kit (`llmbench.conformance`) in a plugin's own tests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pytest
 
 #: A suite has one of these at the top level.
 _SUITE = re.compile(r"^(?:matrix|extends|include)\s*:", re.MULTILINE)
-_LARGEST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20  # larger files are no suites, and are not read
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,40 +40,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Collect a suite that was asked for; any other file is nobody's business here."""
-    if file_path.suffix not in (".yaml", ".yml") or not _asked_for(file_path, parent.config):
+    """Collect a suite that was asked for, and no other file."""
+    if file_path.suffix not in (".yaml", ".yml") or not _is_requested(file_path, parent.config):
         return None
     return SuiteFile.from_parent(parent, path=file_path) if _looks_like_suite(file_path) else None
 
 
-def _asked_for(path: Path, config: pytest.Config) -> bool:
-    given = {(config.invocation_params.dir / str(arg).partition("::")[0]).resolve() for arg in config.args}
+def _is_requested(path: Path, config: pytest.Config) -> bool:
+    arguments = {(config.invocation_params.dir / str(arg).partition("::")[0]).resolve() for arg in config.args}
     folders = [Path(folder).resolve() for folder in config.getini("llmbench_suites")]
-    return path.resolve() in given or any(path.resolve().is_relative_to(folder) for folder in folders)
+    return path.resolve() in arguments or any(path.resolve().is_relative_to(folder) for folder in folders)
 
 
 def _looks_like_suite(path: Path) -> bool:
     try:
-        return path.stat().st_size <= _LARGEST_BYTES and bool(_SUITE.search(path.read_text(encoding="utf-8")))
+        return path.stat().st_size <= _MAX_BYTES and bool(_SUITE.search(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError):
         return False
 
 
 @pytest.fixture(scope="session")
 def llmbench_conformance() -> Callable[[str, str, str], None]:
-    """Return a function of kind, plugin and check, that passes, fails or skips as the check does.
+    """Return a function of kind, plugin and check, which passes, fails or skips as the check does.
 
-    All checks of a plugin are made when the first one is asked for, in one process.
+    All checks of a plugin run when the first one is asked for, in one process.
     """
     from llmbench import conformance
 
-    made: dict[tuple[str, str], dict[str, conformance.Verdict]] = {}
+    verdicts_of: dict[tuple[str, str], dict[str, conformance.Verdict]] = {}
 
     def conforms(kind: str, plugin: str, check: str) -> None:
-        if (kind, plugin) not in made:
-            found = conformance.check(plugin, kind=kind)
-            made[kind, plugin] = {one.check: one for one in found if one.kind in (kind, "plugin")}
-        verdicts = made[kind, plugin]
+        if (kind, plugin) not in verdicts_of:
+            results = conformance.check(plugin, kind=kind)
+            verdicts_of[kind, plugin] = {one.check: one for one in results if one.kind in (kind, "plugin")}
+        verdicts = verdicts_of[kind, plugin]
         if check not in verdicts:
             _fail(str(next(iter(verdicts.values()), f"no check is called {check!r}")))
         if verdicts[check].status == conformance.FAILED:
@@ -85,39 +85,39 @@ def llmbench_conformance() -> Callable[[str, str, str], None]:
 
 
 class SuiteError(Exception):
-    """What llmbench said about a suite that it cannot plan or run."""
+    """The message of llmbench about a suite that it cannot plan or run."""
 
 
 class SuiteFile(pytest.File):
     """A suite; its tests are its cells."""
 
-    measured: Mapping[str, list[Mapping[str, Any]]] | None = None
+    records_by_cell: Mapping[str, list[Mapping[str, Any]]] | None = None
 
     def collect(self) -> Iterator[pytest.Item]:
-        """Yield a test per cell, named by what it is: the name stays when llmbench or the data changes."""
+        """Yield a test per cell, named by its fields: the name stays when llmbench or the data changes."""
         from llmbench.contract.cell import label_of
         from llmbench.report.cells.variants import find_variants
 
         plan = json.loads(self._llmbench("plan", str(self.path), "--json", *self._options()))
         cells = plan["plans"][0]["cells"]
-        timed = self.config.pluginmanager.hasplugin("benchmark")
+        has_benchmark = self.config.pluginmanager.hasplugin("benchmark")
         for cell, variant in zip(cells, find_variants(cells), strict=True):
             name = label_of(cell) + (f" {variant}" if variant else "")
             clock, replay = _clock()
-            item = CellTest.from_parent(self, name=name, callobj=_timed if timed else _untimed)
+            item = CellTest.from_parent(self, name=name, callobj=_replay_steps if has_benchmark else _require_steps)
             item.cell, item.replay = cell, replay
             item.add_marker(pytest.mark.benchmark(group=str(cell["stage"]), timer=clock, warmup=False))
             yield item
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any) -> Any:
-        """Show what is wrong with a suite as the one line that it is."""
+        """Show a mistake in a suite as one line."""
         return str(excinfo.value) if isinstance(excinfo.value, SuiteError) else super().repr_failure(excinfo)
 
     def records(self, cell_id: str) -> list[Mapping[str, Any]]:
         """Return the records of a cell, in the order of repeats; the first call measures all selected cells."""
-        if self.measured is None:
-            self.measured = self._measure()
-        return self.measured.get(cell_id, [])
+        if self.records_by_cell is None:
+            self.records_by_cell = self._measure()
+        return self.records_by_cell.get(cell_id, [])
 
     def _measure(self) -> dict[str, list[Mapping[str, Any]]]:
         from llmbench.contract.errors import UserError
@@ -135,8 +135,8 @@ class SuiteFile(pytest.File):
 
     def _run(self) -> Path:
         """Measure the cells whose tests will run; return the run directory."""
-        kept = self.config.getoption("llmbench_output")
-        folder = Path(kept).absolute() / self.path.stem if kept else _temporary(self.config) / self.path.stem
+        output = self.config.getoption("llmbench_output")
+        folder = Path(output).absolute() / self.path.stem if output else _temporary(self.config) / self.path.stem
         ours = [item for item in self.session.items if isinstance(item, CellTest) and item.parent is self]
         keep = " or ".join(str(item.cell["cell_id"]) for item in ours if not item.cell["blocked"])
         words = ["run", str(self.path), "-o", str(folder), "--fresh", "--quiet", "--json", "-k", keep]
@@ -152,7 +152,7 @@ class SuiteFile(pytest.File):
         return options
 
     def _llmbench(self, *words: str, failed_cells: bool = False) -> str:
-        """Return the standard output of llmbench, in a process of its own. SuiteError: it did not come to its end."""
+        """Run llmbench in a process of its own; return its standard output. Raises SuiteError where it fails."""
         command = [sys.executable, "-m", "llmbench", *words]
         done = subprocess.run(
             command, cwd=self.config.invocation_params.dir, capture_output=True, text=True, check=False
@@ -169,15 +169,15 @@ class CellTest(pytest.Function):
     replay: Callable[[Sequence[float]], None]
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        """Name the suite, and not this file."""
+        """Return the suite as the place of the test, instead of this file."""
         return self.path, None, self.name
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any) -> Any:
-        """Show what llmbench said; there is no code of the user's to look at."""
+        """Show the message of llmbench alone: no code of the user is involved."""
         return str(excinfo.value) if isinstance(excinfo.value, SuiteError) else super().repr_failure(excinfo)
 
 
-def _timed(request: pytest.FixtureRequest, benchmark: Any) -> None:
+def _replay_steps(request: pytest.FixtureRequest, benchmark: Any) -> None:
     """Replay the steps of a cell to pytest-benchmark."""
     test = request.node
     times = _step_times(test)
@@ -186,8 +186,8 @@ def _timed(request: pytest.FixtureRequest, benchmark: Any) -> None:
     benchmark.pedantic(_nothing, rounds=len(times), iterations=1, warmup_rounds=0)
 
 
-def _untimed(request: pytest.FixtureRequest) -> None:
-    """Only see whether a cell runs: pytest-benchmark is not there."""
+def _require_steps(request: pytest.FixtureRequest) -> None:
+    """Check that a cell runs: pytest-benchmark, which would time it, is not installed."""
     _step_times(request.node)
 
 
@@ -214,12 +214,14 @@ def _fail(why: str) -> None:
 
 
 def _nothing() -> None:
-    """Take no time: the clock replays what was measured."""
+    """Take no time: the clock replays the recorded steps."""
 
 
 def _clock() -> tuple[Callable[[], float], Callable[[Sequence[float]], None]]:
-    """Return a clock whose every second reading is later than the one before by the next recorded step, and what
-    gives it the steps."""
+    """Return a clock that replays steps, and the function that gives it the steps.
+
+    Every second reading is later than the one before, by the next recorded step.
+    """
     ends: Iterator[float] = iter(())
     running = False
 
@@ -236,7 +238,7 @@ def _clock() -> tuple[Callable[[], float], Callable[[Sequence[float]], None]]:
 
 
 def _temporary(config: pytest.Config) -> Path:
-    """Return a folder that is taken away when pytest ends."""
+    """Return a folder that is removed when pytest ends."""
     import tempfile
 
     folder = tempfile.TemporaryDirectory(prefix="llmbench-pytest-")

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """One or many runs. Printing it shows the tables of `llmbench report`; a notebook shows them with the rest folded.
+    """One or several runs. Printing it shows the tables of `llmbench report`; a notebook shows the rest folded.
 
-    The tables (`cells`, `bottlenecks`, `remedies` ...) are DataFrames whose columns `columns(name)` explains; what is
-    not known is missing, and `cells` has a column `reasons.NAME` that says why. `folders` are the run directories.
+    The tables (`cells`, `bottlenecks`, `remedies` ...) are DataFrames; `columns(name)` explains their columns. A value
+    that is not known is missing, and the column `reasons.NAME` of `cells` says why. `folders` are the run directories.
     """
 
     runs: tuple[Run, ...]
@@ -35,14 +35,14 @@ class Results:
 
     @cached_property
     def report(self) -> Report:
-        """The report that all formats are made of; reporters of plugins are given it."""
+        """The report that all formats are made from; plugins that are reporters get it, too."""
         from llmbench.report.write import report_of
 
         return report_of(self.runs, self.registry, self.baseline)
 
     @property
     def document(self) -> dict[str, Any]:
-        """What `llmbench report --format json` prints, as a dict."""
+        """The document of `llmbench report --format json`, as a dict."""
         return self.report.document
 
     @property
@@ -52,7 +52,7 @@ class Results:
 
     @property
     def findings(self) -> list[str]:
-        """What bounds each kind of work and what to do, in sentences."""
+        """Sentences that say what bounds each kind of work, and what to do."""
         return [finding.text for finding in self.report.findings]
 
     @property
@@ -70,7 +70,7 @@ class Results:
         return frame(self.report, name)
 
     def columns(self, name: str) -> DataFrame:
-        """Return what the columns of a table mean: a row per column, `column` and `meaning`."""
+        """Return the meanings of a table's columns: a row per column, `column` and `meaning`."""
         import pandas as pd
 
         from llmbench.report.tables.column_meanings import meaning
@@ -118,7 +118,7 @@ class Results:
         return self.frame("samples")
 
     def render(self, form: str) -> str | bytes:
-        """Return the report in a format of `llmbench report` (`markdown`, `html`, or what a plugin brings)."""
+        """Return the report in a format of `llmbench report`: `markdown`, `html`, or one of a plugin."""
         document: str | bytes = self.registry.get("reporter", form).render(self.report)
         return document
 
@@ -148,12 +148,15 @@ class Results:
         margin_pct: float | None = None,
         noise_floor_pct: float | None = None,
     ) -> Compared:
-        """Return what is slower, faster, the same or undecided in `head`, cell by cell; both hold one run."""
+        """Compare `head` with this run, cell by cell: slower, faster, the same or undecided. Both hold one run.
+
+        The limits are those of `llmbench compare`.
+        """
         from llmbench.analysis.comparison import compare_runs
 
-        for one in (self, head):
-            if len(one.runs) != 1:
-                raise UserError(f"{len(one.runs)} runs cannot be compared as one; load one run on each side")
+        for side in (self, head):
+            if len(side.runs) != 1:
+                raise UserError(f"{len(side.runs)} runs cannot be compared as one; load one run on each side")
         limits: dict[str, Any] = {
             "fail_on_pct": fail_on_pct,
             "margin_pct": margin_pct,
@@ -164,7 +167,7 @@ class Results:
     def export(
         self, to: str, path: str | Path | None = None, *, samples: bool = False, keep_personal: bool = False
     ) -> Path:
-        """Write what `llmbench export --to` writes: parquet, csv, pytest-benchmark or bundle. Return the file."""
+        """Write a file as `llmbench export --to` does (parquet, csv, pytest-benchmark or bundle); return its path."""
         from llmbench.api.export import export_runs
 
         return export_runs(
@@ -202,48 +205,48 @@ class Page:
 
 @dataclass(frozen=True)
 class Compared:
-    """Two runs side by side. Printing it shows what `llmbench compare` prints."""
+    """Two runs side by side. Printing it shows the output of `llmbench compare`."""
 
-    found: Comparison = field(repr=False)
+    comparison: Comparison = field(repr=False)
 
     @property
     def document(self) -> dict[str, Any]:
-        """What `llmbench compare --format json` prints, as a dict."""
+        """The document of `llmbench compare --format json`, as a dict."""
         from llmbench.report.tables.comparison import document
 
-        return document(self.found)
+        return document(self.comparison)
 
     @property
     def regressed(self) -> tuple[str, ...]:
         """The cells that are slower than `fail_on_pct` with confidence."""
-        return self.found.regressions
+        return self.comparison.regressions
 
     @property
     def cells(self) -> DataFrame:
         """One row per cell that was measured in both runs."""
         import pandas as pd
 
-        from llmbench.report.formats.parquet import flat
+        from llmbench.report.formats.flat import flat_row
 
-        return pd.DataFrame([dict(flat(row)) for row in self.document["cells"]])
+        return pd.DataFrame([flat_row(row) for row in self.document["cells"]])
 
     @property
     def tables(self) -> list[Table]:
-        """What differs between the machines, what cannot be paired, and what changed."""
+        """Differences between the machines, cells that cannot be paired, and changes."""
         from llmbench.report.tables.comparison import tables
 
-        return tables(self.found)
+        return tables(self.comparison)
 
     def markdown(self) -> str:
-        """Return the comparison as it fits a pull-request comment."""
+        """Return the comparison as Markdown that fits a pull-request comment."""
         from llmbench.report.tables.comparison import comment
 
-        return comment(self.found)
+        return comment(self.comparison)
 
     def __str__(self) -> str:
         from llmbench.report.tables import comparison
 
-        return f"{text_of(self.tables)}{comparison.summary(self.found)}"
+        return f"{text_of(self.tables)}{comparison.summary(self.comparison)}"
 
     def _repr_html_(self) -> str:
         from llmbench.report.formats.notebook import tables_html
@@ -252,7 +255,7 @@ class Compared:
 
 
 def text_of(tables: Sequence[Table]) -> str:
-    """Return tables as a terminal shows them, without colour."""
+    """Return the tables as text, without colour."""
     from llmbench.report.formats import terminal
 
     out = io.StringIO()

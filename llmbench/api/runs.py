@@ -1,4 +1,4 @@
-"""What `llmbench run` and `llmbench.run` do: plan suites, run them into run directories, write their reports."""
+"""Runs of suites: plan suites, run them into run directories, write their reports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ START_METHODS = ("forkserver", "spawn")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How suites are planned and run; fields as the options of `llmbench run`. `again`: what resumes it, in words."""
+    """How suites are planned and run: the options of `llmbench run`. `again` says, in words, how to resume a run."""
 
     settings: tuple[str, ...] = ()
     expression: str | None = None
@@ -55,7 +55,7 @@ def note(text: str) -> None:
 
 
 def discover_noting(plugin_files: Sequence[str]) -> Registry:
-    """Find the plugins; say on standard error which could not be loaded, and go on with the others."""
+    """Return the plugins; name on standard error those that cannot be loaded."""
     from llmbench.plugins.discovery import discover
 
     registry = discover(plugin_files, Path.cwd())
@@ -70,25 +70,25 @@ def plan_suite(suite: str, registry: Registry, settings: Sequence[str], expressi
     from llmbench.suite.file import load_suite
     from llmbench.suite.plan import plan_cells
 
-    loaded = load_suite(suite, settings)
+    content = load_suite(suite, settings)
     with keep_standard_output():  # plugins look at their data
-        planned = plan_cells(loaded, registry, keep=expression)
-    if any(one.cell.device == "auto" for one in planned.cells):
-        planned = plan_cells(loaded, registry, keep=expression, devices=_devices())
-    if not planned.cells:
-        raise UserError(f"suite {loaded.name!r} has no cells; remove an exclude, or give it an axis")
-    return planned
+        plan = plan_cells(content, registry, keep=expression)
+    if any(planned.cell.device == "auto" for planned in plan.cells):
+        plan = plan_cells(content, registry, keep=expression, devices=_devices())
+    if not plan.cells:
+        raise UserError(f"suite {content.name!r} has no cells; remove an exclude, or give it an axis")
+    return plan
 
 
 def _devices() -> list[str]:
-    """Return the devices of this machine, asked in a process of its own: looking loads torch."""
-    with asking() as executor:
+    """Return the devices of this machine; a process of its own looks, since looking loads torch."""
+    with open_executor() as executor:
         return [device["device"] for device in executor.call(LIST_DEVICES)]
 
 
 @contextlib.contextmanager
-def asking() -> Any:
-    """Return an executor for questions to this machine, outside of any run."""
+def open_executor() -> Any:
+    """Provide an executor for questions to this machine, outside of any run."""
     import tempfile
 
     from llmbench.execution.local import LocalExecutor
@@ -100,28 +100,28 @@ def asking() -> Any:
         yield executor
 
 
-def predicted(plans: Sequence[Plan], registry: Registry) -> dict[str, Prediction]:
-    """Return cell id -> the least time and state, from the ceilings that are kept."""
+def predict_costs(plans: Sequence[Plan], registry: Registry) -> dict[str, Prediction]:
+    """Return cell id -> its least time and memory, from the ceilings in the cache."""
     from llmbench.analysis.lower_bounds import predictions
     from llmbench.contract.ceilings import precision_modes
     from llmbench.execution.calibration import latest
 
     modes = precision_modes(vars(provided.spec) for provided in registry.by_kind["precision"].values())
-    kept = {device: latest(device) for device in {one.cell.device for plan in plans for one in plan.cells}}
-    docs = {device: {**doc, "precisions": modes} for device, doc in kept.items() if doc is not None}
-    return {name: one for plan in plans for name, one in predictions(plan, registry, docs).items()}
+    latest_docs = {device: latest(device) for device in {one.cell.device for plan in plans for one in plan.cells}}
+    docs = {device: {**doc, "precisions": modes} for device, doc in latest_docs.items() if doc is not None}
+    return {name: cost for plan in plans for name, cost in predictions(plan, registry, docs).items()}
 
 
 def run_suites(
     suites: Sequence[str], plans: Sequence[Plan], output: Path | None, registry: Registry, options: RunOptions
 ) -> tuple[list[Path], list[Run], bool]:
-    """Run the plans of `suites`; return the run directories, what is recorded in them, and whether a cell failed."""
+    """Run the plans of `suites`; return the run directories, the runs in them, and whether a cell failed."""
     folders = _folders(plans, output)
     any_failed, runs = False, []
     for name, plan, folder in zip(suites, plans, folders, strict=True):
-        failed, done = _run_one(name, plan, folder, registry, options)
+        failed, run = _run_one(name, plan, folder, registry, options)
         any_failed |= failed
-        runs.append(done)
+        runs.append(run)
     return folders, runs, any_failed
 
 
@@ -143,7 +143,7 @@ def _folders(plans: Sequence[Plan], output: Path | None) -> list[Path]:
 
 
 def _run_one(suite: str, plan: Plan, folder: Path, registry: Registry, options: RunOptions) -> tuple[bool, Run]:
-    """Run one plan into `folder`; return whether a cell failed, and what is recorded. Ctrl-C says how to go on."""
+    """Run one plan into `folder`; return whether a cell failed, and the run. After Ctrl-C a note says how to go on."""
     from llmbench.records.read import read_json, read_runs
     from llmbench.records.run_dir import RunDir
 
@@ -157,16 +157,16 @@ def _run_one(suite: str, plan: Plan, folder: Path, registry: Registry, options: 
         try:
             failed, better = _execute(plan, run_dir, registry, options)
             if better:
-                more = _recommended(suite, plan, better, registry, options)
+                more = _commands_of(suite, plan, better, registry, options)
                 run_dir.write_json("commands.json", known | more)
         except KeyboardInterrupt:
             note(f"interrupted; what was measured is kept in {folder}; go on with: {options.again}")
             raise
         finally:
             if (folder / "records.jsonl").exists():
-                (done,) = read_runs(folder)
-                _write_reports(done, run_dir, registry)
-    return failed, done
+                (run,) = read_runs(folder)
+                _write_reports(run, run_dir, registry)
+    return failed, run
 
 
 def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOptions) -> tuple[bool, dict[str, Cell]]:
@@ -206,7 +206,7 @@ def _execute(plan: Plan, run_dir: RunDir, registry: Registry, options: RunOption
                 schedule.run_plan()
                 follow_up.run(schedule)
                 better = remedy_search.run(schedule, _ceilings_of(context), options.only) if remedies else {}
-    return schedule.outcome.failed, better
+    return schedule.outcome.any_failed, better
 
 
 def _on_this_machine(context: RunContext, executor: LocalExecutor, *, quiet: bool) -> RunContext:
@@ -230,10 +230,10 @@ def _ceilings_of(context: RunContext) -> dict[str, Any]:
     return {device: documents.get(name, {}) for device, name in context.ceilings_ids.items()}
 
 
-def _recommended(
+def _commands_of(
     suite: str, plan: Plan, better: Mapping[str, Cell], registry: Registry, options: RunOptions
 ) -> dict[str, str]:
-    """Return cell id -> the command line that plans it, of the recommended cells."""
+    """Return, of the recommended cells, cell id -> the command line that plans it."""
     from llmbench.execution.remedy_search import settings_for
 
     def replan(more: Sequence[str]) -> Plan:
@@ -258,14 +258,14 @@ def _ceilings(
     *,
     quiet: bool,
 ) -> dict[str, str]:
-    """Return device -> id of its ceilings, measured where this machine is new; the run directory keeps a copy."""
+    """Return device -> id of its ceilings, measured where the cache has none; the run directory keeps a copy."""
     from llmbench.contract.errors import Unsupported
     from llmbench.execution.calibration import ensure
     from llmbench.records.read import read_json
 
     say = (lambda text: None) if quiet else note
     precisions = [provided.spec for provided in registry.by_kind["precision"].values()]
-    found: dict[str, str] = {}
+    ids: dict[str, str] = {}
     for device in sorted({one.cell.device for one in plan.cells if one.obstacle is None}):
         try:
             doc = ensure(executor, environment, device, say, precisions=precisions)
@@ -277,8 +277,8 @@ def _ceilings(
             continue
         known = read_json(run_dir.path / "ceilings.json")
         run_dir.write_json("ceilings.json", {**known, doc["ceilings_id"]: doc})
-        found[device] = doc["ceilings_id"]
-    return found
+        ids[device] = doc["ceilings_id"]
+    return ids
 
 
 def _preload(plan: Plan, registry: Registry) -> tuple[str, ...]:
@@ -294,8 +294,11 @@ def _preload(plan: Plan, registry: Registry) -> tuple[str, ...]:
 
 
 def reproduce(suite: str, options: RunOptions) -> str:
-    """Return the command line that plans the same cells; absolute paths, which would tell about this machine, become
-    variables of the shell (`--set data="$data"`) or paths relative to the current folder."""
+    """Return the command line that plans the same cells.
+
+    Absolute paths, which would tell about this machine, become variables of the shell (`--set data="$data"`) or paths
+    relative to the current folder.
+    """
     words = ["llmbench", "run", shlex.quote(_portable(suite))]
     for setting in options.settings:
         key, _, value = setting.partition("=")
@@ -313,7 +316,7 @@ def _portable(name: str) -> str:
 
 
 def _write_reports(run: Run, run_dir: RunDir, registry: Registry) -> None:
-    """Write report.md and report.html; one whose plugin is missing or fails is said on standard error."""
+    """Write report.md and report.html; name on standard error one whose plugin is missing or fails."""
     report = report_of([run], registry)
     for form, name in (("markdown", "report.md"), ("html", "report.html")):
         try:

@@ -1,4 +1,4 @@
-"""The command line. Everything that is not needed for `--help` is imported where it is used."""
+"""The command line. Modules that `--help` does not need are imported where they are used."""
 
 from __future__ import annotations
 

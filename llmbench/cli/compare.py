@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from llmbench.analysis.comparison import Comparison
     from llmbench.records.read import Run
 
-#: What `git bisect run` understands: this commit cannot be judged; stop.
-SKIP, ABORT = 125, 128
+#: Exit codes for `git bisect run`.
+SKIP = 125  # this commit cannot be judged
+ABORT = 128  # no commit can be
 FORMATS = ("terminal", "markdown", "csv", "json")
 
 
@@ -74,25 +75,25 @@ def compare_command(
     try:
         runs = _read(base), _read(head)
         with guard_bundles(runs):
-            found = run_compare(*runs, fail_on_pct=fail_on_pct, margin_pct=margin_pct, noise_floor_pct=noise_floor_pct)
-        if not found.cells:
+            result = run_compare(*runs, fail_on_pct=fail_on_pct, margin_pct=margin_pct, noise_floor_pct=noise_floor_pct)
+        if not result.cells:
             raise UserError(f"{base} and {head}: no cell was measured in both; compare runs of one suite")
     except UserError as error:
         if not bisect:
             raise
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
         return ABORT
-    _write(found, form, output)
-    return _judge(found, bisect=bisect) if fail_on_pct is not None else 0
+    _write(result, form, output)
+    return _judge(result, bisect=bisect) if fail_on_pct is not None else 0
 
 
-def _judge(found: Comparison, *, bisect: bool) -> int:
-    """Return the exit code, and name on standard error what it is for."""
-    for line in (*found.regressions, *found.failures):
+def _judge(result: Comparison, *, bisect: bool) -> int:
+    """Return the exit code, and name on standard error the cells that it is for."""
+    for line in (*result.regressions, *result.failures):
         click.echo(f"regressed: {line}", err=True)
-    if found.regressions or (found.failures and not bisect):
+    if result.regressions or (result.failures and not bisect):
         return 1
-    return SKIP if bisect and (found.failures or found.unsure) else 0
+    return SKIP if bisect and (result.failures or result.unsure) else 0
 
 
 def _read(path: Path) -> Run:
@@ -104,25 +105,25 @@ def _read(path: Path) -> Run:
     return runs[0]
 
 
-def _write(found: Comparison, form: str, output: Path | None) -> None:
+def _write(result: Comparison, form: str, output: Path | None) -> None:
     if output is None:
-        _print(found, form, sys.stdout)
+        _print(result, form, sys.stdout)
         return
     try:
         with output.open("w", encoding="utf-8") as stream:
-            _print(found, form, stream)
+            _print(result, form, stream)
     except OSError as error:
         raise UserError(f"-o {output}: cannot be written ({error.strerror}); give another file") from None
     click.echo(f"{output}: written", err=True)
 
 
-def _print(found: Comparison, form: str, stream: TextIO) -> None:
+def _print(result: Comparison, form: str, stream: TextIO) -> None:
     from llmbench.report.formats import terminal
     from llmbench.report.tables import comparison
 
     if form == "terminal":
-        terminal.render(comparison.tables(found), stream)
-        stream.write(comparison.summary(found) + "\n")
+        terminal.render(comparison.tables(result), stream)
+        stream.write(comparison.summary(result) + "\n")
         return
     render = {"markdown": comparison.comment, "csv": comparison.rows, "json": comparison.render}[form]
-    stream.write(render(found).rstrip("\n") + "\n")
+    stream.write(render(result).rstrip("\n") + "\n")

@@ -11,7 +11,7 @@ import click
 from llmbench.api.options import check_budget
 from llmbench.cli.options import json_option, plugin_option
 
-SLACK_S = 300.0  # beyond the budget, before the process is taken for dead: a model may take long to load
+SLACK_S = 300.0  # added to the budget as the time limit of the process: a model may take long to load
 
 
 @click.command("diagnose")
@@ -61,17 +61,17 @@ def diagnose_command(
         tempfile.TemporaryDirectory(prefix="llmbench-") as folder,
         LocalExecutor(log_dir=Path(folder) / "logs", start_method="spawn") as executor,
     ):
-        found = executor.call(DIAGNOSE_TARGET, target, options, timeout_s=budget_s + SLACK_S)
-    environment = found["environment"]
-    record = {**found["record"], "environment_id": "here"}
+        answer = executor.call(DIAGNOSE_TARGET, target, options, timeout_s=budget_s + SLACK_S)
+    environment = answer["environment"]
+    record = {**answer["record"], "environment_id": "here"}
     run = Run(target, [record], {"here": environment}, {}, {})
     if as_json:
         words = ["llmbench", "diagnose", target, "--budget", f"{budget_s:g}", "--verify", mode]
         words += [word for file in plugin_files for word in ("--plugin", file)]
-        document = {**report_json.one(run), "reproduce": shlex.join(words)}
+        document = {**report_json.single_cell(run), "reproduce": shlex.join(words)}
         document["reasons"].pop("reproduce", None)
         click.echo(report_json.text(document).rstrip("\n"))
     else:
-        said = "\n".join(diagnosis.lines(run, found["causes"]))
-        click.echo(f"{said}\n\n{text(diagnosis.tables(run))}", nl=False)
+        lines = "\n".join(diagnosis.lines(run, answer["causes"]))
+        click.echo(f"{lines}\n\n{text(diagnosis.tables(run))}", nl=False)
     return 0

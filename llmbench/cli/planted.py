@@ -1,4 +1,4 @@
-"""`llmbench planted`: run the planted bottlenecks and print how well they are found."""
+"""`llmbench planted`: run the planted bottlenecks and print how well diagnose names them."""
 
 from __future__ import annotations
 

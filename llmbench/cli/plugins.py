@@ -1,4 +1,4 @@
-"""`llmbench plugins`: what is found, what can be added, and how to add it."""
+"""`llmbench plugins`: list, describe, check and write plugins."""
 
 from __future__ import annotations
 
@@ -115,10 +115,10 @@ def plugins_check(
         if not as_json:
             click.echo(str(verdict))
 
-    found = conformance.check(target, kind=kind, only=only, files=plugin_files, limit_s=limit_s, on_verdict=show)
-    counts = {status: sum(one.status == status for one in found) for status in conformance.STATUSES}
+    verdicts = conformance.check(target, kind=kind, only=only, files=plugin_files, limit_s=limit_s, on_verdict=show)
+    counts = {status: sum(one.status == status for one in verdicts) for status in conformance.STATUSES}
     if as_json:
-        checks = [dataclasses.asdict(one) for one in found]
+        checks = [dataclasses.asdict(one) for one in verdicts]
         click.echo(json.dumps({"schema_version": 1, "target": target, "counts": counts, "checks": checks}, indent=1))
     else:
         click.echo(", ".join(f"{count} {status}" for status, count in counts.items()), err=True)

@@ -45,30 +45,30 @@ def report_command(
 
 @contextlib.contextmanager
 def _no_collector() -> Iterator[None]:
-    """Keep the garbage collector from going through a hundred thousand records again and again: they have no cycles."""
+    """Switch the garbage collector off: it would go through all records again and again, and they have no cycles."""
     import gc
 
-    on = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if on:
+        if was_enabled:
             gc.enable()
 
 
 def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str | None, registry: Registry) -> int:
     from llmbench.records.read import guard_bundles, read_all
-    from llmbench.report.write import rendered
+    from llmbench.report.write import render_runs
 
-    registry.get("reporter", form)  # an unknown name is told before anything is read
-    found = read_all([Path(name) for name in runs], stored=True)
+    registry.get("reporter", form)  # an unknown name is an error before anything is read
+    recorded = read_all([Path(name) for name in runs], stored=True)
     if output is None:
-        with guard_bundles(found):
-            print_runs(found, form, registry, baseline)
+        with guard_bundles(recorded):
+            print_runs(recorded, form, registry, baseline)
         return 0
-    with guard_bundles(found):
-        document = rendered(found, form, registry, baseline)
+    with guard_bundles(recorded):
+        document = render_runs(recorded, form, registry, baseline)
     try:
         output.write_bytes(document)
     except OSError as error:
@@ -78,10 +78,10 @@ def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str |
 
 
 def print_runs(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> None:
-    """Print the report of `runs`. Raises UserError rather than send what is no text to a terminal."""
-    from llmbench.report.write import rendered
+    """Print the report of `runs`. Raises UserError where a terminal would get a document that is no text."""
+    from llmbench.report.write import render_runs
 
-    document = rendered(runs, form, registry, baseline)
+    document = render_runs(runs, form, registry, baseline)
     sys.stdout.flush()
     if b"\0" in document and sys.stdout.isatty():
         raise UserError(f"--format {form} is no text; write it to a file with -o FILE")

@@ -83,10 +83,10 @@ def print_plans(plans: Sequence[Plan], registry: Registry, *, as_json: bool) -> 
     from llmbench.report.formats import terminal
     from llmbench.report.tables.inventory import plan_document, plan_table
 
-    predicted = runs.predicted(plans, registry)
+    costs = runs.predict_costs(plans, registry)
     if as_json:
         import json
 
-        click.echo(json.dumps(plan_document(plans, predicted), indent=1))
+        click.echo(json.dumps(plan_document(plans, costs), indent=1))
         return
-    terminal.render([plan_table(one, predicted) for one in plans])
+    terminal.render([plan_table(plan, costs) for plan in plans])

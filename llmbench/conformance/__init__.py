@@ -9,7 +9,7 @@ In a plugin's own tests, with the fixture that llmbench brings to pytest::
     def test_conforms(check, llmbench_conformance):
         llmbench_conformance("model", "my-model", check)
 
-Checks run in a process of their own with a time limit each, so that a plugin that hangs or crashes fails and no more.
+Checks run in a process of their own, with a time limit for each: a plugin that hangs or crashes fails, and no more.
 """
 
 from __future__ import annotations

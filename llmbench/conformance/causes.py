@@ -1,4 +1,4 @@
-"""What a cause promises: a prediction that is pure, and an intervention that leaves everything as it was."""
+"""The contract of a cause: a pure prediction, and an intervention that leaves everything as it was."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ from llmbench.execution import worker_calls
 from llmbench.execution.child import resolve
 from llmbench.plugins.monkeypatches import Snapshot
 
-ROWS, BATCH = 32, 4
+ROWS = 32
+BATCH = 4
+#: Head of a step, and whether it trains.
 STEPS = (("pretrain", True), ("classify", True), ("generate", False), ("generate", True))
-MOST_HOSTS = 2
-#: Removing (below 0: adding) less of a cause multiplies the noise by more than 20; adding more makes another step.
-LEAST_SHARE, MOST_SHARE = 0.05, 10
+MAX_HOSTS = 2
+#: Removing (below 0: adding) less of a cause multiplies the noise by more than 20.
+MIN_SHARE = 0.05
+#: Adding more of a cause makes another step.
+MAX_SHARE = 10
 
 
 @dataclass
@@ -35,12 +39,12 @@ class Host:
     subject: Subject
     head: str
     train: bool
-    options: dict[str, Any]
+    options: Mapping[str, bool]  # of the engine
 
     def step(self) -> Any:
-        """Return a step of it, on a model and an engine that are new (`llmbench.worker.verification.kit.Step`)."""
+        """Return a step of a new model on a new engine (`llmbench.worker.verification.kit.Step`)."""
         spec, head = self.subject.spec, self.head
-        engine = models.opened(self.subject, spec.engine, models.PLAIN, **self.options)
+        engine = models.open_engine(self.subject, spec.engine, models.PLAIN, **self.options)
         request = models.request_of(self.subject, head)
         if "dropout" in request.config:
             request = models.request_of(self.subject, head, config={**request.config, "dropout": 0.1})
@@ -53,12 +57,12 @@ class Host:
         return resolve(worker_calls.OPEN_STEP)(engine, spec, request, features, order, ctx, head=head)
 
     def cell(self) -> Cell:
-        """Return the cell that it would be."""
+        """Return the cell that the step would be measured as."""
         stage = "eval" if not self.train else "pretrain" if self.head == "pretrain" else "finetune"
         return Cell(self.subject.name, "tiny", "made", "made@1", stage, batch_size=BATCH, seq_len=models.SEQ)
 
     def trial(self) -> Any:
-        """Return a trial of its step, settled: learning rates are 0 from here on."""
+        """Return a trial of the step, settled: learning rates are 0 from here on."""
         return self.step().trial(self.cell(), self.subject.spec.engine)
 
     def record(self) -> dict[str, Any]:
@@ -68,23 +72,24 @@ class Host:
         return {"cell": cell.to_json(), "status": "ok", "interventions": {}, **self.step().measure(job)}
 
 
-def hosts(subject: Subject) -> list[Host]:
+def find_hosts(subject: Subject) -> list[Host]:
     """Return models that a cause applies to, at most two. Raises NotHere with the reasons where there is none."""
-    found, reasons = _hosts(subject.registry, subject.name, subject)
-    if not found:
+    hosts, reasons = _search_hosts(subject)
+    if not hosts:
         raise NotHere(f"no model here has what it is about: {'; '.join(list(dict.fromkeys(reasons))[:2])}")
-    return found
+    return hosts
 
 
-_FOUND: dict[str, tuple[list[Host], list[str]]] = {}
+#: Name of a cause -> its hosts, and why other models are none.
+_KNOWN_HOSTS: dict[str, tuple[list[Host], list[str]]] = {}
 
 
-def _hosts(registry: Any, name: str, subject: Subject) -> tuple[list[Host], list[str]]:
-    if name not in _FOUND:
-        found: list[Host] = []
+def _search_hosts(subject: Subject) -> tuple[list[Host], list[str]]:
+    if subject.name not in _KNOWN_HOSTS:
+        hosts: list[Host] = []
         reasons: list[str] = []
         for host in _candidates(subject):
-            if len(found) == MOST_HOSTS:
+            if len(hosts) == MAX_HOSTS:
                 break
             try:
                 trial = host.trial()
@@ -94,11 +99,11 @@ def _hosts(registry: Any, name: str, subject: Subject) -> tuple[list[Host], list
             try:
                 subject.spec.probe(trial)
                 subject.spec.intervene(trial)
-                found.append(host)
+                hosts.append(host)
             except NotMeasured as reason:
                 reasons.append(str(reason))
-        _FOUND[name] = found, reasons
-    return _FOUND[name]
+        _KNOWN_HOSTS[subject.name] = hosts, reasons
+    return _KNOWN_HOSTS[subject.name]
 
 
 def _candidates(subject: Subject) -> Iterator[Host]:
@@ -115,7 +120,7 @@ def _candidates(subject: Subject) -> Iterator[Host]:
 
 
 def blocks(trial: Any, change: Any, *, changed: bool) -> None:
-    """Take two steps in one of the arms, as a measurement does."""
+    """Take two steps, with the change or without it, as a measurement does."""
     run = change.treated if changed else change.clean
     with change.changed() if changed else contextlib.nullcontext():
         batches = list(trial.pool[: change.steps or 2])
@@ -139,7 +144,7 @@ def spec(subject: Subject) -> None:
 @check("cause", says="its prediction is a pure function of the record and of the facts that it found")
 def predicts(subject: Subject) -> None:
     """Probe, and predict twice."""
-    for host in hosts(subject):
+    for host in find_hosts(subject):
         facts = subject.spec.probe(host.trial())
         subject.require(
             isinstance(facts, Mapping), f"{host.label}: probe returns {facts!r:.40}; return a dict of facts"
@@ -161,8 +166,8 @@ def predicts(subject: Subject) -> None:
 
 @check("cause", says="its probe and its intervention put everything back")
 def restores(subject: Subject) -> None:
-    """Take steps in both arms; then look at torch, at the module and at the optimizer."""
-    for host in hosts(subject):
+    """Take steps with the change and without it; then look at torch, at the module and at the optimizer."""
+    for host in find_hosts(subject):
         trial = host.trial()
         before, snapshot = _look(trial), Snapshot()  # before its probe, which must put back what it changes, too
         subject.spec.probe(trial)
@@ -173,7 +178,9 @@ def restores(subject: Subject) -> None:
             _require_as_before(subject, host.label, trial, before, snapshot)
 
 
-def _require_as_before(subject: Subject, label: str, trial: Any, before: dict[str, Any], snapshot: Snapshot) -> None:
+def _require_as_before(
+    subject: Subject, label: str, trial: Any, before: Mapping[str, object], snapshot: Snapshot
+) -> None:
     after = _look(trial)
     differs = [name for name in before if before[name] != after[name]]
     subject.require(not differs, f"{label}: behind its work {differs[0] if differs else ''} is not what it was")
@@ -181,8 +188,8 @@ def _require_as_before(subject: Subject, label: str, trial: Any, before: dict[st
     subject.require(not replaced, f"{label}: behind its work {replaced[0] if replaced else ''} is replaced")
 
 
-def _look(trial: Any) -> dict[str, Any]:
-    """Return what of a trial must stay, by name."""
+def _look(trial: Any) -> dict[str, object]:
+    """Return the state of a trial that must stay as it is, by name."""
     import torch
 
     torch_module = isinstance(trial.module, torch.nn.Module) and hasattr(trial.module, "training")
@@ -195,11 +202,11 @@ def _look(trial: Any) -> dict[str, Any]:
     return seen
 
 
-def _look_at_module(module: Any) -> dict[str, Any]:
+def _look_at_module(module: Any) -> dict[str, object]:
     """Return mode, attributes, hooks and tensors of a torch module."""
     import torch
 
-    seen: dict[str, Any] = {f"the mode of {type(module).__name__}": module.training}
+    seen: dict[str, object] = {f"the mode of {type(module).__name__}": module.training}
     for name, one in module.named_modules():
         hooks = [len(one._forward_hooks), len(one._forward_pre_hooks), len(one._backward_hooks or ())]
         own = sorted(k for k in vars(one) if not k.startswith("_"))
@@ -211,7 +218,7 @@ def _look_at_module(module: Any) -> dict[str, Any]:
     return seen
 
 
-def _look_at_weights(model: Any) -> dict[str, Any]:
+def _look_at_weights(model: Any) -> dict[str, object]:
     """Return shapes and sums of the weights of another framework's model, as far as it shows them (Keras does)."""
     weights: list[Any] = getattr(model, "get_weights", list)()
     return {f"weight {i}": (w.shape, str(w.dtype), float(w.sum())) for i, w in enumerate(weights)}
@@ -220,7 +227,7 @@ def _look_at_weights(model: Any) -> dict[str, Any]:
 @check("cause", says="its facts and its intervention can be asked for again")
 def repeats(subject: Subject) -> None:
     """Probe and intervene twice on one trial."""
-    for host in hosts(subject):
+    for host in find_hosts(subject):
         trial = host.trial()
         first, second = subject.spec.probe(trial), subject.spec.probe(trial)
         subject.require(
@@ -229,7 +236,7 @@ def repeats(subject: Subject) -> None:
         for _ in range(2):
             change = subject.spec.intervene(trial)
             subject.require(
-                LEAST_SHARE <= abs(change.share) <= MOST_SHARE and change.share <= 1,
+                MIN_SHARE <= abs(change.share) <= MAX_SHARE and change.share <= 1,
                 f"{host.label}: share {change.share}; the part of the cause that is removed (below 0: that is added)",
             )
             blocks(trial, change, changed=True)
@@ -237,7 +244,7 @@ def repeats(subject: Subject) -> None:
 
 @check("cause", says="where it does not apply it says so, and why")
 def declines(subject: Subject) -> None:
-    """Try it on other models: what it raises is DoesNotApply or Unisolated, with a reason."""
+    """Try it on other models: it raises DoesNotApply or Unisolated, with a reason, and nothing else."""
     tried = 0
     for host in _candidates(subject):
         if host.options or tried == 6:

@@ -1,4 +1,4 @@
-"""What holds for plugins of every kind: fields, importing, and being found by a worker."""
+"""The contract of plugins of every kind: their fields, their import, and that a worker finds them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbench.conformance.subject import NotHere, Subject, check
 from llmbench.plugins.registry import KINDS
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import JsonObject
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-_LOAD_S = 60.0
-_SLOW_S = 1.0  # of processor time: what a module that only describes takes is a hundredth of it
+_LOAD_S = 60.0  # time limit of a fresh process
+_SLOW_S = 1.0  # of processor time; a module that only describes takes a hundredth of it
 ALL = tuple(KINDS)
 
 
@@ -33,7 +36,8 @@ def fields(subject: Subject) -> None:
         subject.require(problem is None, f"{field.name} is {value!r:.60}: {problem}")
 
 
-def _type_problem(value: Any, wanted: str) -> str | None:
+def _type_problem(value: object, wanted: str) -> str | None:
+    """Return how to write a field whose type is `wanted`; None where `value` is of that type."""
     if value is None:
         return None if "None" in wanted else f"write {wanted}"
     if wanted.startswith("Callable"):
@@ -51,8 +55,8 @@ def _type_problem(value: Any, wanted: str) -> str | None:
 
 @check(*ALL, says="importing it does no work")
 def imports(subject: Subject) -> None:
-    """Import it alone in a fresh process; look at what came along."""
-    seen = _imported(subject.owner.origin, subject.owner.name)
+    """Import it alone in a fresh process, and look at the effects."""
+    seen = _import_alone(subject.owner.origin, subject.owner.name)
     require = subject.require
     require("error" not in seen, seen.get("error", ""))
     heavy = ", ".join(seen["heavy"])
@@ -65,12 +69,12 @@ def imports(subject: Subject) -> None:
 
 
 @functools.cache
-def _imported(origin: str, owner: str) -> dict[str, Any]:
-    return fresh("imported", origin, owner)
+def _import_alone(origin: str, owner: str) -> JsonObject:
+    return ask_fresh_process("import_plugin", origin, owner)
 
 
-def fresh(function: str, *args: Any, timeout_s: float = _LOAD_S) -> dict[str, Any]:
-    """Return what `function` of `llmbench.conformance.fresh` finds in a process of its own, or its `error`."""
+def ask_fresh_process(function: str, *args: object, timeout_s: float = _LOAD_S) -> JsonObject:
+    """Call a function of `llmbench.conformance.fresh` in a process of its own; return its answer, or its `error`."""
     command = [sys.executable, "-m", "llmbench.conformance.fresh", function, json.dumps(args)]
     environment = {**os.environ, "PYTHONHASHSEED": "random", "OMP_NUM_THREADS": "1"}
     try:
@@ -80,8 +84,8 @@ def fresh(function: str, *args: Any, timeout_s: float = _LOAD_S) -> dict[str, An
     if done.returncode or not done.stdout.strip():
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         return {"error": f"a fresh process ended with {done.returncode}: {last}"}
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    answer: JsonObject = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
 
 
 @check(*ALL, says="a fresh process finds the same plugin")
@@ -89,23 +93,22 @@ def worker(subject: Subject) -> None:
     """Let a process that knows nothing find it, as every worker does."""
     if ":" in subject.name:
         raise NotHere("it is made from a folder of weights")
-    own = {"spec": plain(subject.spec)}
-    found = fresh("described", subject.kind, subject.name, list(subject.files), str(Path.cwd()))
-    subject.require("error" not in found, found.get("error", ""))
-    here = json.loads(json.dumps(own["spec"]))
-    differs = [name for name, value in here.items() if found["spec"].get(name) != value]
+    there = ask_fresh_process("describe_plugin", subject.kind, subject.name, list(subject.files), str(Path.cwd()))
+    subject.require("error" not in there, there.get("error", ""))
+    here = json.loads(json.dumps(plain(subject.spec)))
+    differs = [name for name, value in here.items() if there["spec"].get(name) != value]
     subject.require(not differs, f"a fresh process finds another {', '.join(differs)}; it must not depend on chance")
 
 
-def plain(spec: Any) -> dict[str, Any]:
-    """Return the fields of a spec that are no functions, as text that is the same in every process."""
+def plain(spec: Any) -> dict[str, object]:
+    """Return the fields of a spec as values that are the same in every process; of functions, that they are some."""
     return {f.name: _stable(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
 
 
-def _stable(value: Any) -> Any:
+def _stable(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): _stable(value[key]) for key in sorted(value, key=str)}
-    if isinstance(value, tuple | list | set | frozenset):  # of a set in its own order: one that varies shows
+    if isinstance(value, tuple | list | set | frozenset):  # a set in its own order, so that one that varies is seen
         return [_stable(one) for one in value]
     if callable(value):
         return "function"

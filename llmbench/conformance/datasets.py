@@ -1,4 +1,4 @@
-"""What a data set promises: an identity that follows its content, whole splits, examples that its tasks take."""
+"""The contract of a data set: an identity that follows its content, whole splits, examples for its tasks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from llmbench.conformance.common import fresh
+from llmbench.conformance.common import ask_fresh_process
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.contract.errors import UserError
 from llmbench.contract.specs import DataRequest, Dataset, EncodeContext
@@ -18,11 +17,11 @@ from llmbench.execution.child import resolve
 
 _IDENTITY = re.compile(r"[\w.+-]+(?::[^@\s]+)?@[\w.+-]+")
 SPLITS = ("train", "validation", "test")
-MOST = 200
+MAX_EXAMPLES = 200  # of a split, that are looked at one by one
 
 
-def requests(subject: Subject) -> Iterator[tuple[DataRequest, Dataset]]:
-    """Yield what can be asked of a data set here, and what it then loads, for each task that it serves."""
+def load_each(subject: Subject) -> Iterator[tuple[DataRequest, Dataset]]:
+    """Yield a request for each task that the data set serves here, and the data that it loads for it."""
     spec, tried, reasons = subject.spec, 0, []
     tasks = spec.tasks if spec.tasks is not None else subject.registry.names("task")
     arguments = dict(spec.samples(str(subject.folder))) if spec.samples else dict.fromkeys(tasks, "")
@@ -46,20 +45,20 @@ def requests(subject: Subject) -> Iterator[tuple[DataRequest, Dataset]]:
 
 
 def digest(data: Dataset) -> str:
-    """Return a fingerprint of all that a data set holds, the order included."""
-    made = hashlib.sha256()
+    """Return a fingerprint of the content of a data set and of its order."""
+    content = hashlib.sha256()
     for split in SPLITS:
         for example in getattr(data, split):
-            made.update(json.dumps(example, sort_keys=True, default=str).encode())
-        made.update(b"|")
-    made.update(json.dumps(data.info, sort_keys=True, default=str).encode())
-    return made.hexdigest()
+            content.update(json.dumps(example, sort_keys=True, default=str).encode())
+        content.update(b"|")
+    content.update(json.dumps(data.info, sort_keys=True, default=str).encode())
+    return content.hexdigest()
 
 
 @check("dataset", says="its identity names it and its content, in every process, and no path")
 def identity(subject: Subject) -> None:
     """Ask for the identity here and in a fresh process, and compare the content there."""
-    for request, data in requests(subject):
+    for request, data in load_each(subject):
         name, require = f"{request.task.name}: ", subject.require
         said = subject.spec.identify(request)
         require(
@@ -76,13 +75,14 @@ def identity(subject: Subject) -> None:
             f"{name}identity {said!r} holds a path of this machine",
         )
         require(said == data.identity, f"{name}identify says {said!r}, and what it loads is {data.identity!r}")
-        found = fresh("loaded", subject.name, request.task.name, request.argument, list(subject.files), str(Path.cwd()))
-        require("error" not in found, f"{name}{found.get('error')}")
+        place = (request.argument, list(subject.files), str(Path.cwd()))
+        fresh = ask_fresh_process("load_dataset", subject.name, request.task.name, *place)
+        require("error" not in fresh, f"{name}{fresh.get('error')}")
         require(
-            found["identity"] == said, f"{name}identity is {said!r} here and {found['identity']!r} in a fresh process"
+            fresh["identity"] == said, f"{name}identity is {said!r} here and {fresh['identity']!r} in a fresh process"
         )
         require(
-            found["digest"] == digest(data),
+            fresh["digest"] == digest(data),
             f"{name}a fresh process loads other examples under the same identity; seed what is drawn",
         )
 
@@ -90,7 +90,7 @@ def identity(subject: Subject) -> None:
 @check("dataset", says="its splits are there, hold what the task names, and share no example")
 def splits(subject: Subject) -> None:
     """Look at the examples."""
-    for request, data in requests(subject):
+    for request, data in load_each(subject):
         name, require = request.task.name, subject.require
         require(
             len(data.train) > 0 and len(data.test) > 0,
@@ -103,7 +103,7 @@ def splits(subject: Subject) -> None:
                 json.dumps({f: row[f] for f in request.task.fields if f in row}, sort_keys=True, default=str)
                 for row in rows
             }
-            for row in rows[:MOST]:
+            for row in rows[:MAX_EXAMPLES]:
                 missing = [field for field in request.task.fields if field not in row]
                 require(not missing, f"{name}: an example of {split} lacks {', '.join(missing)}")
             both = next((key for key in sorted(keys) if seen.get(key, split) != split), None)
@@ -116,16 +116,16 @@ def encodes(subject: Subject) -> None:
     """Encode the beginning of each split with the task's own function."""
     import pickle
 
-    for request, data in requests(subject):
+    for request, data in load_each(subject):
         task = request.task
-        texts = [text for example in data.train[:MOST] for text in task.texts(example)]
+        texts = [text for example in data.train[:MAX_EXAMPLES] for text in task.texts(example)]
         tokenizer = resolve(worker_calls.TRAIN_TOKENIZER)(texts, 400)
         classes = task.num_labels(data.info)
         for split in SPLITS:
-            rows = list(getattr(data, split)[:MOST])
+            rows = list(getattr(data, split)[:MAX_EXAMPLES])
             subject.require(pickle.loads(pickle.dumps(rows)) == rows, f"{task.name}: its examples do not pickle")
-            made = task.encode(rows, EncodeContext(tokenizer, 64, 24, data.info, split == "train"))
-            labels = [f["label"] for f in made if "label" in f] if task.head == "classify" else []
+            features = task.encode(rows, EncodeContext(tokenizer, 64, 24, data.info, split == "train"))
+            labels = [f["label"] for f in features if "label" in f] if task.head == "classify" else []
             wrong = [label for label in labels if not 0 <= label < classes]
             subject.require(not wrong, f"{task.name}: label {wrong[:1]} in {split}, and there are {classes} classes")
 
@@ -135,7 +135,7 @@ def repeats(subject: Subject) -> None:
     """Load it twice, with another state of the random generators."""
     import random
 
-    for request, data in requests(subject):
+    for request, data in load_each(subject):
         random.seed(99)
         state = random.getstate()
         again = subject.spec.load(request)
@@ -150,17 +150,18 @@ def repeats(subject: Subject) -> None:
 def oracle(subject: Subject) -> None:
     """Ask the oracle."""
     asked = 0
-    for request, data in requests(subject):
+    for request, data in load_each(subject):
         if data.oracle is None:
             continue
         asked += 1
         subject.require(
             data.oracle.kind in ("exact", "reference"), f"oracle of kind {data.oracle.kind!r}: exact or reference"
         )
-        rows = data.test[:MOST]
-        found = data.oracle.predict(rows)
+        rows = data.test[:MAX_EXAMPLES]
+        answers = data.oracle.predict(rows)
+        count = len(answers)
         subject.require(
-            len(found) == len(rows), f"{request.task.name}: {len(found)} answers of the oracle to {len(rows)} examples"
+            count == len(rows), f"{request.task.name}: {count} answers of the oracle to {len(rows)} examples"
         )
     if not asked:
         raise NotHere("it has no oracle")
@@ -187,6 +188,6 @@ def refuses(subject: Subject) -> None:
     raise NotHere("it takes no argument")
 
 
-def _arguments(subject: Subject) -> Iterator[Any]:
+def _arguments(subject: Subject) -> Iterator[str]:
     if subject.spec.samples:
         yield from subject.spec.samples(str(subject.folder)).values()

@@ -1,4 +1,4 @@
-"""What an engine promises: that it drives the models which name it."""
+"""The contract of an engine: it drives the models that name it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmbench.conformance.subject import NotHere, Subject, check
 
 
 def _on_a_model(subject: Subject, run: Callable[[Subject], None]) -> None:
-    """Make a check of models on the first one that names the engine."""
+    """Run a check of models on the first model that names the engine."""
     for name, provided in sorted(subject.registry.by_kind["model"].items()):
         spec = provided.spec
         if spec.engine == subject.name and spec.layouts:

@@ -1,4 +1,4 @@
-"""What is asked of a fresh process: `python -m llmbench.conformance.fresh FUNCTION ARGS` prints a JSON object."""
+"""Questions to a fresh process: `python -m llmbench.conformance.fresh FUNCTION ARGS` prints a JSON object."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbench.contract.errors import UserError
 
-#: Libraries that take long to import, or start threads: what needs them imports them where it does.
+if TYPE_CHECKING:
+    from llmbench.contract.record import JsonObject
+
+#: Libraries that take long to import, or start threads: a plugin imports them inside of its functions.
 HEAVY = ("torch", "transformers", "tensorflow", "keras", "jax", "evaluate", "datasets", "pandas", "sklearn", "scipy")
 
 
-def imported(origin: str, owner: str) -> dict[str, Any]:
-    """Import one plugin's module and nothing else; say what that did."""
+def import_plugin(origin: str, owner: str) -> JsonObject:
+    """Import one plugin's module and nothing else; return the effects."""
     from llmbench.plugins.discovery import load_file
     from llmbench.plugins.guard import watching
 
@@ -53,8 +56,8 @@ def _loader(origin: str, owner: str, load_file: Callable[[Path], Any]) -> tuple[
     return point.load, point.module.partition(".")[0]
 
 
-def _state() -> dict[str, Any]:
-    """Return what of a process everything in it shares, and nobody may change for others."""
+def _state() -> dict[str, object]:
+    """Return the state that a whole process shares, and that no plugin may change for others."""
     import random
 
     import numpy as np
@@ -70,7 +73,7 @@ def _state() -> dict[str, Any]:
     }
 
 
-def described(kind: str, name: str, files: list[str], cwd: str) -> dict[str, Any]:
+def describe_plugin(kind: str, name: str, files: list[str], cwd: str) -> JsonObject:
     """Find a plugin as a worker does; return its fields."""
     from llmbench.conformance.common import plain
     from llmbench.plugins.discovery import discover
@@ -78,8 +81,8 @@ def described(kind: str, name: str, files: list[str], cwd: str) -> dict[str, Any
     return {"spec": plain(discover(files, Path(cwd)).get(kind, name))}
 
 
-def loaded(name: str, task: str, argument: str, files: list[str], cwd: str) -> dict[str, Any]:
-    """Load a data set; return what tells its content."""
+def load_dataset(name: str, task: str, argument: str, files: list[str], cwd: str) -> JsonObject:
+    """Load a data set; return its identity and a fingerprint of its content."""
     from llmbench.conformance.datasets import digest
     from llmbench.contract.specs import DataRequest
     from llmbench.plugins.discovery import discover
@@ -90,8 +93,8 @@ def loaded(name: str, task: str, argument: str, files: list[str], cwd: str) -> d
     return {"identity": spec.identify(request), "digest": digest(spec.load(request))}
 
 
-def rendered(name: str, files: list[str], cwd: str) -> dict[str, Any]:
-    """Render a report; say whether that needed torch."""
+def render_report(name: str, files: list[str], cwd: str) -> JsonObject:
+    """Render a report; return whether that loaded torch."""
     from llmbench.conformance.reporters import record
     from llmbench.plugins.discovery import discover
     from llmbench.records.read import Run
@@ -106,16 +109,16 @@ def main() -> None:
     """Run the function that the command line names."""
     from llmbench.plugins.guard import keep_standard_output
 
-    functions: dict[str, Callable[..., dict[str, Any]]] = {
-        f.__name__: f for f in (imported, described, loaded, rendered)
+    functions: dict[str, Callable[..., JsonObject]] = {
+        f.__name__: f for f in (import_plugin, describe_plugin, load_dataset, render_report)
     }
     try:
         with keep_standard_output():
-            found = functions[sys.argv[1]](*json.loads(sys.argv[2]))
+            answer = functions[sys.argv[1]](*json.loads(sys.argv[2]))
     except (Exception, SystemExit) as error:
         text = " ".join(str(error).split())
-        found = {"error": text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"}
-    sys.stdout.write(json.dumps(found) + "\n")
+        answer = {"error": text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"}
+    sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
     os._exit(0)  # whatever threads there are
 

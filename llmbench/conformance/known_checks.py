@@ -1,4 +1,4 @@
-"""Which checks there are, by kind of plugin: each module of checks registers its own when it is imported."""
+"""The checks by kind of plugin. Each module of checks registers its own when it is imported."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def known() -> Mapping[str, Mapping[str, Check]]:
 
 
 def names(kind: str) -> list[str]:
-    """Return the names of the checks of a kind, in the order in which they are made. Raises KeyError for no kind."""
+    """Return the names of the checks of a kind, in the order in which they run. Raises KeyError for no kind."""
     return list(known()[kind])

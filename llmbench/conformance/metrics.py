@@ -14,7 +14,7 @@ EXACT = 1e-6
 TRIES = 20
 
 
-def computed(subject: Subject, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+def compute(subject: Subject, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
     """Return what the metric says of predictions."""
     metric = subject.spec.load(str(subject.folder))
     found = metric.compute(predictions=list(predictions), references=list(references), **subject.spec.options({}))
@@ -28,7 +28,7 @@ def computed(subject: Subject, predictions: Sequence[Any], references: Sequence[
     return {name: float(value) for name, value in values.items()}
 
 
-def known(subject: Subject) -> Sequence[tuple[Sequence[Any], Sequence[Any], Mapping[str, float]]]:
+def cases_of(subject: Subject) -> Sequence[tuple[Sequence[Any], Sequence[Any], Mapping[str, float]]]:
     """Return the cases whose values are known. Raises Failed where there is none."""
     if not subject.spec.known:
         raise Failed("give `known`: predictions, references, and the values that they have, worked out by hand")
@@ -52,8 +52,8 @@ def spec(subject: Subject) -> None:
 @check("metric", says="its values are those that are known")
 def values(subject: Subject) -> None:
     """Compute what was worked out by hand."""
-    for predictions, references, wanted in known(subject):
-        found = computed(subject, predictions, references)
+    for predictions, references, wanted in cases_of(subject):
+        found = compute(subject, predictions, references)
         for name, value in wanted.items():
             subject.require(name in found, f"compute({list(predictions)!r:.60}) returns no {name}")
             close = math.isclose(found[name], value, rel_tol=EXACT, abs_tol=EXACT)
@@ -68,12 +68,12 @@ def bounds(subject: Subject) -> None:
     if not subject.spec.bounds:
         raise NotHere("it names no bounds")
     drawn = random.Random(0)
-    for predictions, references, _ in known(subject):
+    for predictions, references, _ in cases_of(subject):
         for attempt in range(TRIES):
             shown = list(predictions)
             drawn.shuffle(shown)
             rows = list(range(len(shown))) if attempt == 0 else [drawn.randrange(len(shown)) for _ in shown]
-            found = computed(subject, [shown[i] for i in rows], [references[i] for i in rows])
+            found = compute(subject, [shown[i] for i in rows], [references[i] for i in rows])
             for name, value in found.items():
                 low, high = subject.spec.bounds.get(name, (None, None))
                 inside = (low is None or value >= low - EXACT) and (high is None or value <= high + EXACT)
@@ -87,7 +87,7 @@ def _best(subject: Subject, predictions: Sequence[Any], references: Sequence[Any
     ]
     if not all(isinstance(r, type(predictions[0])) for r in right):
         return
-    best, other = computed(subject, right, references), computed(subject, predictions, references)
+    best, other = compute(subject, right, references), compute(subject, predictions, references)
     for name, way in subject.spec.values.items():
         if name in best and name in other:
             good = best[name] >= other[name] - EXACT if way == "higher" else best[name] <= other[name] + EXACT
@@ -100,12 +100,12 @@ def _best(subject: Subject, predictions: Sequence[Any], references: Sequence[Any
 @check("metric", says="it gives the same again, whatever the order, and changes nothing that it is given")
 def repeats(subject: Subject) -> None:
     """Compute twice, and with the examples in another order."""
-    for predictions, references, _ in known(subject):
+    for predictions, references, _ in cases_of(subject):
         given = copy.deepcopy((list(predictions), list(references)))
-        first = computed(subject, *given)
+        first = compute(subject, *given)
         subject.require(given == (list(predictions), list(references)), "compute changes the lists that it is given")
-        backwards = computed(subject, given[0][::-1], given[1][::-1])
-        for name, value in computed(subject, *given).items():
+        backwards = compute(subject, given[0][::-1], given[1][::-1])
+        for name, value in compute(subject, *given).items():
             subject.require(
                 value == first[name], f"{name} is {first[name]:.6g} and then {value:.6g} of the same answers"
             )
@@ -120,8 +120,8 @@ def each(subject: Subject) -> None:
     """Hold `each` against `compute`."""
     if subject.spec.each is None:
         raise NotHere("it gives no scores of single examples (MetricSpec.each)")
-    for predictions, references, _ in known(subject):
-        found = computed(subject, predictions, references)
+    for predictions, references, _ in cases_of(subject):
+        found = compute(subject, predictions, references)
         for name, scores in subject.spec.each(list(predictions), list(references)).items():
             count = len(scores)
             subject.require(

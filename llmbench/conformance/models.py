@@ -58,12 +58,12 @@ def request_of(subject: Subject, head: str, **changes: Any) -> BuildRequest:
 
 def engine_of(subject: Subject, head: str, *, precision: PrecisionSpec = PLAIN, seed: int = 0, **changes: Any) -> Any:
     """Return an engine with the model in it, on the CPU."""
-    engine = opened(subject, subject.spec.engine, precision)
+    engine = open_engine(subject, subject.spec.engine, precision)
     engine.build(subject.spec, request_of(subject, head, **changes), seed=seed)
     return engine
 
 
-def opened(subject: Subject, name: str, precision: PrecisionSpec, **options: Any) -> Any:
+def open_engine(subject: Subject, name: str, precision: PrecisionSpec, **options: Any) -> Any:
     """Return the engine called `name`, on the CPU."""
     return subject.registry.get("engine", name).open(EngineRequest(device="cpu", precision=precision, **options))
 
@@ -80,7 +80,7 @@ def heads(subject: Subject) -> Iterator[str]:
     yield from subject.spec.layouts
 
 
-def trained(subject: Subject, head: str) -> Any:
+def training_engine(subject: Subject, head: str) -> Any:
     """Return an engine that is ready to train."""
     engine = engine_of(subject, head)
     stage = "pretrain" if head == "pretrain" else "finetune"
@@ -89,7 +89,7 @@ def trained(subject: Subject, head: str) -> Any:
     return engine
 
 
-def steps(engine: Any, batch: Batch, count: int) -> list[float]:
+def train_steps(engine: Any, batch: Batch, count: int) -> list[float]:
     """Train on one batch again and again; return the losses."""
     losses = []
     for _ in range(count):
@@ -103,13 +103,13 @@ def steps(engine: Any, batch: Batch, count: int) -> list[float]:
     return losses
 
 
-def forward(engine: Any, batch: Batch) -> float:
+def forward_loss(engine: Any, batch: Batch) -> float:
     """Return the loss of a forward pass: a call of its own where a step is one graph."""
     run = engine.forward if engine.graphs is None else StepGraphs(*engine.graphs).loss
     return float(engine.loss_value(run(engine.copy(batch))))
 
 
-def still(engine: Any) -> Any:
+def switch_to_eval(engine: Any) -> Any:
     """Switch off what is random in training, where the engine shows its module."""
     module: Any = getattr(engine, "module", None)
     if hasattr(module, "eval"):
@@ -119,7 +119,7 @@ def still(engine: Any) -> Any:
 
 def loss_of(engine: Any, batch: Batch) -> float:
     """Return the loss of a batch with nothing random in it."""
-    return forward(still(engine), batch)
+    return forward_loss(switch_to_eval(engine), batch)
 
 
 def with_arrays(batch: Batch, **arrays: Any) -> Batch:
@@ -219,11 +219,11 @@ def outputs(subject: Subject) -> None:
     for head in heads(subject):
         engine = engine_of(subject, head)
         batch = batch_of(subject.spec, head, features_of(head))
-        value = forward(engine, batch)
+        value = forward_loss(engine, batch)
         subject.require(math.isfinite(value), f"{head}: the loss of the initial weights is {value}")
         if subject.spec.engine == "torch":
             _torch_outputs(subject, head, engine, batch)
-        _predictions(subject, head, still(engine))
+        _predictions(subject, head, switch_to_eval(engine))
 
 
 def _torch_outputs(subject: Subject, head: str, engine: Any, batch: Batch) -> None:
@@ -287,11 +287,11 @@ def seed(subject: Subject) -> None:
     """Build and train twice."""
     for head in heads(subject):
         batch = batch_of(subject.spec, head, features_of(head))
-        first, second = (steps(trained(subject, head), batch, 3) for _ in range(2))
+        first, second = (train_steps(training_engine(subject, head), batch, 3) for _ in range(2))
         close = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(first, second, strict=True))
         subject.require(close, f"{head}: the losses of two trainings from one seed are {first} and {second}")
         shown = batch_of(subject.spec, head, features_of(head), train=False)
-        engine = still(engine_of(subject, head))
+        engine = switch_to_eval(engine_of(subject, head))
         one, other = (engine.predict(engine.copy(shown), max_new_tokens=TARGET) for _ in range(2))
         subject.require(one == other, f"{head}: it predicts {one!r:.60} and then {other!r:.60} of the same batch")
 
@@ -300,8 +300,10 @@ def seed(subject: Subject) -> None:
 def learns(subject: Subject) -> None:
     """Show one batch again and again at the model's own learning rate."""
     for head in heads(subject):
-        losses = steps(
-            trained(subject, head), batch_of(subject.spec, head, features_of(head, (*LENGTHS, 8, 10, 6, 11))), STEPS
+        losses = train_steps(
+            training_engine(subject, head),
+            batch_of(subject.spec, head, features_of(head, (*LENGTHS, 8, 10, 6, 11))),
+            STEPS,
         )
         subject.require(all(map(math.isfinite, losses)), f"{head}: the loss becomes {losses[-1]}")
         why = f"{head}: after {STEPS} steps on one batch the loss is {losses[-1]:.3g}, and it began at {losses[0]:.3g}"
@@ -330,8 +332,8 @@ def reads(subject: Subject) -> None:
             for n in names
         }
         engine_changes = loss_of(engine, batch) != loss_of(engine, with_arrays(batch, **other))
-        trainedly = trained(subject, head)
-        steps(trainedly, batch, 5)
+        trainedly = training_engine(subject, head)
+        train_steps(trainedly, batch, 5)
         changes = engine_changes or loss_of(trainedly, batch) != loss_of(trainedly, with_arrays(batch, **other))
         subject.require(changes, f"{head}: other tokens give the same loss: it does not read its input")
 
@@ -343,7 +345,7 @@ def padding(subject: Subject) -> None:
     for head in heads(subject):
         engine = engine_of(subject, head)
         batch = batch_of(subject.spec, head, features_of(head))
-        wide = _widened(batch)
+        wide = _widen(batch)
         if wide is not None:
             masked = True
             narrow, padded = loss_of(engine, batch), loss_of(engine, wide)
@@ -357,7 +359,7 @@ def padding(subject: Subject) -> None:
         raise NotHere("its layouts have no mask")
 
 
-def _widened(batch: Batch, extra: int = 5) -> Batch | None:
+def _widen(batch: Batch, extra: int = 5) -> Batch | None:
     """Return the batch with padding more, None without a mask."""
     import numpy as np
 
@@ -411,19 +413,19 @@ def causality(subject: Subject) -> None:
         hidden = (place >= first) & (ids > SPECIAL.mask)
         changed = np.where(hidden, SPECIAL.mask + 1 + (ids - SPECIAL.mask) % (V - SPECIAL.mask - 1), ids)
         engine = engine_of(subject, head)
-        before = _asked(engine, head, with_arrays(batch, labels=only))
-        after = _asked(engine, head, with_arrays(batch, labels=only, **{read: changed}))
+        before = _loss_of_asked(engine, head, with_arrays(batch, labels=only))
+        after = _loss_of_asked(engine, head, with_arrays(batch, labels=only, **{read: changed}))
         why = f"{head}: other tokens behind it change the loss of a token from {before:.6g} to {after:.6g}"
         subject.require(math.isclose(before, after, rel_tol=1e-5), why)
     if not tried:
         raise NotHere("it predicts no token from those before it, one by one")
 
 
-def _asked(engine: Any, head: str, batch: Batch) -> float:
+def _loss_of_asked(engine: Any, head: str, batch: Batch) -> float:
     """Return the loss; of pretraining, forward in time only: a model may have another direction."""
     if head == "generate":
         return loss_of(engine, batch)
-    return float(sum(one["nll"] for one in still(engine).predict(engine.copy(batch), max_new_tokens=TARGET)))
+    return float(sum(one["nll"] for one in switch_to_eval(engine).predict(engine.copy(batch), max_new_tokens=TARGET)))
 
 
 @check("model", says="its formula for FLOPs agrees with what is counted")
@@ -434,7 +436,7 @@ def flops(subject: Subject) -> None:
     known = False
     for head in heads(subject):
         for train in (True, False):
-            engine = trained(subject, head) if train else engine_of(subject, head)
+            engine = training_engine(subject, head) if train else engine_of(subject, head)
             batch = batch_of(subject.spec, head, features_of(head), train=train)
             seen = engine.trace(batch, train=train, max_new_tokens=TARGET)
             shapes = {name: tuple(shape) for name, shape in seen["shapes"].items()}
@@ -503,8 +505,8 @@ def checkpoint(subject: Subject) -> None:
     path = subject.folder / "model.safetensors"
     for head in heads(subject):
         batch = batch_of(subject.spec, head, features_of(head))
-        engine = trained(subject, head)
-        steps(engine, batch, 3)
+        engine = training_engine(subject, head)
+        train_steps(engine, batch, 3)
         engine.save(path)
         other = engine_of(subject, head, seed=1)
         other.load(path, strict=True)

@@ -66,7 +66,7 @@ def applied(subject: Subject) -> None:
         wanted = getattr(torch, subject.spec.parameters)
         found = {p.dtype for p in engine.module.parameters()}
         subject.require(found == {wanted}, f"parameters of {host.name} are {found}, and it says {wanted}")
-        computed = _computed(host, engine)
+        computed = _layer_dtypes(host, engine)
         wanted = getattr(torch, subject.spec.autocast or subject.spec.parameters)
         subject.require(
             computed <= {wanted}, f"linear layers of {host.name} compute in {computed}, and it says {wanted}"
@@ -76,7 +76,7 @@ def applied(subject: Subject) -> None:
         )
 
 
-def _computed(host: Subject, engine: Any) -> set[Any]:
+def _layer_dtypes(host: Subject, engine: Any) -> set[Any]:
     """Return the dtypes that linear layers compute in one forward pass."""
     import torch
 
@@ -95,7 +95,7 @@ def learns(subject: Subject) -> None:
         engine = models.engine_of(host, HEAD, precision=subject.spec)
         rate = host.spec.learning_rate.get("finetune", 1e-3)
         engine.prepare_training(learning_rate=rate, steps=2 * STEPS, optimizer="adamw")
-        losses = models.steps(engine, models.batch_of(host.spec, HEAD, models.features_of(HEAD)), STEPS)
+        losses = models.train_steps(engine, models.batch_of(host.spec, HEAD, models.features_of(HEAD)), STEPS)
         falls = all(map(math.isfinite, losses)) and losses[-1] < losses[0]
         subject.require(falls, f"{host.name}: the loss goes from {losses[0]:.4g} to {losses[-1]:.4g} in {STEPS} steps")
 
@@ -106,7 +106,7 @@ def unsupported(subject: Subject) -> None:
     if "cpu" in subject.spec.devices:
         raise NotHere("it names the CPU, and there is no other device to refuse")
     try:
-        models.opened(subject, "torch", subject.spec)
+        models.open_engine(subject, "torch", subject.spec)
     except Unsupported:
         return
     raise Failed("an engine takes it on the CPU, which it does not name")

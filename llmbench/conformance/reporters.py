@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbench.conformance.common import fresh
+from llmbench.conformance.common import ask_fresh_process
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
@@ -67,7 +67,7 @@ def report(subject: Subject, text: str = "made", *, several: bool = False) -> An
     return Report(runs, descriptions={"x": text})
 
 
-def rendered(subject: Subject, one: Any) -> str | bytes:
+def render(subject: Subject, one: Any) -> str | bytes:
     """Return the document. Raises Failed where it is none."""
     document: str | bytes = subject.spec.render(one)
     kind = type(document).__name__
@@ -101,7 +101,7 @@ def renders(subject: Subject) -> None:
     }
     for what, one in shown.items():
         try:
-            rendered(subject, one)
+            render(subject, one)
         except Failed as error:
             raise Failed(f"{what}: {error}") from None
         except Exception as error:
@@ -119,12 +119,12 @@ def content(subject: Subject) -> None:
         for one, seconds in zip(records, step_s, strict=True):
             one["samples"]["step_s"] = [seconds, 1.05 * seconds, seconds, 1.1 * seconds]
         made = [Run(f"made{n}", [one], {"e1": {"cpu": "made"}}, {}, {}) for n, one in enumerate(records)]
-        return rendered(subject, Report(made))
+        return render(subject, Report(made))
 
     shown = runs(0.1) != runs(0.2) or runs(0.1, 0.1) != runs(0.1, 0.2)
     subject.require(shown, "half the speed gives the same document")
-    first = rendered(subject, report(subject))
-    named = rendered(subject, report(subject, MARK))
+    first = render(subject, report(subject))
+    named = render(subject, report(subject, MARK))
     subject.require(named != first, "another model gives the same document")
     if isinstance(named, str):
         subject.require(MARK in named.replace("\\", ""), "the model's name is not in the document")
@@ -137,10 +137,10 @@ def repeats(subject: Subject) -> None:
 
     one = report(subject)
     before = copy.deepcopy([run.records for run in one.runs])
-    first, again = rendered(subject, one), rendered(subject, one)
+    first, again = render(subject, one), render(subject, one)
     subject.require([run.records for run in one.runs] == before, "render changes the records of the report")
     subject.require(
-        first == again == rendered(subject, report(subject)), "the same report gives another document the second time"
+        first == again == render(subject, report(subject)), "the same report gives another document the second time"
     )
 
 
@@ -167,7 +167,7 @@ class _Page(HTMLParser):
 @check("reporter", says="names and messages of others are no markup, no commands and no formulas")
 def hostile(subject: Subject) -> None:
     """Render text that means something to browsers, terminals, LaTeX and spreadsheets."""
-    document = rendered(subject, report(subject, HOSTILE))
+    document = render(subject, report(subject, HOSTILE))
     suffix, require = subject.spec.suffix, subject.require
     if not isinstance(document, str):
         if suffix not in TEXTS:
@@ -203,7 +203,7 @@ def _tables(subject: Subject, document: str) -> None:
 
 def _cells(subject: Subject) -> None:
     for formula in FORMULAS:
-        text = rendered(subject, report(subject, formula))
+        text = render(subject, report(subject, formula))
         subject.require(isinstance(text, str), "its document is binary")
         rows = list(csv.reader(io.StringIO(str(text)), delimiter="\t" if subject.spec.suffix == ".tsv" else ","))
         formulas = [cell for row in rows for cell in row if cell.strip().startswith(formula)]
@@ -216,6 +216,6 @@ def _cells(subject: Subject) -> None:
 @check("reporter", says="it needs no torch")
 def light(subject: Subject) -> None:
     """Render in a fresh process, and look whether torch came along."""
-    found = fresh("rendered", subject.name, list(subject.files), str(Path.cwd()))
+    found = ask_fresh_process("rendered", subject.name, list(subject.files), str(Path.cwd()))
     subject.require("error" not in found, found.get("error", ""))
     subject.require(not found["torch"], "rendering imports torch, which takes seconds; a report needs none")

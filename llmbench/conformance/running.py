@@ -79,7 +79,7 @@ def check(
     own = [target] if target.endswith(".py") else []
     given = tuple(dict.fromkeys(str(Path(file).resolve()) for file in (*files, *own)))
     registry = discover(given, Path.cwd())
-    verdicts = _left_out(registry, target)
+    verdicts = _explain_missing(registry, target)
     for verdict in verdicts:
         if on_verdict:
             on_verdict(verdict)
@@ -97,7 +97,7 @@ def check(
     return verdicts
 
 
-def _left_out(registry: Registry, target: str) -> list[Verdict]:
+def _explain_missing(registry: Registry, target: str) -> list[Verdict]:
     """Return why what `target` names is not there at all, or not under its name."""
     places = (target, f"entry point {target}", f"module {target}", str(Path(target).resolve()))
     broken = [b for b in registry.failures if b.owner.name == target or b.owner.origin in places]

@@ -108,7 +108,7 @@ def round_trip(subject: Subject) -> None:
     ctx = context_of(subject, data)
     made = subject.spec.encode(data.test, ctx)
     if subject.spec.head == "pretrain":
-        _scored(subject, data, _decoded(subject, data, made, ctx, _guess), [None] * len(made))
+        _score(subject, data, _decode(subject, data, made, ctx, _guess), [None] * len(made))
         return
     kept = [(e, f) for e, f in zip(data.test, made, strict=True) if f.get("start", 0) is not None]
     examples, found = [e for e, _ in kept], [f for _, f in kept]
@@ -118,7 +118,7 @@ def round_trip(subject: Subject) -> None:
         "generate": lambda f: list(f["target"]),
     }[subject.spec.head]
     shown = Dataset(data.identity, data.train, [], examples, data.info)
-    answers = _decoded(subject, shown, found, ctx, perfect)
+    answers = _decode(subject, shown, found, ctx, perfect)
     references = [subject.spec.reference(e) for e in examples]
     for answer, reference in zip(answers, references, strict=True):
         right = reference if isinstance(reference, list | tuple) else [reference]
@@ -127,8 +127,8 @@ def round_trip(subject: Subject) -> None:
             answer in right or inside,
             f"a perfect prediction decodes to {answer!r:.60}, and the reference is {reference!r:.60}",
         )
-    best = _scored(subject, shown, answers, references)
-    worst = _scored(subject, shown, answers[1:] + answers[:1], references)
+    best = _score(subject, shown, answers, references)
+    worst = _score(subject, shown, answers[1:] + answers[:1], references)
     way = next(s.values[subject.spec.primary] for s in _metrics(subject) if subject.spec.primary in s.values)
     a, b = best[subject.spec.primary], worst[subject.spec.primary]
     subject.require(
@@ -142,7 +142,7 @@ def _guess(feature: Mapping[str, Any]) -> dict[str, Any]:
     return {"nll": math.log(VOCABULARY) * count, "tokens": count, "masked": False}
 
 
-def _decoded(subject: Subject, data: Dataset, made: Sequence[Any], ctx: EncodeContext, predict: Any) -> list[Any]:
+def _decode(subject: Subject, data: Dataset, made: Sequence[Any], ctx: EncodeContext, predict: Any) -> list[Any]:
     examples: Sequence[Any] = data.test if len(made) == len(data.test) else [{}] * len(made)
     return [subject.spec.decode(predict(f), e, f, ctx.tokenizer) for e, f in zip(examples, made, strict=True)]
 
@@ -151,7 +151,7 @@ def _metrics(subject: Subject) -> list[MetricSpec]:
     return [subject.registry.get("metric", name) for name in subject.spec.metrics]
 
 
-def _scored(subject: Subject, data: Dataset, answers: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+def _score(subject: Subject, data: Dataset, answers: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
     values: dict[str, float] = {}
     for spec in _metrics(subject):
         metric = spec.load(str(subject.folder))
@@ -185,4 +185,4 @@ def baselines(subject: Subject) -> None:
             answers == predict(asked), f"baseline {name} gives other answers the second time; draw from ctx.seed"
         )
         references: list[Any] = [subject.spec.reference(e) for e in data.test]
-        _scored(subject, data, answers, references if len(references) == len(answers) else [None] * len(answers))
+        _score(subject, data, answers, references if len(references) == len(answers) else [None] * len(answers))

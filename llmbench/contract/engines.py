@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -30,7 +30,7 @@ class EngineRequest:
     """How a cell is to be run; the options are those of `Cell`. Options that an engine lacks are Unsupported."""
 
     device: str  # cpu, cuda, cuda:N, mps or auto
-    precision: PrecisionSpec  # what is computed in
+    precision: PrecisionSpec  # of the numbers that are computed
     compiled: bool = False  # by the engine's compiler
     cuda_graphs: bool = False  # steps are recorded and replayed
     threads: int | None = None  # of one operator, None: as the framework does
@@ -42,7 +42,7 @@ class EngineRequest:
 class CompileWatch(Protocol):
     """An observer, from outside, of the compilation in first steps."""
 
-    def stop(self, first_step_s: float | None = None, steady_step_s: float | None = None) -> dict[str, Any]:
+    def stop(self, first_step_s: float | None = None, steady_step_s: float | None = None) -> Mapping[str, object]:
         """Return the record's `compilation`: times, and counts of graphs, recompilations and graph breaks."""
 
 
@@ -127,13 +127,13 @@ class Engine(Protocol):
         Nothing may be learned in it: learning rates are 0 from here on, so use the engine for nothing else afterwards.
         """
 
-    def memory_parts(self, batch: Batch, *, train: bool) -> dict[str, Any]:
+    def memory_parts(self, batch: Batch, *, train: bool) -> Mapping[str, object]:
         """Return the parts of a step's memory in MiB: `weights_mib` and, for training, `gradients_mib`,
         `optimizer_mib` and `activations_mib`. An unknown part is None, and `parts_reason` then says why. Takes a
         training step, so call it after all timing.
         """
 
-    def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> dict[str, Any]:
+    def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> Mapping[str, object]:
         """Trace one step on `batch`: its operators and where its time goes.
 
         Call it after all timing: it restores nothing.

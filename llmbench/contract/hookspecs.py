@@ -9,7 +9,7 @@ or `llmbench run --plugin my_plugin.py`, or a file in `./plugins/`. `llmbench pl
 such a distribution around the complete plugin that a hook names; `llmbench plugins hooks` prints all of them, and
 `llmbench plugins check NAME` says whether a plugin keeps its contract.
 
-A line `LLMBENCH_API = 1` says which version of this interface a plugin was written for; it is read before the plugin
+A line `LLMBENCH_API = 2` says which version of this interface a plugin was written for; it is read before the plugin
 is imported. This llmbench takes the versions from `OLDEST_API` to `API_VERSION`: see docs/plugins.md.
 """
 
@@ -32,7 +32,7 @@ from llmbench.contract.specs import (
 )
 
 PROJECT = "llmbench"
-API_VERSION = 1  # raised by every addition to the hooks and the specs, and by every removal
+API_VERSION = 2  # raised by every addition to the hooks and the specs, and by every removal
 OLDEST_API = 1  # raised by removals: plugins written for an older version are left out
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

@@ -383,6 +383,11 @@ class Trial(Protocol):
     pool: Sequence[Any]  # batches, collated and in memory
     step_s: float  # seconds of a step, about
     pace_s: float  # seconds of a step in the clean pass, the wait for its batch left out; 0 where not known
+    memory_used: float | None  # the share of the memory that is in use at the peak, None where not known (since API 2)
+    #: For a generation whose tokens can be read at once: batch -> the number of passes it takes, and a function that
+    #: reads prompt and generated tokens in one pass. None for other steps (since API 2).
+    one_pass: Callable[[Any], tuple[int, Callable[[], Any]]] | None
+    scratch: dict[str, Any]  # what `probe` keeps for `intervene`, by cause (since API 2)
 
     def step(self, batch: Any) -> Any:
         """Take the ordinary step on `batch`."""
@@ -397,12 +402,12 @@ class Trial(Protocol):
         """Return `batch` with other tensors under the same names."""
 
     def real_tokens(self, batch: Any) -> int | None:
-        """Return the tokens of `batch` that are no padding, None where that cannot be told."""
+        """Return the number of tokens of `batch` that are no padding, None where it is not known."""
 
     def regrouped(self) -> list[Any]:
         """Return the pool's examples in batches of the same size, sorted by length and no longer than needed.
 
-        Raises Unisolated where it cannot be told which tokens are padding.
+        Raises Unisolated where it is not known which tokens are padding.
         """
 
     def merged(self, batches: Sequence[Any]) -> Any:
@@ -438,7 +443,7 @@ class Trial(Protocol):
     def paced(self, call: Callable[[], float], batch: Any) -> float:
         """Return the seconds that `call()` returns, at the pace of the clean pass, by a step on `batch` before it.
 
-        Machines change their speed within seconds; what is held against the clean step time must not.
+        Machines change their speed within seconds, so a part is only compared with the clean step time at its pace.
         """
 
 

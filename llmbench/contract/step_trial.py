@@ -1,4 +1,4 @@
-"""A step under test, as far as no framework matters: batches, clock, and what follows from those two."""
+"""A step under test, without anything of a framework: its batches, its clock, and all that these two are enough for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import Any
 from llmbench.contract.errors import Unisolated
 
 Function = Callable[..., Any]
-FEWEST_PROBES, MOST_PROBES, PROBE_S = 3, 24, 0.1  # steps in which a part is looked at
+MIN_PROBES = 3  # steps in which a part is timed
+MAX_PROBES = 24
+PROBE_S = 0.1  # of ordinary steps, for the number in between
 
 
 @dataclass
@@ -39,12 +41,24 @@ class StepTrial:
     workers: int = 0  # loader processes
     regroup: Callable[[], list[Any]] | None = None  # the pool by length
     tokens: Callable[[Any], int | None] | None = None  # of a batch, without padding
-    facts: dict[str, Any] = field(default_factory=dict)  # what causes find out and want to keep
+    scratch: dict[str, Any] = field(default_factory=dict)  # what `probe` keeps for `intervene`, by cause
     step_s: float = 0.0  # seconds of a step, about
     until: float = math.inf  # reading of `time.perf_counter` at which trials must have ended
     pace_s: float = 0.0  # seconds of a step in the clean pass, the wait for its batch left out; 0 where not known
     engine: str = "torch"  # its name
     origin: Any = None  # of a cell's step: what made it
+    memory_used: float | None = None  # the share of the memory that is in use at the peak, None where not known
+    #: Of a generation: batch -> the number of its passes, and a function that reads all tokens in one pass.
+    one_pass: Callable[[Any], tuple[int, Callable[[], Any]]] | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return `scratch`, with `memory_used` and `teacher_forced` (`one_pass`) in it, as in version 1 of the API."""
+        if self.memory_used is not None:
+            self.scratch["memory_used"] = self.memory_used
+        if self.one_pass is not None:
+            self.scratch["teacher_forced"] = self.one_pass
+        return self.scratch
 
     def step(self, batch: Any) -> Any:
         """Take the ordinary step on `batch`."""
@@ -63,7 +77,7 @@ class StepTrial:
         return dataclasses.replace(batch, arrays=dict(tensors))
 
     def real_tokens(self, batch: Any) -> int | None:
-        """Return the tokens that are no padding, None where that cannot be told."""
+        """Return the number of tokens that are no padding, None where it is not known."""
         return None if self.tokens is None else self.tokens(batch)
 
     def regrouped(self) -> list[Any]:
@@ -89,7 +103,7 @@ class StepTrial:
         raise Unisolated(f"not written for the engine {self.engine}")
 
     def seconds(self, call: Callable[[], Any], *, least: int = 5) -> list[float]:
-        """Return the seconds of each of `least` calls, behind one that is not counted."""
+        """Return the seconds of each of `least` calls, after one that is not counted."""
         call()
         return [self.once(call) for _ in range(least)]
 
@@ -100,16 +114,16 @@ class StepTrial:
         return self.between([begin, self.mark()])[0]
 
     def probes(self) -> Iterator[Any]:
-        """Yield batches for looking at parts of a step: a few, more of them where steps are short."""
-        count = max(FEWEST_PROBES, min(MOST_PROBES, int(PROBE_S / self.step_s) if self.step_s else 0))
+        """Yield batches for timing parts of a step: a few, more of them where steps are short."""
+        count = max(MIN_PROBES, min(MAX_PROBES, int(PROBE_S / self.step_s) if self.step_s else 0))
         return itertools.islice(itertools.cycle(self.pool), count)
 
     def paced(self, call: Callable[[], float], batch: Any) -> float:
         """Return the seconds that `call()` returns, at the pace of the clean pass.
 
-        Machines change their speed from one second to the next, and a part of a step must not be held against a whole
-        one of another time: so an ordinary step on `batch` is timed right before, and what `call` tells is scaled by
-        what that step took then and takes now.
+        Machines change their speed from one second to the next, and a part of a step must not be compared with a whole
+        step of another time. So an ordinary step on `batch` is timed right before, and the result of `call` is scaled
+        by the time of a step in the clean pass over that of this step.
         """
         now_s = self.once(lambda: self.step(batch))
         then_s = self.pace_s or now_s

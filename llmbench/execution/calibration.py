@@ -32,7 +32,7 @@ RECHECK_SHARE = 0.2
 
 
 class Caller(Protocol):
-    """What runs a function of the worker in a process of its own, such as an executor."""
+    """Runs functions of the worker in processes of their own, as an executor does."""
 
     def call(self, function_name: str, *args: Any) -> Any:
         """Return the JSON value of `module:function` called with `args`."""
@@ -48,62 +48,62 @@ def ensure(
     seconds: float = DEFAULT_SECONDS,
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Return the ceilings of `device` (not `auto`) on the machine of `environment`, measured at most once.
+    """Return the ceilings of `device` (not `auto`) on the machine of `environment`, measured where the cache has none.
 
-    `precisions` are the PrecisionSpecs whose names reports will ask for. `fresh` measures whatever is kept. A cache
-    that cannot be written is noted and costs the next run its time. Raises Unsupported where the device is absent.
+    `precisions` are the PrecisionSpecs whose names reports will ask for. `fresh` measures in any case. Where the cache
+    cannot be written, `note` is told, and the next run measures again. Raises Unsupported where the device is absent.
     """
     now = datetime.datetime.now(datetime.UTC)
     specs = [dict(p) if isinstance(p, Mapping) else dataclasses.asdict(p) for p in precisions]
     device = "cuda:0" if device == "cuda" else device
     path = cache_path(environment, device)
-    kept = None if fresh else load(path)
-    if kept is not None and is_stale(kept, now):
-        kept = _checked(kept, executor, note, seconds, now)
-    elif kept is not None:
-        note(f"ceilings of {device}: measured {kept['measured_at']} ({path})")
-        return kept | {"precisions": precision_modes(specs)}
-    if kept is None:
+    ceilings = None if fresh else load(path)
+    if ceilings is not None and is_stale(ceilings, now):
+        ceilings = _recheck(ceilings, executor, note, seconds, now)
+    elif ceilings is not None:
+        note(f"ceilings of {device}: measured {ceilings['measured_at']} ({path})")
+        return ceilings | {"precisions": precision_modes(specs)}
+    if ceilings is None:
         note(f"ceilings of {device}: measuring, about {seconds:.0f} s")
-        kept = complete(
+        ceilings = complete(
             executor.call(worker_calls.MEASURE_CEILINGS, device, specs, seconds, str(path.parent)),
             environment,
             device,
             now,
         )
-    for warning in kept["warnings"]:
+    for warning in ceilings["warnings"]:
         note(f"ceilings of {device}: {warning}")
     try:
-        write_atomic(path, dump_json(kept, indent=1) + "\n")
+        write_atomic(path, dump_json(ceilings, indent=1) + "\n")
     except OSError as error:
         note(f"{path}: cannot be written ({error.strerror}); the ceilings are measured again next time")
-    return kept | {"precisions": precision_modes(specs)}
+    return ceilings | {"precisions": precision_modes(specs)}
 
 
 def cache_path(environment: Mapping[str, Any], device: str, variables: Mapping[str, str] = os.environ) -> Path:
-    """Return where the ceilings of a device of this machine are kept."""
+    """Return the cache file of the ceilings of a device of this machine."""
     name = f"{fingerprint(environment)}-{device.replace(':', '-')}.json"
     return cache_folder(variables) / "ceilings" / name
 
 
 def cache_folder(variables: Mapping[str, str] = os.environ) -> Path:
     """Return llmbench's cache folder; an empty variable counts as not set."""
-    if own := variables.get("LLMBENCH_CACHE"):
-        return Path(own)
-    if shared := variables.get("XDG_CACHE_HOME"):
-        return Path(shared) / "llmbench"
+    if folder := variables.get("LLMBENCH_CACHE"):
+        return Path(folder)
+    if folder := variables.get("XDG_CACHE_HOME"):
+        return Path(folder) / "llmbench"
     return Path.home() / ".cache" / "llmbench"
 
 
 def latest(device: str, variables: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
-    """Return the document of `device` that was measured last, None where none is kept; nothing is measured."""
+    """Return the ceilings of `device` that were measured last, None where the cache has none; measure nothing."""
     name = "cuda-0" if device == "cuda" else device.replace(":", "-")
-    kept = [load(path) for path in sorted((cache_folder(variables) / "ceilings").glob(f"*-{name}.json"))]
-    return max((doc for doc in kept if doc is not None), key=lambda doc: str(doc.get("measured_at")), default=None)
+    docs = [load(path) for path in sorted((cache_folder(variables) / "ceilings").glob(f"*-{name}.json"))]
+    return max((doc for doc in docs if doc is not None), key=lambda doc: str(doc.get("measured_at")), default=None)
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """Return a kept document; None where there is none, or it is not whole (its content does not give its id)."""
+    """Return the ceilings in a cache file; None without a file, or where its content does not give its id."""
     try:
         doc = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -111,20 +111,20 @@ def load(path: Path) -> dict[str, Any] | None:
     return doc if isinstance(doc, dict) and doc.get("ceilings_id") == ceilings_id(doc) else None
 
 
-def _checked(
-    kept: dict[str, Any], executor: Caller, note: Callable[[str], None], seconds: float, now: datetime.datetime
+def _recheck(
+    ceilings: dict[str, Any], executor: Caller, note: Callable[[str], None], seconds: float, now: datetime.datetime
 ) -> dict[str, Any] | None:
-    """Return the old document when a quick look confirms it, None when everything has to be measured again."""
-    device = kept.get("device")
-    if kept.get("schema") != CEILINGS_SCHEMA:
+    """Return old ceilings that a short measurement confirms, None where all have to be measured again."""
+    device = ceilings.get("device")
+    if ceilings.get("schema") != CEILINGS_SCHEMA:
         note(f"ceilings of {device}: kept by another version of llmbench")
         return None
-    note(f"ceilings of {device}: measured {kept['measured_at']}; checking, about {RECHECK_SHARE * seconds:.0f} s")
-    again = executor.call(worker_calls.RECHECK_CEILINGS, kept, RECHECK_SHARE * seconds)
-    wrong = disagreements(kept, again)
-    if not wrong and kept["warnings"] and not again["warnings"]:
+    note(f"ceilings of {device}: measured {ceilings['measured_at']}; checking, about {RECHECK_SHARE * seconds:.0f} s")
+    again = executor.call(worker_calls.RECHECK_CEILINGS, ceilings, RECHECK_SHARE * seconds)
+    wrong = disagreements(ceilings, again)
+    if not wrong and ceilings["warnings"] and not again["warnings"]:
         wrong = ["the machine, which was busy and is not any more"]
     if wrong:
         note(f"ceilings of {device}: changed: {', '.join(wrong)}")
         return None
-    return kept | {"checked_at": now.isoformat(timespec="seconds")}
+    return ceilings | {"checked_at": now.isoformat(timespec="seconds")}

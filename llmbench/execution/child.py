@@ -1,4 +1,4 @@
-"""What runs inside a cell's own process: isolation, limits, and turning what goes wrong into a record."""
+"""The process of a cell: it is isolated, it has limits, and what goes wrong in it becomes a record."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ UNSAFE_SERVER = "unsafe_fork_server"
 
 @dataclass(frozen=True)
 class Task:
-    """What a child is asked to do: `target(job, emit)` when there is a job, else `target(*args)`."""
+    """The work of a child: `target(job, emit)` when there is a job, else `target(*args)`."""
 
     target: str  # "module:function" or "file.py:function"
     result_path: str  # the JSON document that the child leaves
     log_path: str
     job: Job | None = None
     args: tuple[Any, ...] = ()
-    forked: bool = True  # by a fork server, which must be single-threaded
+    from_server: bool = True  # the child is forked by a fork server, which must be single-threaded
 
 
 def child_main(task: Task, events: Connection) -> None:
     """Run `task` and leave the process; the entry point of every child."""
     code = 1
-    if task.forked:
+    if task.from_server:
         gc.freeze()  # the imported libraries are no garbage, and unwritten pages stay shared with the server
         gc.enable()
     try:
         _isolate(task)
-        threads = parent_threads() if task.forked else None
+        threads = parent_threads() if task.from_server else None
         if threads is not None and threads > 1:
             events.send_bytes(dump_json({"event": UNSAFE_SERVER, "threads": threads}).encode())
         else:
@@ -79,13 +79,13 @@ def resolve(target: str) -> Callable[..., Any]:
 
 
 def parent_threads() -> int | None:
-    """Return how many threads the parent of this process runs, None where that cannot be known."""
+    """Return the number of threads of this process's parent, None where it is not known."""
     try:
         status = Path(f"/proc/{os.getppid()}/status").read_text()
     except OSError:
         return None
-    found = re.search(r"^Threads:\s*(\d+)", status, re.MULTILINE)
-    return int(found.group(1)) if found else None
+    match = re.search(r"^Threads:\s*(\d+)", status, re.MULTILINE)
+    return int(match.group(1)) if match else None
 
 
 # --- isolation ------------------------------------------------------------------------------------------
@@ -107,17 +107,17 @@ def _isolate(task: Task) -> None:
 
 
 def _die_with_parent() -> None:
-    """See to it that this process, and what it forks, does not outlive the run, not even when that is killed -9.
+    """Let this process, and those that it forks, end with the run, even where the run is killed with SIGKILL.
 
-    The fork server ends when the last process that holds its `alive` pipe does, and the kernel then kills its
-    children; so this process, which inherited the pipe, has to let go of it.
+    The fork server ends when the last process that holds its `alive` pipe ends, and the kernel then kills the server's
+    children. So this process, which inherited the pipe, has to close it.
     """
     parent = multiprocessing.parent_process()
     if sys.platform == "linux" and _set_death_signal() and _release_server():
         os.register_at_fork(before=_note_forking_thread, after_in_child=_death_signal_after_fork)
     elif parent is not None:
         threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    if os.getppid() == 1 or (parent is not None and not parent.is_alive()):  # it was gone before we asked
+    if os.getppid() == 1 or (parent is not None and not parent.is_alive()):  # the parent had ended before
         os._exit(1)
 
 
@@ -156,16 +156,16 @@ def _note_forking_thread() -> None:
 
 
 def _death_signal_after_fork() -> None:
-    if _forking_pid is not None:  # the signal follows the thread that forked; a thread may end and its processes go on
+    if _forking_pid is not None:  # a death signal follows the forking thread, and only the main one lives to the end
         _set_death_signal()
-        if os.getppid() != _forking_pid:  # it was gone before we asked
+        if os.getppid() != _forking_pid:  # the parent had ended before
             os._exit(1)
 
 
 def _limit_memory(memory_mib: float) -> None:
-    """Let this process use at most `memory_mib` of private memory, what it uses already included.
+    """Let this process use at most `memory_mib` of private memory, with the memory that it uses already.
 
-    The kernel counts reserved memory too, so what is reserved and untouched at this point is added.
+    The kernel counts reserved memory, too, so memory that is reserved and not touched at this point is added.
     """
     import resource
 

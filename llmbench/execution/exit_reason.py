@@ -10,7 +10,9 @@ from typing import Any
 
 from llmbench.contract.errors import OUT_OF_MEMORY
 
-TAIL_LINES, TAIL_BYTES = 40, 8192
+#: How much of the end of a log goes into a record.
+TAIL_LINES = 40
+TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,13 @@ class Ending:
     exit_code: int | None
     started_at: str
     wall_s: float
-    result: Any  # the JSON document it left, None without one
+    result: Any  # the JSON document that it wrote, None without one
     log_tail: str
     oom_kills: int  # by the kernel, in this control group, while the child ran
 
 
 def explain_exit(ending: Ending, timeout_s: float | None) -> tuple[str, dict[str, Any]]:
-    """Return status and error of a child that left no record."""
+    """Return the status and the error of a child that left no record."""
     tail = ending.log_tail
     if ending.exit_code is None:
         message = f"ran past the limit of {timeout_s:g} s and was stopped; its stack is in the traceback"
@@ -53,7 +55,7 @@ def log_size(path: str) -> int:
 
 
 def log_tail(path: str, start: int) -> str:
-    """Return the last lines that were written to `path` behind byte `start`."""
+    """Return the last lines that were written to `path` after byte `start`."""
     try:
         with Path(path).open("rb") as file:
             file.seek(max(start, log_size(path) - TAIL_BYTES))
@@ -64,7 +66,7 @@ def log_tail(path: str, start: int) -> str:
 
 
 def count_oom_kills() -> int:
-    """Return how many processes of this control group (else: of this machine) the kernel killed for memory."""
+    """Count the processes of this control group (else: of this machine) that the kernel killed for memory."""
     for path in [*_cgroup_files(), Path("/proc/vmstat")]:
         with contextlib.suppress(OSError, ValueError):
             for line in path.read_text().splitlines():

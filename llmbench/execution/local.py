@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import multiprocessing
@@ -25,7 +26,7 @@ from llmbench.records.run_dir import WORK
 
 PRELOAD = ("llmbench.execution.child", PRELOAD_MODULE)
 SERVER_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-STACK_DUMP_S = 10.0  # how long a hanging cell gets to write its stack to the log; it ends when it has
+STACK_DUMP_S = 10.0  # time for a hanging cell to write its stack to the log; it ends when that is done
 KILL_WAIT_S = 10.0
 CALL_TIMEOUT_S = 300.0
 
@@ -34,9 +35,9 @@ class LocalExecutor:
     """Cells as child processes, one at a time; use it as a context manager.
 
     `start_method` is `forkserver` (a warm server that has imported the libraries, so that a cell starts in a tenth
-    of a second) or `spawn`. `preload` names modules the server imports too; one server serves the whole process,
-    so the first executor fixes them. `timeout_s` limits each cell. `log_dir` gets one file per cell and repeat.
-    `on_event` is called with each progress event of a cell, and with nothing else between.
+    of a second) or `spawn`. `preload` names modules that the server imports, too; one server serves the whole process,
+    so the first executor decides them. `timeout_s` limits each cell. `log_dir` gets one file per cell and repeat.
+    `on_event` is called with each progress event of a cell.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class LocalExecutor:
     def run(self, job: Job) -> dict[str, Any]:
         """Run one repeat of one cell and return its record, whatever happens to the process.
 
-        An exception (KeyboardInterrupt, say) kills the process and goes on to the caller.
+        An exception, such as KeyboardInterrupt, kills the process and reaches the caller.
         """
         name = f"{job.cell.cell_id}-{job.repeat}"
         ending = self._run_task(self._task(self.target, name, job=job), self.timeout_s)
@@ -97,8 +98,8 @@ class LocalExecutor:
     def call(self, function_name: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """Return the JSON value of `module:function` called with `args` in a fresh process.
 
-        An LlmbenchError comes back as what it was; any other failure is a RuntimeError with its traceback. The time
-        limit of cells is not that of calls.
+        An LlmbenchError of the process is raised here as it was; any other failure is a RuntimeError with its
+        traceback. Calls have a time limit of their own, not that of cells.
         """
         self._calls += 1
         task = self._task(function_name, f"call-{os.getpid()}-{self._calls}", args=args)
@@ -115,7 +116,7 @@ class LocalExecutor:
         raise RuntimeError(f"{function_name}: {failure['message']}\n{failure['traceback']}")
 
     def server_threads(self) -> int | None:
-        """Return how many threads the fork server runs (1 when it is safe to fork), None without a server."""
+        """Return the number of threads of the fork server (1 when it is safe to fork), None without a server."""
         if self.start_method != "forkserver":
             return None
         threads: int | None = self.call("llmbench.execution.child:parent_threads")
@@ -131,7 +132,7 @@ class LocalExecutor:
             log_path=str(self.log_dir / f"{name}.log"),
             job=job,
             args=args,
-            forked=self.start_method == "forkserver",
+            from_server=self.start_method == "forkserver",
         )
 
     def _run_task(self, task: Task, timeout_s: float | None) -> Ending:
@@ -160,7 +161,7 @@ class LocalExecutor:
     def _run_spawned(self, task: Task, timeout_s: float | None, reason: str) -> Ending:
         self.start_method = "spawn"
         sys.stderr.write(f"llmbench: {reason}; going on with fresh processes, which start more slowly\n")
-        return self._run_task(Task(**{**vars(task), "forked": False}), timeout_s)
+        return self._run_task(dataclasses.replace(task, from_server=False), timeout_s)
 
     def _run_child(self, task: Task, timeout_s: float | None, on_event: Callable[[dict[str, Any]], None]) -> Ending:
         context: Any = multiprocessing.get_context(self.start_method)
@@ -202,13 +203,13 @@ class _ServerFailedError(Exception):
 
 @contextlib.contextmanager
 def _launching() -> Iterator[None]:
-    """Let a child start clean.
+    """Let a child start without traces of this process.
 
-    It must not import the user's script (or notebook, or console script), so what `__main__` is stays hidden; and
+    It must not import the user's script (or notebook, or console script), so the file of `__main__` is hidden. And
     pyarrow's allocator must not start a thread in the fork server.
     """
     main = sys.modules["__main__"]
-    kept: dict[str, Any] = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
+    hidden: dict[str, Any] = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
     main.__dict__.pop("__file__", None)
     main.__spec__ = None
     added = {name: value for name, value in SERVER_ENVIRONMENT.items() if name not in os.environ}
@@ -218,7 +219,7 @@ def _launching() -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
-        main.__dict__.update(kept)
+        main.__dict__.update(hidden)
 
 
 def _start(process: Any) -> None:

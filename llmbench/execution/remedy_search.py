@@ -131,7 +131,7 @@ class _Search:
     def screen(self, names: Sequence[str]) -> list[str]:
         """Try each remedy by itself; return those that gain, the largest gain first."""
         self.compare(SCREEN, [PLAIN, *((name,) for name in names)], SCREEN_PAIRS)
-        return remedy_choice.gains(self.trials(), names)
+        return remedy_choice.rank_gains(self.trials(), names)
 
     def harmless(self, name: str, gaining: Sequence[str]) -> bool:
         """Return whether a remedy keeps quality: train with it, unless it makes the same updates.

@@ -85,7 +85,7 @@ class Outcome:
     ran: int  # processes started by this call
 
     @property
-    def failed(self) -> bool:
+    def any_failed(self) -> bool:
         """Whether any cell failed."""
         return any(self.counts.get(status) for status in FAILED)
 
@@ -231,7 +231,7 @@ class Schedule:
         cell = job.cell
         if job.repeat > 0 and self._run_dir.status(cell.cell_id, 0) != "ok":
             return
-        reason = self._unsupported_parent(cell)
+        reason = self._parent_refusal(cell)
         if reason is not None:
             self.record_unrun(job, "unsupported", "Unsupported", reason)
             return
@@ -241,7 +241,7 @@ class Schedule:
         else:
             self.record_unrun(job, "skipped", "Skipped", problem)
 
-    def _unsupported_parent(self, cell: Cell) -> str | None:
+    def _parent_refusal(self, cell: Cell) -> str | None:
         """Return why the parent of `cell` cannot run here, in the words of a plan; None where it can."""
         parent = self.planned.get(cell.parent or "")
         if parent is None or self._run_dir.status(parent.cell.cell_id, 0) != "unsupported":

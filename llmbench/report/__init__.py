@@ -1,4 +1,7 @@
-"""One table model, several renderers. What reporters of other packages may use is in `__all__`, loaded on first use."""
+"""One table model, several renderers. Reporters of other packages may use the names in `__all__`.
+
+Each is loaded on first use.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         module, inner = _HOMES[name]
-        found = globals()[name] = getattr(importlib.import_module(f"llmbench.report.{module}"), inner)
-        return found
+        value = globals()[name] = getattr(importlib.import_module(f"llmbench.report.{module}"), inner)
+        return value
     raise AttributeError(f"module 'llmbench.report' has no attribute {name!r}")

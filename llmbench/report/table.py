@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-from html import escape
-from typing import TYPE_CHECKING
-
-pass
-if TYPE_CHECKING:
-    pass
+    from llmbench.contract.record import Row
 
 UNKNOWN = "n/a"
 
@@ -54,11 +50,16 @@ def printable(text: str) -> str:
     return text if text.isprintable() else text.translate(_CONTROLS)
 
 
+def interval_text(ends: Sequence[float] | None) -> str | None:
+    """Return the two ends of an interval as text, such as `1.05 - 1.20`."""
+    return None if ends is None else f"{ends[0]:.2f} - {ends[1]:.2f}"
+
+
 @dataclass(frozen=True)
 class Table:
     """A titled table. Each row holds one raw value (str, int, float or None) per column.
 
-    `cells` holds the id of the cell behind each row, in tables whose rows are of cells: what measures a row again.
+    `cells` holds the id of each row's cell, in tables whose rows are of cells: the id measures a row again.
     """
 
     title: str
@@ -88,37 +89,32 @@ class Table:
         return pd.DataFrame([list(row) for row in self.rows], columns=headings)
 
     def _repr_html_(self) -> str:
-        pass
-
         return table_html(self)
 
     def without_constants(self) -> tuple[Table, str]:
-        """Return the table without the text columns that are the same in every row, and what those say.
+        """Return the table without the text columns that are the same in every row, and those columns in words.
 
-        Only of tables with several rows and many columns: it is what makes the wide ones fit.
+        Tables with one row or few columns stay as they are: only wide ones have to become narrower.
         """
         if len(self.rows) < 2 or len(self.columns) < 8:
             return self, ""
         count = len(self.rows)
-        columns, kept, said = [], [], []
+        columns: list[Column] = []
+        remaining: list[tuple[Any, ...]] = []
+        constants: list[str] = []
         for column, values in zip(self.columns, zip(*self.rows, strict=True), strict=True):
             if column.align == "left" and isinstance(values[0], str) and values.count(values[0]) == count:
-                said += [f"{column.name} {values[0]}"] if values[0] else []
+                constants += [f"{column.name} {values[0]}"] if values[0] else []
             else:
                 columns.append(column)
-                kept.append(values)
-        rows = tuple(zip(*kept, strict=True)) if kept else ((),) * count
-        return dataclasses.replace(self, columns=tuple(columns), rows=rows), ", ".join(said)
+                remaining.append(values)
+        rows = tuple(zip(*remaining, strict=True)) if remaining else ((),) * count
+        return dataclasses.replace(self, columns=tuple(columns), rows=rows), ", ".join(constants)
 
 
 def number(name: str, unit: str = "", digits: int = 2) -> Column:
     """Return a column of numbers."""
     return Column(name, unit, "right", digits)
-
-
-def interval_text(ends: Sequence[float] | None) -> str | None:
-    """Return an interval as text, such as `1.05 - 1.20`."""
-    return None if ends is None else f"{ends[0]:.2f} - {ends[1]:.2f}"
 
 
 CELL = (
@@ -131,33 +127,33 @@ _NAMES = tuple(column.name for column in CELL)
 ID = Column("cell")
 
 
-def with_cells(tables: Iterable[Table], cells: Sequence[Mapping[str, Any]]) -> list[Table]:
+def with_cells(tables: Iterable[Table], cells: Sequence[Row]) -> list[Table]:
     """Return the tables with the id of each row's cell, where columns name a cell and only one has that name."""
-    by_names: dict[tuple[str, ...], dict[Any, str | None]] = {}
+    by_names: dict[tuple[str, ...], dict[tuple[object, ...], str | None]] = {}
 
-    def one(table: Table) -> Table:
+    def with_ids(table: Table) -> Table:
         places = [i for i, column in enumerate(table.columns) if column in CELL]
         if table.cells or len(places) < len(CELL) - 1:
             return table
         names = tuple(table.columns[i].name for i in places)
         if names not in by_names:
             by_names[names] = _ids(names, cells)
-        found = tuple(map(by_names[names].get, map(itemgetter(*places), table.rows)))
-        return dataclasses.replace(table, cells=found) if any(found) else table
+        ids = tuple(map(by_names[names].get, map(itemgetter(*places), table.rows)))
+        return dataclasses.replace(table, cells=ids) if any(ids) else table
 
-    return [one(table) for table in tables]
+    return [with_ids(table) for table in tables]
 
 
-def _ids(names: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> dict[Any, str | None]:
-    """Return the values of `names` -> the id of the cell that has them; None where several have."""
-    ids: dict[Any, str | None] = {}
+def _ids(names: Sequence[str], cells: Sequence[Row]) -> dict[tuple[object, ...], str | None]:
+    """Return the values of `names` -> the id of the cell that has them; None where several cells have them."""
+    ids: dict[tuple[object, ...], str | None] = {}
     for cell in cells:
         key = tuple(map(cell.get, names))
-        ids[key] = None if key in ids else cell["cell_id"]
+        ids[key] = None if key in ids else str(cell["cell_id"])
     return ids
 
 
-def cell_values(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+def cell_values(cell: Row) -> tuple[object, ...]:
     """Return the values of the columns that name a cell."""
     return tuple(map(cell.get, _NAMES))
 

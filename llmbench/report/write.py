@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmbench.report.report import Report
 
 
-def rendered(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> bytes | bytearray:
+def render_runs(runs: Sequence[Run], form: str, registry: Registry, baseline: str | None = None) -> bytes | bytearray:
     """Return the report of `runs` as bytes; a text ends with its line."""
     from llmbench.contract.errors import did_you_mean
 
@@ -42,7 +42,7 @@ def render(report: Report, form: str, registry: Registry) -> bytes | bytearray:
 
 
 def report_of(runs: Sequence[Run], registry: Registry, baseline: str | None = None) -> Report:
-    """Return the report of `runs`, with what plugins say of causes and the formats that they bring."""
+    """Return the report of `runs`, with the descriptions of causes and the formats that plugins provide."""
     from llmbench.report import Report
 
     causes = {name: provided.spec.description for name, provided in registry.by_kind["cause"].items()}

@@ -30,7 +30,9 @@ class Growth:
         return sum(p * c * x**p for c, p in zip(self.coefficients, POWERS, strict=True)) / self.at(x)
 
 
-ONE, LINEAR, SQUARE = Growth((1.0, 0.0, 0.0)), Growth((0.0, 1.0, 0.0)), Growth((0.0, 0.0, 1.0))
+ONE = Growth((1.0, 0.0, 0.0))
+LINEAR = Growth((0.0, 1.0, 0.0))
+SQUARE = Growth((0.0, 0.0, 1.0))
 
 
 def total(growths: Sequence[Growth]) -> Growth:

@@ -61,7 +61,7 @@ def runs_differ(base: Sequence[Processes], head: Sequence[Processes]) -> RunTest
       are permuted per cell. The statistic is the sum over cells of squared differences; drawn as in `permutation_p`.
 
     The two p values are joined by Bonferroni. Cells with fewer rounds than the others are left out. Two runs at
-    different times can differ without any change of the code: interleave their rounds, or that is what is found.
+    different times can differ without any change of the code: let their rounds take turns, or the test finds that.
     Raises ValueError for runs that do not match, or with fewer than two rounds on a side.
     """
     if len(base) != len(head) or not base:
@@ -89,8 +89,8 @@ def _student_p(a: np.ndarray, b: np.ndarray) -> float:
     dof = len(a) + len(b) - 2
     variance = (float(a.var()) * len(a) + float(b.var()) * len(b)) / dof
     error = math.sqrt(variance * (1 / len(a) + 1 / len(b)))
-    apart = abs(float(a.mean() - b.mean()))
-    return t_tail(apart / error, dof) if error > 0 else float(apart == 0)
+    distance = abs(float(a.mean() - b.mean()))
+    return t_tail(distance / error, dof) if error > 0 else float(distance == 0)
 
 
 def _cells_p(values: np.ndarray, n: int) -> float:

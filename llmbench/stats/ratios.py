@@ -105,21 +105,21 @@ class Paired:
         return cls.all([(a, b, shares)])[0]
 
     @classmethod
-    def all(cls, given: Sequence[tuple[Processes, Processes, Sequence[float] | None]]) -> list[Paired]:
+    def all(cls, sides: Sequence[tuple[Processes, Processes, Sequence[float] | None]]) -> list[Paired]:
         """Return `of` each, faster than one by one: those of one process with as many pairs are rows of an array."""
-        paired: list[Paired | None] = [None] * len(given)
+        paired: list[Paired | None] = [None] * len(sides)
         alike: dict[int, list[int]] = {}
-        for i, (a, b, shares) in enumerate(given):
+        for i, (a, b, shares) in enumerate(sides):
             if len(a) == len(b) == 1 and len(a[0]) == len(b[0]) > 1:
                 alike.setdefault(len(a[0]), []).append(i)
             else:
                 known = None if shares is None else [share for share, p in zip(shares, a, strict=True) if len(p)]
                 paired[i] = cls(_log_ratios(a, b), _parts(known))
         for rows in alike.values():
-            logs = log_samples([given[i][0][0] for i in rows]) - log_samples([given[i][1][0] for i in rows])
+            logs = log_samples([sides[i][0][0] for i in rows]) - log_samples([sides[i][1][0] for i in rows])
             trimmed = [_trim_rows(pairs) for pairs in (logs, logs[:, ::2], logs[:, 1::2])]
             for i, own, whole, *halves in zip(rows, logs.tolist(), *trimmed, strict=True):
-                paired[i] = cls([own], _parts(given[i][2]), whole, tuple(halves))
+                paired[i] = cls([own], _parts(sides[i][2]), whole, tuple(halves))
         return paired  # type: ignore[return-value]  # none is None any more
 
     @property
@@ -193,13 +193,13 @@ def _trim_rows(logs: np.ndarray) -> list[Trimmed]:
     """Return the trimmed mean of each row, its standard error and degrees of freedom (0: too few values)."""
     n = logs.shape[1]
     cut = int(TRIMMED * n)
-    kept = np.sort(logs, axis=1)[:, cut : n - cut]
-    locations = kept.mean(axis=1)
+    middle = np.sort(logs, axis=1)[:, cut : n - cut]
+    locations = middle.mean(axis=1)
     if n < FEWEST_PAIRS:
         return [(location, 0.0, 0) for location in locations.tolist()]
-    least, most = kept[:, 0], kept[:, -1]
-    means = (kept.sum(axis=1) + cut * (least + most)) / n
-    squares = ((kept - means[:, None]) ** 2).sum(axis=1) + cut * ((least - means) ** 2 + (most - means) ** 2)
+    least, most = middle[:, 0], middle[:, -1]
+    means = (middle.sum(axis=1) + cut * (least + most)) / n
+    squares = ((middle - means[:, None]) ** 2).sum(axis=1) + cut * ((least - means) ** 2 + (most - means) ** 2)
     errors = np.sqrt(squares / (n - 1)) / ((1 - 2 * TRIMMED) * math.sqrt(n))
     return [(*one, n - 2 * cut - 1) for one in zip(locations.tolist(), errors.tolist(), strict=True)]
 

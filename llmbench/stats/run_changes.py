@@ -205,11 +205,11 @@ def _interval(location: float, variance: float, dof: float, level: float) -> Est
 
 def _by_rounds(side: Sequence[Processes]) -> np.ndarray:
     """Return the log medians of each cell's processes, a row per cell and a column per round; nan where one lacks."""
-    found = np.full((len(side), max(map(len, side), default=0)), np.nan)
-    for row, cell in zip(found, side, strict=True):
+    medians = np.full((len(side), max(map(len, side), default=0)), np.nan)
+    for row, cell in zip(medians, side, strict=True):
         there = [i for i, process in enumerate(cell) if len(process)]
         row[there] = log_medians(log_processes(cell))
-    return found
+    return medians
 
 
 def _round_effects(medians: np.ndarray) -> np.ndarray:

@@ -69,11 +69,11 @@ def changepoints(samples: Sequence[float]) -> list[int]:
         totals = [best[i] + costs[i][j - i - 1] + penalty for i in range(j)]
         before.append(int(np.argmin(totals)))
         best.append(totals[before[-1]])
-    found, j = [], len(ends) - 1
+    points, j = [], len(ends) - 1
     while before[j] > 0:
         j = before[j]
-        found.append(ends[j])
-    return found[::-1]
+        points.append(ends[j])
+    return points[::-1]
 
 
 def _places(n: int) -> list[int]:
@@ -119,10 +119,10 @@ def _settling_index(samples: Sequence[float]) -> int:
     last = segments[-1]
 
     def equivalent(segment: tuple[int, int]) -> bool:
-        apart = abs(float(np.median(logs[slice(*segment)]) - np.median(logs[slice(*last)])))
+        distance = abs(float(np.median(logs[slice(*segment)]) - np.median(logs[slice(*last)])))
         shares = 1 / (segment[1] - segment[0]) + 1 / (last[1] - last[0])
         chance = 3 * noise * math.sqrt(math.pi / 2 * shares) if segment[1] - segment[0] > STALL else 0.0
-        return apart <= max(math.log1p(TOLERANCE), chance)
+        return distance <= max(math.log1p(TOLERANCE), chance)
 
     start = last[0]
     for segment in segments[-2::-1]:

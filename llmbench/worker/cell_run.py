@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmbench.contract.engines import Engine, EngineRequest
 from llmbench.contract.errors import PluginError, Unsupported, UserError, is_out_of_memory
 from llmbench.contract.files import atomic_folder
-from llmbench.contract.job import Job
+from llmbench.contract.job import Job, new_record
 from llmbench.contract.sizes import configuration, scale_size
 from llmbench.contract.specs import DEFAULT_LEARNING_RATE, BuildRequest, CollateContext, Feature, Layout, ModelSpec
 from llmbench.plugins.discovery import discover
@@ -24,7 +24,9 @@ from llmbench.worker.measuring.loops import Feed
 from llmbench.worker.measuring.step_kinds import Prediction, Training
 from llmbench.worker.scoring import Scorer
 
-Emit = Callable[[dict[str, Any]], None]
+if TYPE_CHECKING:
+    from llmbench.contract.record import Checkpoint, Emit, Measurements, Record
+    from llmbench.contract.record import Training as TrainingFields
 
 TIMED_ORDER_STEPS = 4096  # more than any clean and phase pass take together
 
@@ -123,7 +125,7 @@ class CellRun:
         engine.build(self.model, request or self.build_request(), seed=cell.seed)
         return engine
 
-    def start(self) -> tuple[Engine, dict[str, Any]]:
+    def start(self) -> tuple[Engine, Checkpoint]:
         """Build the model and load its parent's checkpoint; return the engine and the record's `checkpoint`."""
         cell = self.job.cell
         engine = self.engine()
@@ -187,7 +189,7 @@ class CellRun:
                 f"{self.model.name} does not run in {cell.precision} on {cell.device}: {type(error).__name__}: {reason}"
             ) from error
 
-    def score(self, engine: Engine, *, only_model: bool = False) -> dict[str, Any]:
+    def score(self, engine: Engine, *, only_model: bool = False) -> Measurements:
         """Predict the whole test split; return the record's `quality`, `oracle`, `baselines` (or `quality` alone)."""
         cell, data = self.job.cell, self.data
         order = scoring_order(data.test, self.layout, cell)
@@ -201,9 +203,13 @@ class CellRun:
             return {"quality": scorer.model(predictions)}
         return {"quality": scorer.model(predictions), "oracle": scorer.oracle(), "baselines": scorer.baselines()}
 
-    def save_checkpoint(self, engine: Engine, training: dict[str, Any]) -> None:
+    def save_checkpoint(self, engine: Engine, training: TrainingFields) -> None:
         """Write the checkpoint of this cell; it appears under its name only when it is whole."""
         cell = self.job.cell
         with atomic_folder(Path(self.job.run_dir) / "checkpoints" / cell.cell_id) as folder:
             engine.save(folder / "model.safetensors")
             (folder / "cell.json").write_text(json.dumps({"cell": cell.to_json(), "training": training}))
+
+    def record(self, **fields: object) -> Record:
+        """Return the record of a run that ended well."""
+        return cast("Record", new_record(self.job, "ok", **fields))

@@ -8,14 +8,14 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
 from llmbench.contract.engines import Engine
-from llmbench.contract.job import Job, new_record
+from llmbench.contract.job import Job
 from llmbench.contract.specs import Batch
 from llmbench.layouts import IGNORE
-from llmbench.worker.cell_run import TIMED_ORDER_STEPS, CellRun, Emit
+from llmbench.worker.cell_run import TIMED_ORDER_STEPS, CellRun
 from llmbench.worker.data.features import training_order
 from llmbench.worker.largest_batch import PREDICT_STEPS, TRAIN_STEPS, Rehearsal, add_largest_batch, longest, unending
 from llmbench.worker.machine import allocator, monitor
@@ -37,10 +37,25 @@ from llmbench.worker.scoring import check_metrics
 from llmbench.worker.verification.cell_trial import causes, make_cell_trial
 from llmbench.worker.verification.verify import verify_causes
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import (
+        Compilation,
+        Counts,
+        Emit,
+        Energy,
+        Health,
+        Measurements,
+        Memory,
+        Record,
+        Samples,
+        Series,
+        Trace,
+    )
+
 POOL_ORDER_STEPS = 64  # batches that trials of causes may take from the start of the order
 
 
-def run_job(job: Job, emit: Emit) -> dict[str, Any]:
+def run_job(job: Job, emit: Emit) -> Record:
     """Run one repeat of one cell and return its record.
 
     Every repeat times the cell from the same state; repeat 0 also trains (and saves a checkpoint) or is scored.
@@ -60,7 +75,7 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
     return record
 
 
-def learn(run: CellRun) -> dict[str, Any]:
+def learn(run: CellRun) -> Record:
     """Pretrain or fine-tune: time it from the initial state, then (repeat 0) train from that state."""
     job, cell = run.job, run.job.cell
     engine, loaded = run.start()
@@ -70,50 +85,51 @@ def learn(run: CellRun) -> dict[str, Any]:
     first_step_s = run.first_step(engine, feed)
     run.emit({"event": "measure"})
     spent = Spent()
-    work = run.step_kind()
+    kind = run.step_kind()
     with spent("measure_s"):
-        fields = measure(job, engine, feed, work)
+        fields = measure(job, engine, feed, kind)
     fields |= {"checkpoint": loaded, "spent": spent.seconds}
     if watch is not None:
-        fields["compilation"] = watch.stop(first_step_s, statistics.median(fields["samples"]["step_s"]))
+        steady_step_s = statistics.median(fields["samples"]["step_s"])
+        fields["compilation"] = cast("Compilation", watch.stop(first_step_s, steady_step_s))
     if job.repeat == 0 and job.verify != "none":
         with spent("verify_s"):
-            fields |= try_causes(run, engine, feed, work, fields)
+            fields |= try_causes(run, engine, feed, kind, fields)
     if job.repeat == 0:
-        del work  # with the last loss, which holds on to the parameters
+        del kind  # with the last loss, which holds on to the parameters
         engine, loaded = run.start()
         run.prepare_training(engine)
         feed = run.feed(engine, train=True)
         order = run.order(cell.steps, train=True)
         with spent("train_s"):
-            fields["training"] = loops.train(engine, feed(order), cell.steps, run.emit)
-        fields["training"]["examples"] = run.data.train_examples
-        fields["checkpoint"] = {**loaded, "id": cell.cell_id}
-        run.save_checkpoint(engine, fields["training"])
+            training = loops.train(engine, feed(order), cell.steps, run.emit)
+        training["examples"] = run.data.train_examples
+        fields |= {"training": training, "checkpoint": {**loaded, "id": cell.cell_id}}
+        run.save_checkpoint(engine, training)
         if job.is_scored:
             with spent("score_s"):
                 fields |= run.score(engine)
-    return new_record(job, "ok", **fields)
+    return run.record(**fields)
 
 
-def evaluate(run: CellRun) -> dict[str, Any]:
+def evaluate(run: CellRun) -> Record:
     """Time prediction over the test split, and (repeat 0) score it."""
     job = run.job
     engine, loaded = run.start()
     feed = run.feed(engine, train=False)
     run.emit({"event": "measure"})
     spent = Spent()
-    work = run.step_kind()
+    kind = run.step_kind()
     with spent("measure_s"):
-        fields = measure(job, engine, feed, work)
+        fields = measure(job, engine, feed, kind)
     fields |= {"checkpoint": loaded, "spent": spent.seconds}
     if job.repeat == 0 and job.verify != "none":
         with spent("verify_s"):
-            fields |= try_causes(run, engine, feed, work, fields)
+            fields |= try_causes(run, engine, feed, kind, fields)
     if job.repeat == 0 and job.is_scored:
         with spent("score_s"):
             fields |= run.score(engine)
-    return new_record(job, "ok", **fields)
+    return run.record(**fields)
 
 
 class Spent:
@@ -130,34 +146,38 @@ class Spent:
         self.seconds[name] = time.perf_counter() - begin
 
 
-def measure(job: Job, engine: Engine, feed: Feed, work: StepKind) -> dict[str, Any]:
+def measure(job: Job, engine: Engine, feed: Feed, kind: StepKind) -> Measurements:
     """Run the clean pass, the phase pass and (repeat 0) the trace pass; return the record's fields."""
     cell, seconds = job.cell, job.budget.seconds / job.repeats
     order = training_order(feed.features, feed.layout, cell, TIMED_ORDER_STEPS)
     watches: dict[str, Watch] = {"health": Monitor(cell.device), "energy": EnergyMeter(cell.device)}
     clean = run_clean_pass(
-        engine, feed(order), work.step, seconds=seconds, ci_pct=job.budget.ci_pct, note=work.note, watches=watches
+        engine, feed(order), kind.step, seconds=seconds, ci_pct=job.budget.ci_pct, note=kind.note, watches=watches
     )
-    memory: dict[str, Any] = {"peak_mib": engine.peak_memory_mib(), "capacity_mib": engine.capacity_mib()}
-    memory |= work.cache_memory()
+    memory: Memory = {"peak_mib": engine.peak_memory_mib(), "capacity_mib": engine.capacity_mib()}
+    memory |= kind.cache_memory()
     step_s = statistics.median(clean.samples["step_s"])
-    pairs, most = affordable_pairs(step_s, seconds), affordable_pairs(step_s, MORE_TIMES * seconds)
-    parts = run_phase_pass(engine, feed(order_in_pairs(order[::-1], most)), work, pairs, most)
-    fields: dict[str, Any] = {
-        "samples": {**clean.samples, **parts.samples, **work.samples()},
-        "phases": parts.phases,
-        "counts": {**mean_counts(clean.samples), "parameters": engine.parameters(), "timing": clean.how},
+    pairs, max_pairs = affordable_pairs(step_s, seconds), affordable_pairs(step_s, MORE_TIMES * seconds)
+    paired = run_phase_pass(engine, feed(order_in_pairs(order[::-1], max_pairs)), kind, pairs, max_pairs)
+    counts = mean_counts(clean.samples)
+    counts |= {"parameters": engine.parameters(), "timing": clean.how}
+    health = cast("Health", clean.readings["health"])
+    fields: Measurements = {
+        "samples": cast("Samples", {**clean.samples, **paired.samples, **kind.samples()}),
+        "phases": paired.phases,
+        "counts": counts,
         "memory": memory,
-        "health": clean.readings["health"],
-        "energy": clean.readings["energy"],
-        "warnings": monitor.warnings(clean.readings["health"]),
+        "health": health,
+        "energy": cast("Energy", clean.readings["energy"]),
+        "warnings": monitor.warnings(health),
     }
     if job.trace == "all" or (job.trace == "first" and job.repeat == 0):
         batch = typical_batch(feed, order[: len(clean.samples["step_s"])])
-        memory.update(engine.memory_parts(batch, train=work.trains))
-        fields["operators"] = engine.trace(batch, train=work.trains, max_new_tokens=work.max_new_tokens)
-        fields["counts"].update(work.counts(fields["operators"]))
-        fields["counts"]["labelled_share"] = share_of_labels(batch)
+        memory |= cast("Memory", engine.memory_parts(batch, train=kind.trains))
+        trace = cast("Trace", engine.trace(batch, train=kind.trains, max_new_tokens=kind.max_new_tokens))
+        fields["operators"] = trace
+        counts |= kind.counts(trace)
+        counts["labelled_share"] = share_of_labels(batch)
     return fields
 
 
@@ -169,16 +189,16 @@ def share_of_labels(batch: Batch) -> float | None:
     return float((labels != IGNORE).sum()) / math.prod(labels.shape)
 
 
-def try_causes(run: CellRun, engine: Engine, feed: Feed, work: StepKind, fields: Mapping[str, Any]) -> dict[str, Any]:
+def try_causes(run: CellRun, engine: Engine, feed: Feed, kind: StepKind, fields: Measurements) -> Measurements:
     """Remove the causes that the job asks for and measure again; return the fields `interventions` and `together`.
 
     `fields` are those that measuring the step gave.
     """
     job, memory = run.job, fields["memory"]
     order = training_order(feed.features, feed.layout, job.cell, POOL_ORDER_STEPS)
-    limit = job.budget.memory_mib or memory["capacity_mib"]
-    share = memory["peak_mib"] / limit if limit else 0.0
-    trial = make_cell_trial(engine, feed, order, work, job.cell, name=run.model.engine, memory_used=share)
+    limit, peak = job.budget.memory_mib or memory["capacity_mib"], memory["peak_mib"]
+    share = peak / limit if peak and limit else 0.0
+    trial = make_cell_trial(engine, feed, order, kind, job.cell, name=run.model.engine, memory_used=share)
     interventions, together = verify_causes(
         trial,
         fields,
@@ -191,11 +211,18 @@ def try_causes(run: CellRun, engine: Engine, feed: Feed, work: StepKind, fields:
     return {"interventions": interventions, "together": together}
 
 
-def mean_counts(samples: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Return what the steps of a clean pass hold on average."""
-    names = {"tokens": "step_tokens", "padding_tokens": "step_padding_tokens", "examples": "step_examples"}
-    unknown = dict.fromkeys(("flops", "recomputed_flops", "model_flops", "bytes", "kernels"))
-    return {**{name: statistics.fmean(samples[key]) for name, key in names.items()}, **unknown}
+def mean_counts(samples: Series) -> Counts:
+    """Return the means over the steps of a clean pass; counts of a traced step are None, not known yet."""
+    return {
+        "tokens": statistics.fmean(samples["step_tokens"]),
+        "padding_tokens": statistics.fmean(samples["step_padding_tokens"]),
+        "examples": statistics.fmean(samples["step_examples"]),
+        "flops": None,
+        "recomputed_flops": None,
+        "model_flops": None,
+        "bytes": None,
+        "kernels": None,
+    }
 
 
 def typical_batch(feed: Feed, order: Sequence[list[int]]) -> Batch:

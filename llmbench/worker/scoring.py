@@ -1,14 +1,15 @@
 """Scoring: the model, the oracle and the trivial baselines on the same examples, by the same metrics.
 
-What the oracle and the baselines score does not depend on the model, so a run scores them once per test split.
+The scores of the oracle and of the baselines do not depend on the model, so a run computes them once per test split.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmbench.contract.cell import content_id
 from llmbench.contract.errors import needs_packages
@@ -18,7 +19,10 @@ from llmbench.contract.specs import BaselineContext, TaskSpec
 from llmbench.plugins.registry import Registry
 from llmbench.worker.data.features import CellData, as_python, features_key
 
-REFERENCES_VERSION = 1  # raise when what oracles or baselines score changes
+if TYPE_CHECKING:
+    from llmbench.contract.record import Oracle, OracleKind, Quality, Scores
+
+REFERENCES_VERSION = 1  # raise when the scores of oracles or baselines change
 
 
 def check_metrics(job: Job, task: TaskSpec, registry: Registry) -> None:
@@ -51,12 +55,12 @@ class Scorer:
         # Pretraining cuts documents into windows: its references say nothing, one per prediction.
         self.references = references
 
-    def score(self, predictions: Sequence[Any]) -> dict[str, float]:
+    def score(self, predictions: Sequence[Any]) -> Scores:
         """Return all values of all metrics for decoded predictions."""
         references = self.references
         if len(references) != len(predictions):
             references = [None] * len(predictions)
-        values: dict[str, float] = {}
+        values: Scores = {}
         for metric, options in self.metrics:
             result = metric.compute(predictions=list(predictions), references=references, **options)
             values.update({k: v for k, v in (result or {}).items() if k in self.direction})
@@ -64,13 +68,13 @@ class Scorer:
 
     def scores(self, predictions: Sequence[Any]) -> dict[str, list[float]]:
         """Return the score of each example, of the metrics that are means of such scores."""
-        found: dict[str, list[float]] = {}
+        scores: dict[str, list[float]] = {}
         if len(self.references) == len(predictions):
             for each in self.each:
-                found.update(each(list(predictions), self.references))
-        return as_python(found)
+                scores.update(each(list(predictions), self.references))
+        return as_python(scores)
 
-    def model(self, raw: Sequence[Any]) -> dict[str, Any]:
+    def model(self, raw: Sequence[Any]) -> Quality:
         """Return the record's `quality` for the engine's raw predictions."""
         data = self.data
         examples: Sequence[Any] = data.test_examples
@@ -82,34 +86,40 @@ class Scorer:
         ]
         values = self.score(decoded)
         direction = {name: self.direction[name] for name in values}
-        found = {"values": values, "examples": len(decoded), "primary": data.task.primary, "direction": direction}
-        return {**found, "each": self.scores(decoded)}
+        return {
+            "values": values,
+            "examples": len(decoded),
+            "primary": data.task.primary,
+            "direction": direction,
+            "each": self.scores(decoded),
+        }
 
-    def oracle(self) -> dict[str, Any] | None:
-        """Return what the oracle scores, or None where the data set has none."""
+    def oracle(self) -> Oracle | None:
+        """Return the scores of the oracle, None where the data set has none."""
         return self._once("oracle", self._oracle)
 
-    def baselines(self) -> dict[str, dict[str, float]]:
-        """Return what each trivial baseline scores."""
+    def baselines(self) -> dict[str, Scores]:
+        """Return the scores of each trivial baseline."""
         return self._once("baselines", self._baselines)
 
     def _once(self, what: str, score: Callable[[], Any]) -> Any:
         """Return `score()`, from the run's cache where another cell has scored the same split before."""
         path = self.cache / f"{what}-{self.split}.json"
-        if path.exists():
+        with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged file counts as missing
             return json.loads(path.read_text(encoding="utf-8"))
         value = score()
         write_atomic(path, json.dumps(value), sync=False)
         return value
 
-    def _oracle(self) -> dict[str, Any] | None:
+    def _oracle(self) -> Oracle | None:
         oracle = self.data.dataset.oracle
         if oracle is None:
             return None
         predictions = oracle.predict(self.data.test_examples)
-        return {"kind": oracle.kind, "values": self.score(predictions), "each": self.scores(predictions)}
+        kind = cast("OracleKind", oracle.kind)
+        return {"kind": kind, "values": self.score(predictions), "each": self.scores(predictions)}
 
-    def _baselines(self) -> dict[str, dict[str, float]]:
+    def _baselines(self) -> dict[str, Scores]:
         data = self.data
         ctx = BaselineContext(data.dataset, data.test_examples, data.tokenizer, data.test, self.seed)
         return {name: self.score(predict(ctx)) for name, predict in data.task.baselines.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import statistics
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from llmbench.plugins.discovery import discover
 from llmbench.worker.diagnosis.restore import Snapshot
 from llmbench.worker.diagnosis.user_engine import UserEngine
 from llmbench.worker.diagnosis.user_step import UserStep, user_trial, watch_step
-from llmbench_plugins.causes import _core, _watch, kernel, recurrence, vocabulary
+from llmbench_plugins.causes import _core, _operators, kernel, recurrence, vocabulary
 
 torch.set_num_threads(1)  # small tensors, and other tests beside them
 REGISTRY = discover()
@@ -92,6 +94,15 @@ def flops(run):
     return {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
 
 
+@pytest.mark.parametrize("name", CAUSES)
+def test_a_cause_imports_no_other_cause(name):
+    path = Path(kernel.__file__).with_name(f"{name}.py")
+    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    modules = {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+    others = {f"llmbench_plugins.causes.{other}" for other in CAUSES if other != name}
+    assert not [module for module in modules for other in others if f"{module}.".startswith(f"{other}.")]
+
+
 @pytest.mark.parametrize("name", GIVEN)
 def test_a_cause_changes_nothing_behind_it(name):
     trial = trial_of(GIVEN[name]())
@@ -130,10 +141,10 @@ def test_cells_in_a_loop_train_the_same_parameters_and_see_the_same_states(cell)
     with change.changed():
         treated = gradients_at_update(trial, lambda: trial.step(trial.pool[0]))
     assert treated == clean
-    calls = flops(lambda: trial.step(trial.pool[0])), None
+    clean_flops = flops(lambda: trial.step(trial.pool[0]))
     with change.changed():
-        calls = calls[0], flops(lambda: trial.step(trial.pool[0]))
-    assert calls[1]["aten.addmm"] == calls[0]["aten.addmm"]
+        treated_flops = flops(lambda: trial.step(trial.pool[0]))
+    assert treated_flops["aten.addmm"] == clean_flops["aten.addmm"]
     assert plainly.isfinite().all()
 
 
@@ -147,7 +158,7 @@ def test_states_that_are_known_give_the_same_outputs_as_one_after_the_other(kind
     model = plain.Recurrent(kind, **options)
     ids = plain.labelled()[0][0]
     layers = recurrence._Layers([model.layer])
-    with layers.changed():
+    with layers.use_known_states():
         first = model.states(ids)
         again = model.states(ids)
     assert torch.allclose(first, model.states(ids), atol=1e-5) and torch.equal(first, again)
@@ -159,7 +170,7 @@ def test_states_given_by_the_caller_are_used():
     layer = nn.LSTM(8, 8, batch_first=True)
     x, state = torch.randn(2, 5, 8), (torch.randn(1, 2, 8), torch.randn(1, 2, 8))
     expected, (h, c) = layer(x, state)
-    with recurrence._Layers([layer]).changed():
+    with recurrence._Layers([layer]).use_known_states():
         out, (h2, c2) = layer(x, state)
     assert torch.allclose(out, expected, atol=1e-5)
     assert torch.allclose(h, h2, atol=1e-5) and torch.allclose(c, c2, atol=1e-5)
@@ -231,7 +242,8 @@ def test_checkpointing_off_keeps_the_loss_and_saves_the_second_pass():
 def test_checkpointed_regions_run_by_themselves_once_more_and_leave_no_gradient(nested, reentrant):
     from torch.utils.checkpoint import checkpoint
 
-    from llmbench_plugins.causes.checkpointing import _kept, _run, regions_of
+    from llmbench_plugins.causes._checkpoints import regions_of
+    from llmbench_plugins.causes.checkpointing import _keep_activations, _run
 
     class Model(plain.GPT):
         def forward(self, ids, targets):
@@ -245,12 +257,12 @@ def test_checkpointed_regions_run_by_themselves_once_more_and_leave_no_gradient(
     regions = regions_of(trial, trial.pool[0])
     assert len(regions) == 2  # the outermost ones, and those only, of the forward pass
     trial.optimizer.zero_grad(set_to_none=True)
-    with _kept([]):
+    with _keep_activations([]):
         kept = sum(flops(lambda: _run(trial, regions)).values())
-    from llmbench_plugins.causes._swap import replaced
+    from llmbench_plugins.causes._swap import substitute
     from llmbench_plugins.causes.checkpointing import _not_reentrant
 
-    with replaced([(torch.utils.checkpoint.CheckpointFunction, "apply")], _not_reentrant):
+    with substitute([(torch.utils.checkpoint.CheckpointFunction, "apply")], _not_reentrant):
         again = sum(flops(lambda: _run(trial, regions)).values())
     times, forward = (2 if nested else 1), kept / 3
     assert 0.6 * forward < again - kept <= times * forward  # torch stops where nothing more is needed
@@ -261,11 +273,11 @@ def test_compute_multiplies_half_of_the_rows_and_keeps_the_gradients():
     data = [(torch.randn(128, 64),) for _ in range(4)]
     trial = trial_of({"model": plain.Deep(), "data": data, "loss": lambda output, batch: output.square().mean()})
     assert CAUSES["compute"].probe(trial)["products"] == 4
-    from llmbench_plugins.causes.compute import _halved
+    from llmbench_plugins.causes.compute import _halve_products
 
     grads = gradients_at_update(trial, lambda: trial.step(data[0]))
     clean = flops(lambda: trial.step(data[0]))
-    with _halved("cpu"):
+    with _halve_products("cpu"):
         treated = flops(lambda: trial.step(data[0]))
         assert gradients_at_update(trial, lambda: trial.step(data[0])) == grads
     half = 2 * 64 * 64 * 64  # of 128 rows; the first layer's input needs no gradient, but gets one here
@@ -285,21 +297,21 @@ def test_shared_weights_keep_a_gradient_for_each():
 @pytest.mark.parametrize("count", [2, 4])
 def test_pieces_hold_the_same_examples_and_the_optimizer_steps_as_often(count):
     trial = trial_of({"model": plain.GPT(), "data": plain.texts()})
-    arms = kernel._Arms(trial, count)
-    for batch, pieces in zip(trial.pool, arms.other, strict=True):
+    way = kernel.Regrouped(trial, count)
+    for batch, pieces in zip(trial.pool, way.groups, strict=True):
         assert torch.equal(torch.cat([piece[0] for piece in pieces]), batch[0]) and len(pieces) == count
-    assert steps_of(trial, arms.run_plain, 4) == 4
-    with arms.change():
-        assert steps_of(trial, arms.run_other, 4) == 4
+    assert steps_of(trial, way.run_plain, 4) == 4
+    with way.change():
+        assert steps_of(trial, way.run_regrouped, 4) == 4
 
 
 def test_batches_of_one_row_are_put_together():
     trial = trial_of({"model": plain.GPT(), "data": plain.texts(rows=1)})
-    (arms,) = kernel._ways(trial)
-    assert not arms.split and all(len(batch[0]) == 2 for (batch,) in arms.other)
-    with arms.change():
-        assert steps_of(trial, arms.run_other, 4) == 8
-    assert steps_of(trial, arms.run_plain, 4) == 8
+    (way,) = kernel._ways(trial)
+    assert not way.split and all(len(batch[0]) == 2 for (batch,) in way.groups)
+    with way.change():
+        assert steps_of(trial, way.run_regrouped, 4) == 8
+    assert steps_of(trial, way.run_plain, 4) == 8
 
 
 def steps_of(trial, run, count):
@@ -370,7 +382,7 @@ def test_every_cause_is_described_and_of_a_known_kind():
 
 def test_fitted_tensors_have_the_shape_that_is_asked_for():
     for have, want in (((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (2, 7, 4)), ((2, 3, 4), (2, 2, 6)), ((6, 4), (2, 3, 4))):
-        assert _core.fitted(torch.randn(have), want).shape == want
+        assert _core.fit_shape(torch.randn(have), want).shape == want
 
 
 class Packs(nn.Module):
@@ -395,7 +407,7 @@ def test_a_packed_sequence_keeps_its_values_and_its_gradients(kind):
     change = CAUSES["recurrence"].intervene(trial)
     grads = gradients_at_update(trial, lambda: trial.step(trial.pool[0]))
     plainly = trial.module(*trial.pool[0])
-    with recurrence._Layers([trial.module.layer]).changed():
+    with recurrence._Layers([trial.module.layer]).use_known_states():
         assert torch.allclose(trial.module(*trial.pool[0]), plainly, atol=1e-5)
     with change.changed():
         assert gradients_at_update(trial, lambda: trial.step(trial.pool[0])) == grads
@@ -459,20 +471,20 @@ class Streamer(torch.nn.Module):
 
 def with_no_host(trial):
     """Return the trial with the facts of a step that has no Python outside of its module, whatever the clock says."""
-    trial.facts["host"] = {"part_s": [0.0], "outside_s": [0.0], "asleep_s": [0.0]}
+    trial.scratch["host"] = {"part_s": [0.0], "outside_s": [0.0], "asleep_s": [0.0]}
     return trial
 
 
 @pytest.fixture
 def operators_per_element(clock, monkeypatch):
     """A trace is no place for a dispatch mode: only where operators are timed they take time."""
-    timed = _watch.operators
+    timed = _operators.operators_of
 
     def operators(trial, batch):
         with PerElement(clock):
             return timed(trial, batch)
 
-    monkeypatch.setattr(_watch, "operators", operators)
+    monkeypatch.setattr(_operators, "operators_of", operators)
 
 
 def test_a_replay_that_leaves_out_work_is_no_replay(operators_per_element):
@@ -524,7 +536,7 @@ def test_an_output_that_a_trace_would_keep_is_not_traced():
 
 def test_where_memory_is_full_batches_are_doubled_without_the_optimizer():
     trial = trial_of({"model": plain.GPT(), "data": plain.texts()})
-    trial.facts["memory_used"] = 0.8
+    trial.memory_used = 0.8
     facts = CAUSES["memory_capacity"].probe(trial)
     fixed = {"once_s": [0.03], "twice_s": [0.05]}  # 10 ms whatever the size, 20 ms for a batch
     assert CAUSES["memory_capacity"].predict({}, fixed) == pytest.approx(1.2)
@@ -559,16 +571,19 @@ def test_a_buffer_that_every_step_goes_through_is_done_on_a_piece(clock):
 
 def test_memory_is_given_back_for_results_of_their_own_and_not_for_views():
     large, small = torch.zeros(2**19), torch.zeros(8)
-    assert list(_watch._large_results([large], large.neg())) == [2**21]
-    assert list(_watch._large_results([large], (large[: 2**18], small, large.neg()))) == [2**21]
+    assert list(_operators._large_results([large], large.neg())) == [2**21]
+    assert list(_operators._large_results([large], (large[: 2**18], small, large.neg()))) == [2**21]
     assert (
-        list(_watch._large_results([large, small], large.add_(1))) == list(_watch._large_results([small], small)) == []
+        list(_operators._large_results([large, small], large.add_(1)))
+        == list(_operators._large_results([small], small))
+        == []
     )
-    assert _watch._giving_back_s(2**26) >= 0
+    assert _operators._freeing_s(2**26) >= 0
 
 
 def test_the_gradients_of_a_shared_head_are_summed_over_the_vocabulary():
+    is_sum = vocabulary._is_sum_of_gradients
     head, other = torch.zeros(1024, 8), torch.zeros(8, 8)
-    assert vocabulary._summed((1024, 8), "add", [head, head]) and vocabulary._summed((1024, 8), "add_", [head, head])
-    assert not vocabulary._summed((1024, 8), "mul", [head, head])
-    assert not vocabulary._summed((1024, 8), "add", [head, other])
+    assert is_sum((1024, 8), "add", [head, head]) and is_sum((1024, 8), "add_", [head, head])
+    assert not is_sum((1024, 8), "mul", [head, head])
+    assert not is_sum((1024, 8), "add", [head, other])

@@ -350,7 +350,7 @@ def test_repeats_are_interleaved_and_a_resumed_run_has_nothing_to_do(tmp_path):
         ("a", 1, 0, "ok"),
         ("b", 1, 0, "ok"),
     ]
-    assert outcome.counts == {"ok": 4, "unsupported": 1} and outcome.ran == 4 and not outcome.failed
+    assert outcome.counts == {"ok": 4, "unsupported": 1} and outcome.ran == 4 and not outcome.any_failed
     again, seen = execute(tmp_path, plan)
     assert seen == [] and again.counts == outcome.counts and again.ran == 0
 
@@ -420,7 +420,7 @@ def test_a_failure_skips_its_descendants_and_its_repeats_and_can_be_retried(tmp_
         ("other", 0, 0, "ok"),
     ]
     assert seen == [*first, ("other", 1, 0, "ok")]
-    assert outcome.failed
+    assert outcome.any_failed
     assert execute(tmp_path, plan)[1] == []
     assert execute(tmp_path, plan, retry_failed=True)[1] == [("fails", 0, 1, "error")]
 
@@ -432,7 +432,7 @@ def test_what_descends_from_an_unsupported_cell_is_unsupported_for_its_reason(tm
     plan = plan_of(parent, child, grandchild, make_cell("other"))
     outcome, seen = execute(tmp_path, plan)
     statuses = [(name, "unsupported") for name in ("unsupported", "child", "grandchild")]
-    assert [(name, status) for name, _, _, status in seen] == [*statuses, ("other", "ok")] and not outcome.failed
+    assert [(name, status) for name, _, _, status in seen] == [*statuses, ("other", "ok")] and not outcome.any_failed
     with RunDir.open(tmp_path, write=True) as run_dir:
         (why, *others) = [r["error"]["message"] for r in run_dir.records() if r["status"] == "unsupported"]
     assert others == [f"its {parent.stage} cell cannot run: {why}"] * 2

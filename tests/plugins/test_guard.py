@@ -168,12 +168,12 @@ def test_a_worker_leaves_out_what_is_known_to_be_broken(folder, monkeypatch):
     assert again.failures == () and "good" in again.names("precision") and loaded.read_text() == "x"
 
 
-@pytest.mark.parametrize("written, fits", [("1", True), ("0", False), ("2", False)])
+@pytest.mark.parametrize("written, fits", [("1", True), ("2", True), ("0", False), ("3", False)])
 def test_the_interface_that_a_plugin_was_written_for(written, fits, tmp_path):
     (tmp_path / "mine.py").write_text(f"LLMBENCH_API = {written}\n" + MINE.format(name="fp15"))
     registry = discover([tmp_path / "mine.py"])
     assert (registry.failures == ()) == fits == ("fp15" in registry.names("precision"))
-    assert llmbench.API_VERSION == 1
+    assert llmbench.API_VERSION == 2
 
 
 def test_reporters_may_print_and_the_result_is_theirs_alone(tmp_path):

@@ -90,6 +90,20 @@ def test_the_readme_names_every_suite_that_is_shipped():
     assert missing == []
 
 
+def test_the_readme_shows_what_the_published_run_prints():
+    from llmbench.cli import cli
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    run = re.search(r"published run `([^`]+)`", text).group(1)
+    (shown,) = re.findall(r"^```text\n(.*?)^```", text, re.M | re.S)
+    printed = CliRunner().invoke(cli, ["report", str(ROOT / run), "--format", "brief"])
+    lines = [line.rstrip() for line in printed.output.splitlines()]
+    assert 12 <= len(shown.splitlines()) <= 20
+    places = [lines.index(line) if line in lines else line for line in shown.splitlines()]
+    assert [line for line in places if isinstance(line, str)] == [], "not in the report: take these lines from it"
+    assert places == sorted(places)
+
+
 def test_every_package_has_a_reason():
     import tomllib
 

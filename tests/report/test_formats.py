@@ -256,7 +256,7 @@ def tried(gain, pairs=8):
 
 def test_the_finding_names_the_cause_the_gain_and_what_to_do():
     (found,) = derive_findings(summarise([tried(2.0, 20)]), {"optimizer": "updating the parameters"})
-    assert found.bound == "optimizer" and found.measured_x == pytest.approx(2.0)
+    assert found.cause == "optimizer" and found.measured_x == pytest.approx(2.0)
     assert "2.00x as fast (measured, 95 % interval" in found.text and "predicted 2.00x" in found.text
     assert "What to do: fuse it." in found.text and "updating the parameters" in found.text
 
@@ -287,9 +287,9 @@ def test_of_several_runs_what_is_proven_comes_first():
 
 def test_what_is_not_proven_is_not_claimed():
     (balanced,) = derive_findings(summarise([tried(1.01)]))
-    assert balanced.bound is None and "no single cause" in balanced.text and "1.01x" in balanced.text
+    assert balanced.cause is None and "no single cause" in balanced.text and "1.01x" in balanced.text
     (suspected,) = derive_findings(summarise([record()]))
-    assert suspected.bound is None and "not a proof" in suspected.text and "verify=verdict" in suspected.text
+    assert suspected.cause is None and "not a proof" in suspected.text and "verify=verdict" in suspected.text
     assert derive_findings([]) == []
 
 
@@ -320,8 +320,8 @@ def test_the_summary_holds_what_was_tried_and_one_command_per_run(registry):
 def test_a_cause_of_few_workloads_is_not_made_to_sound_like_all():
     made = [tried(gain, 20) | {"cell_id": str(i)} for i, gain in enumerate((2.0, 1.0, 1.0))]
     (found,) = derive_findings(summarise(made))
-    assert found.headline == "no single cause in 2 of 3 workloads, optimizer in 1" and found.bound == "optimizer"
-    assert [(w.said.partition(";")[0], w.settled) for w in found.workloads] == [
+    assert found.headline == "no single cause in 2 of 3 workloads, optimizer in 1" and found.cause == "optimizer"
+    assert [(w.verdict.partition(";")[0], w.names_cause) for w in found.workloads] == [
         *[("optimizer", True), ("no single cause", False), ("no single cause", False)]
     ]
     assert len(made) == 3 and derive_findings(summarise(made[:1]))[0].headline == "bounded by optimizer"
@@ -360,6 +360,42 @@ def test_every_cause_of_a_finding_says_what_it_is_and_what_to_change():
     ]
     assert found.answers[2].name == "not decided" and "verify_seconds" in found.answers[2].change
     assert "kernel (operators too small), up to 1.50x in finetune t, to do: compile it" in found.text
+
+
+class Findings(HTMLParser):
+    """The text of the findings of a page, as it reads without any layout."""
+
+    def __init__(self):
+        super().__init__()
+        self.text, self._inside = "", False
+
+    def handle_starttag(self, tag, attributes):
+        self._inside = self._inside or ("id", "findings") in attributes
+
+    def handle_endtag(self, tag):
+        self._inside = self._inside and tag != "section"
+
+    def handle_data(self, data):
+        self.text += data if self._inside else ""
+
+
+def test_words_of_a_card_do_not_run_together(registry):
+    settled, undecided = tried(2.0, 20), tried(1.2, 6) | {"cell_id": "1"}
+    undecided["interventions"]["optimizer"]["treated_s"] = [0.05, 0.12, 0.06, 0.12, 0.07, 0.11]
+    other = tried(1.5, 20) | {"cell_id": "2"}
+    other["interventions"]["kernel"] = other["interventions"].pop("optimizer") | {"advice": "compile it", "axis": "why"}
+    again = [settled, settled | {"cell_id": "3"}, other, undecided]
+    report = Report([Run("r", again)], descriptions={"kernel": "operators too small"})
+    (finding,) = report.findings
+    parser = Findings()
+    parser.feed(rendered(registry, report, "html"))
+    text = " ".join(parser.text.split())
+    assert [answer.name for answer in finding.answers] == ["optimizer", "kernel", "not decided"]
+    assert "optimizer algorithm: fuse it" in text and "kernel algorithm operators too small compile it" in text
+    assert "not decided: measure longer" in text
+    for workload in finding.workloads:
+        assert f"{workload.label} {workload.verdict} " in text
+    assert re.search(r"2\.00x \d\.\d\d - \d\.\d\d ", text)
 
 
 def test_the_page_names_machines_and_keeps_options_whole(registry):

@@ -13,22 +13,72 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.records import record, scored
 
+from llmbench.contract.record import CellSummary
 from llmbench.records.read import Run
-from llmbench.report.cells.summary import best_baseline, oracle_pct, summarise
+from llmbench.report.cells.summary import best_baseline, oracle_pct, summarise, summarise_run
 from llmbench.report.formats import csv as csv_report
 from llmbench.report.formats import json as json_report
 from llmbench.report.formats import markdown, terminal
 from llmbench.report.table import Column, Table
 from llmbench.report.tables.overview import bottleneck_table, quality_table, run_tables
 
-CONTRACT = set(
-    """cell_id model size task dataset stage device precision status step_ms step_ms_ci steps tokens_per_s
-    samples_per_s shares mfu_pct ceiling_pct bandwidth_pct padding_pct peak_memory_mib energy_j_per_step verdict
-    verdict_class verdict_where verdict_why repeats headroom_predicted_x headroom_measured_x headroom_ci quality
-    oracle oracle_kind baseline reproduce batch_size seq_len seed seconds
-    repeats_wanted ci_pct_wanted ci_pct_reached largest_batch largest_batch_tried kv_cache_mib price_per_hour
-    cost_per_million_tokens cost_per_million_generated_tokens cost_of_training""".split()  # noqa: SIM905
-)
+CONTRACT = {
+    "cell_id",
+    "model",
+    "size",
+    "task",
+    "dataset",
+    "stage",
+    "device",
+    "precision",
+    "status",
+    "step_ms",
+    "step_ms_ci",
+    "steps",
+    "tokens_per_s",
+    "samples_per_s",
+    "shares",
+    "mfu_pct",
+    "ceiling_pct",
+    "bandwidth_pct",
+    "padding_pct",
+    "peak_memory_mib",
+    "energy_j_per_step",
+    "verdict",
+    "verdict_class",
+    "verdict_where",
+    "verdict_why",
+    "repeats",
+    "headroom_predicted_x",
+    "headroom_measured_x",
+    "headroom_ci",
+    "quality",
+    "oracle",
+    "oracle_kind",
+    "baseline",
+    "reproduce",
+    "batch_size",
+    "seq_len",
+    "seed",
+    "seconds",
+    "repeats_wanted",
+    "ci_pct_wanted",
+    "ci_pct_reached",
+    "largest_batch",
+    "largest_batch_tried",
+    "kv_cache_mib",
+    "price_per_hour",
+    "cost_per_million_tokens",
+    "cost_per_million_generated_tokens",
+    "cost_of_training",
+}
+
+
+def test_the_contract_and_a_summary_have_the_fields_of_the_type():
+    fields = CellSummary.__required_keys__ | CellSummary.__optional_keys__
+    assert fields >= CONTRACT
+    (cell,) = summarise_run(Run("r", [scored()]))
+    assert set(cell) == fields
 
 
 def test_every_contract_field_is_there_and_null_has_a_reason():

@@ -88,7 +88,7 @@ def test_a_repeat_that_was_not_traced_counts_into_the_seconds():
 
 
 def test_operator_classes_share_phases_as_profiled_and_the_step_as_the_phase_pass_did():
-    found = speed.operator_shares(traced(), [traced()])  # phases: input 0.06, forward 0.02, backward 0.02
+    found = speed.operator_shares(traced()["operators"], [traced()])  # phases: input 0.06, forward 0.02, backward 0.02
     assert found == pytest.approx({"input": 0.6, "elementwise": 0.2, "matmul": 0.15, "host": 0.05})
 
 

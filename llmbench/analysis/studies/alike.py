@@ -14,7 +14,7 @@ from llmbench.contract.cell import DEFAULTS
 from llmbench.contract.sizes import parse_size
 
 T = TypeVar("T")
-CellFields = Mapping[str, object]
+Fields = Mapping[str, object]  # of a cell
 #: What cells that are alike have in common: their fields and the texts of their values.
 Key = tuple[tuple[str, str], ...]
 
@@ -24,9 +24,7 @@ DERIVED = ("parent", "tokenizer")
 FINGERPRINTS = ("dataset", "pretrain_dataset", "tokenizer")
 
 
-def fields_of(
-    cell: CellFields, apart_from: Collection[str] = DERIVED, *, fingerprints: bool = True
-) -> dict[str, object]:
+def fields_of(cell: Fields, apart_from: Collection[str] = DERIVED, *, fingerprints: bool = True) -> dict[str, object]:
     """Return the fields of a cell by name, without those of `apart_from`.
 
     The settings of the size are fields of their own (`size.hidden`), and `size` is its name and factor. Without
@@ -48,14 +46,14 @@ def settings_of(size: str) -> dict[str, int | str]:
     return {f"size.{key}": int(text) if text.isdigit() else text for key, text in parse_size(size).settings}
 
 
-def key_of(cell: CellFields, apart_from: Collection[str] = DERIVED, *, fingerprints: bool = True) -> Key:
+def key_of(cell: Fields, apart_from: Collection[str] = DERIVED, *, fingerprints: bool = True) -> Key:
     """Return the key that cells share which are alike in all fields but those of `apart_from` (see `fields_of`)."""
     fields = fields_of(cell, apart_from, fingerprints=fingerprints)
     return tuple(sorted((name, str(value)) for name, value in fields.items()))
 
 
 def group(
-    items: Iterable[T], cell_of: Callable[[T], CellFields], apart_from: Collection[str] = DERIVED
+    items: Iterable[T], cell_of: Callable[[T], Fields], apart_from: Collection[str] = DERIVED
 ) -> dict[Key, list[T]]:
     """Return `items` by the key of their cells, in the order in which they come (see `key_of`)."""
     groups: dict[Key, list[T]] = {}

@@ -1,7 +1,7 @@
 """Time and energy to a target quality: models, precisions and options compared at equal quality. Pure functions.
 
 A *ladder* is a set of runs that are alike in all but the number of steps and the seed. Each rung is a training of its
-own with its own learning rate schedule, since a run that is stopped early has not the quality of one that was meant to
+own with its own learning rate schedule: a run that is stopped early does not have the quality of one that was meant to
 be short. The steps to the target are interpolated between the two rungs around it, linear in the logarithm of the
 steps, seed by seed; seconds and joules are those steps at the measured step.
 """
@@ -11,28 +11,40 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench import stats
 from llmbench.analysis import costs
-from llmbench.analysis.studies.learning import TAIL, Point, Scale, ScoredRun, group_by_setup, parameters, scale_of
+from llmbench.analysis.studies.learning import (
+    TAIL,
+    Points,
+    Runs,
+    Scale,
+    ScoredRun,
+    Setup,
+    group_by_setup,
+    parameters,
+    scale_of,
+)
 
-Record = Mapping[str, Any]
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import Record, TimeToQualityRow
 
 SHARE = 0.9  # of the way from the best trivial baseline to the oracle: the target where both are known
 
+Ladder = Mapping[int, Runs]  # steps -> the runs of that rung
 
-def ladder_rows(records: Iterable[Record]) -> list[Row]:
+
+def ladder_rows(records: Iterable[Record]) -> list[TimeToQualityRow]:
     """Return one row per ladder of at least two rungs, of tasks with a target."""
     return rows_of(group_by_setup(records))
 
 
-def rows_of(groups: Mapping[tuple[Any, ...], Mapping[Point, Mapping[int, ScoredRun]]]) -> list[Row]:
-    """Return the rows of `reach` from what `llmbench.analysis.studies.learning.group_by_setup` returns."""
-    rows: list[Row] = []
+def rows_of(groups: Mapping[Setup, Points]) -> list[TimeToQualityRow]:
+    """Return the rows of `ladder_rows` from the groups of `llmbench.analysis.studies.learning.group_by_setup`."""
+    rows = []
     for points in groups.values():
-        ladders: dict[tuple[int, str], dict[int, Mapping[int, ScoredRun]]] = {}
+        ladders: dict[tuple[int, str], dict[int, Runs]] = {}
         for (data, steps, size), runs in points.items():
             ladders.setdefault((data, size), {})[steps] = runs
         for (data, size), ladder in ladders.items():
@@ -43,36 +55,51 @@ def rows_of(groups: Mapping[tuple[Any, ...], Mapping[Point, Mapping[int, ScoredR
     return rows
 
 
-def target(scored: Record) -> float | None:
+def target(evaluation: Record) -> float | None:
     """Return the target on the scale of the primary metric; None without an oracle or a trivial baseline."""
-    scale = scale_of(scored["quality"])
-    best, trivial = scale.oracle(scored), scale.trivial(scored)
+    scale = scale_of(evaluation["quality"])
+    best, trivial = scale.oracle(evaluation), scale.trivial(evaluation)
     return None if best is None or trivial is None else trivial + SHARE * (float(best.mean()) - trivial)
 
 
-def _row(run: ScoredRun, data: int, size: str, ladder: Mapping[int, Mapping[int, ScoredRun]], goal: float) -> Row:
+def _row(run: ScoredRun, data: int, size: str, ladder: Ladder, goal: float) -> TimeToQualityRow:
     scale, cell = scale_of(run.evaluation["quality"]), run.training["cell"]
-    names = ("model", "task", "dataset", "stage", "device", "precision", "batch_size", "attention", "compile")
-    out: Row = {name: cell[name] for name in names} | {"size": size, "train_examples": data}
-    out |= {"parameters": parameters(next(iter(ladder.values()))), "rungs": sorted(ladder)}
-    out |= {"metric": scale.metric, "target": scale.undo(goal)}
     seeds = sorted(set.intersection(*(set(runs) for runs in ladder.values())))
-    found = [crossing({steps: _score(scale, runs[s]) for steps, runs in ladder.items()}, goal) for s in seeds]
-    step_s, joules = _per_step(ladder)
-    known = [steps for steps in found if steps is not None]
-    out |= dict.fromkeys(("steps", "steps_ci", "seconds", "joules"))
-    out |= {
+    crossings = [crossing({steps: _score(scale, runs[s]) for steps, runs in ladder.items()}, goal) for s in seeds]
+    known = [steps for steps in crossings if steps is not None]
+    row: TimeToQualityRow = {
+        "model": cell["model"],
+        "task": cell["task"],
+        "dataset": cell["dataset"],
+        "stage": cell["stage"],
+        "device": cell["device"],
+        "precision": cell["precision"],
+        "batch_size": cell["batch_size"],
+        "attention": cell["attention"],
+        "compile": cell["compile"],
+        "size": size,
+        "train_examples": data,
+        "parameters": parameters(next(iter(ladder.values()))),
+        "rungs": sorted(ladder),
+        "metric": scale.metric,
+        "target": scale.undo(goal),
+        "steps": None,
+        "steps_ci": None,
+        "seconds": None,
+        "joules": None,
         "seeds": len(seeds),
         "reached": len(known),
-        "reason": None if known else "no seed reached it on these rungs",
+        "reason": None,
     }
     if not known or len(known) < len(seeds):
-        return out | {"reason": f"{len(known)} of {len(seeds)} seeds reached it on these rungs"}
-    steps = stats.two_way_mean([[math.log(value)] for value in known])
-    ends = steps.interval(TAIL).ends
-    out |= {"steps": math.exp(steps.value), "steps_ci": ends and [math.exp(end) for end in ends]}
-    out["seconds"] = out["steps"] * step_s if step_s else None
-    return out | {"joules": out["steps"] * joules if joules is not None else None}
+        row["reason"] = f"{len(known)} of {len(seeds)} seeds reached it on these rungs"
+        return row
+    mean = stats.two_way_mean([[math.log(value)] for value in known])
+    steps, ends, cost = math.exp(mean.value), mean.interval(TAIL).ends, _cost_of_step(ladder)
+    row["steps"], row["steps_ci"] = steps, ends and [math.exp(end) for end in ends]
+    row["seconds"] = steps * cost.seconds if cost.seconds else None
+    row["joules"] = steps * cost.joules if cost.joules is not None else None
+    return row
 
 
 def _score(scale: Scale, run: ScoredRun) -> float:
@@ -94,8 +121,14 @@ def crossing(scores: Mapping[int, float], goal: float) -> float | None:
     return None
 
 
-def _per_step(ladder: Mapping[int, Mapping[int, ScoredRun]]) -> tuple[float | None, float | None]:
-    """Return seconds and joules of a step: medians over all trainings of the ladder."""
+class _StepCost(NamedTuple):
+    """Medians over all trainings of a ladder."""
+
+    seconds: float | None
+    joules: float | None
+
+
+def _cost_of_step(ladder: Ladder) -> _StepCost:
     trainings = [run.training for runs in ladder.values() for run in runs.values()]
     times = [statistics.median(t["samples"]["step_s"]) for t in trainings if t["samples"].get("step_s")]
     energies = [
@@ -103,4 +136,4 @@ def _per_step(ladder: Mapping[int, Mapping[int, ScoredRun]]) -> tuple[float | No
         for t in trainings
     ]
     joules = [energy for energy in energies if energy is not None]
-    return (statistics.median(times) if times else None), (statistics.median(joules) if joules else None)
+    return _StepCost(statistics.median(times) if times else None, statistics.median(joules) if joules else None)

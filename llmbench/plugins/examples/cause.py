@@ -4,7 +4,7 @@ import contextlib
 
 import llmbench
 
-LLMBENCH_API = 1
+LLMBENCH_API = 2
 
 
 def find_dropouts(trial):

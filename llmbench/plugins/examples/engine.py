@@ -6,7 +6,7 @@ import llmbench
 from llmbench_plugins.engines.torch import open_engine
 from llmbench_plugins.models import word2vec
 
-LLMBENCH_API = 1
+LLMBENCH_API = 2
 
 
 def open_repeatable(request):

@@ -2,7 +2,7 @@
 
 import llmbench
 
-LLMBENCH_API = 1
+LLMBENCH_API = 2
 
 
 def mean_recall(predictions, references):

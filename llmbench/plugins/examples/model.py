@@ -3,7 +3,7 @@
 import llmbench
 from llmbench.layouts import Single
 
-LLMBENCH_API = 1
+LLMBENCH_API = 2
 WIDTH = 64
 
 

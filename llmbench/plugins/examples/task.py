@@ -4,7 +4,7 @@ import random
 
 import llmbench
 
-LLMBENCH_API = 1
+LLMBENCH_API = 2
 WORDS = ["red", "green", "blue", "old", "new", "big", "small", "fast", "slow", "warm"]
 
 

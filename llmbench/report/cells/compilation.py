@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from llmbench.analysis.costs import steps_to_pay_off
 from llmbench.analysis.studies.alike import Key, key_of
 from llmbench.report.cells.part import Part
 from llmbench.report.cells.variants import DERIVED
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import CellFields, CellSummary, Record
 
 FIELDS = ("compilation", "compile_pays_off_steps")
 NOT_COMPILED = "the cell is not compiled"
 
 
-def summarise_compilation(good: Sequence[Record], cell: Mapping[str, Any], why: str | None) -> Part:
+def summarise_compilation(good: Sequence[Record], cell: CellFields, why: str | None) -> Part:
     """Return `compile`, whether it was asked for, and `compilation`, the counts of `torch.compile` in the first repeat.
 
     `compile_pays_off_steps` is still open: `compare_with_eager` fills it in once all cells are summarised.
@@ -28,7 +29,7 @@ def summarise_compilation(good: Sequence[Record], cell: Mapping[str, Any], why: 
     return Part(fields, dict.fromkeys(FIELDS, (why or "not recorded") if cell.get("compile") else NOT_COMPILED))
 
 
-def compare_with_eager(cells: Sequence[dict[str, Any]], fields: Sequence[Mapping[str, Any]]) -> None:
+def compare_with_eager(cells: Sequence[CellSummary], fields: Sequence[CellFields]) -> None:
     """Fill in `compile_pays_off_steps` of compiled cells whose twin is among `cells`: alike, but not compiled.
 
     `fields` are those of each cell (as in `Cell`).
@@ -44,15 +45,15 @@ def compare_with_eager(cells: Sequence[dict[str, Any]], fields: Sequence[Mapping
                 cell["reasons"] = {**cell["reasons"], "compile_pays_off_steps": reason}
 
 
-def _pay_off(cell: Mapping[str, Any], twin: Mapping[str, Any] | None) -> tuple[float | None, str | None]:
+def _pay_off(cell: CellSummary, twin: CellSummary | None) -> tuple[float | None, str | None]:
     """Return the steps after which compiling has paid off, else None and the reason."""
     if twin is None or twin["step_ms"] is None or cell["step_ms"] is None:
         return None, "the same cell without compile is not in this run"
-    compile_s = cell["compilation"].get("compile_s")
-    steps = steps_to_pay_off(compile_s, twin["step_ms"] / 1e3, cell["step_ms"] / 1e3)
+    counts = cell["compilation"] or {}
+    steps = steps_to_pay_off(counts.get("compile_s"), twin["step_ms"] / 1e3, cell["step_ms"] / 1e3)
     return steps, "never: the compiled step is not faster" if steps is None else None
 
 
-def _twin_key(fields: Mapping[str, Any]) -> Key:
+def _twin_key(fields: CellFields) -> Key:
     """Return the fields that a compiled cell and its twin share; their parents differ, being compiled or not."""
     return key_of(fields, ("compile", *DERIVED))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from llmbench.report.cells.part import Part, explain
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import Record
 
 FIELDS = ("ttft_ms", "tpot_ms", "generated_tokens_per_s", "kv_cache_mib")
 

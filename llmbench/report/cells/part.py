@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Row
 
 
 class Part(NamedTuple):
     """Some fields of a summary. A field that is not known is None, and `reasons` says why."""
 
-    fields: Mapping[str, object]
+    fields: Row
     reasons: Mapping[str, str]
 
 
@@ -19,16 +22,16 @@ def unknown(names: Iterable[str], reason: str) -> Part:
     return Part(dict.fromkeys(names), dict.fromkeys(names, reason))
 
 
-def explain(fields: Mapping[str, object], reasons: Mapping[str, str], why: str | None = None) -> Part:
+def explain(fields: Row, reasons: Mapping[str, str], why: str | None = None) -> Part:
     """Return a part with a reason for each field of `reasons` that is None: `why` if given, else its own."""
     return Part(fields, {name: why or reason for name, reason in reasons.items() if fields[name] is None})
 
 
-def merge(parts: Iterable[Part]) -> tuple[dict[str, object], dict[str, str]]:
+def merge(parts: Iterable[Part]) -> Part:
     """Return the fields and the reasons of all parts, in their order."""
     fields: dict[str, object] = {}
     reasons: dict[str, str] = {}
     for part in parts:
-        fields |= part.fields
-        reasons |= part.reasons
-    return fields, reasons
+        fields.update(part.fields)
+        reasons.update(part.reasons)
+    return Part(fields, reasons)

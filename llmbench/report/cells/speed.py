@@ -1,21 +1,24 @@
-"""How fast a cell is against what the machine can do: FLOPs, utilisation, roofline. Pure functions of records.
+"""The speed of a cell compared with the limits of its machine: FLOPs, utilisation, roofline. Pure functions of records.
 
-Counts are of the mean step, so the seconds they are divided by are mean seconds too: all of the clean pass over its
-steps. A trace is of one batch; its operators are held against the seconds that the mean step takes for as much work.
+Counts are of the mean step. So the seconds that they are divided by are mean seconds too: the whole clean pass over the
+number of its steps. A trace is of one batch. Its operators are compared with the seconds that the mean step takes for
+as much work.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from llmbench.analysis import roofline
 from llmbench.analysis.roofline import Position, Range
-from llmbench.contract import ceilings as machine
+from llmbench.contract.ceilings import datasheet_peak
 from llmbench.report.cells.part import Part, explain, unknown
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import Ceilings, Counts, Ends, OperatorTime, PositionRow, Record, Trace
+
 
 FIELDS = (
     "flops_per_step",
@@ -37,77 +40,95 @@ NO_CEILINGS = "this machine's ceilings were not measured"
 NOT_TRACED = "no repeat was traced"
 
 
+class TracedStep(NamedTuple):
+    """The trace of one step, and how it compares with the mean step."""
+
+    trace: Trace
+    #: Work (FLOPs) of the mean step over that of the traced one.
+    work_ratio: float
+    precision: str
+
+    def float32_mode(self, machine: Ceilings) -> str:
+        """Return the mode in which the machine multiplies float32 matrices: fp32 or tf32."""
+        return "tf32" if machine.get("precisions", {}).get(self.precision) == "tf32" else "fp32"
+
+
 def mean_step_s(good: Sequence[Record]) -> float | None:
-    """Return all seconds of the clean passes over all of their steps."""
+    """Return the mean step time in seconds, over all steps of the clean passes."""
     times = [seconds for record in good for seconds in record["samples"].get("step_s") or ()]
     return sum(times) / len(times) if times else None
 
 
-def summarise_utilisation(good: Sequence[Record], ceilings: Mapping[str, Mapping[str, Any]], why: str | None) -> Part:
+def summarise_utilisation(good: Sequence[Record], ceilings: Mapping[str, Ceilings], why: str | None) -> Part:
     """Return the fields of a cell named in FIELDS: counts of the traced step, utilisation, and roofline positions."""
-    traced = next((record for record in good if record.get("operators")), None)
-    step_s = mean_step_s(good) if traced else None
-    if traced is None or step_s is None:
+    record = next((record for record in good if record.get("operators")), None)
+    trace = record and record["operators"]
+    step_s = mean_step_s(good) if record else None
+    if record is None or not trace or step_s is None:
         return unknown(FIELDS, why or NOT_TRACED)
-    out: dict[str, Any] = dict.fromkeys(FIELDS)
-    counts, precision = traced["counts"], traced["cell"]["precision"]
-    out |= {f"{name}_per_step": counts.get(name) for name in ("flops", "model_flops", "bytes", "kernels")}
-    out["arithmetic_intensity"] = roofline.arithmetic_intensity(counts.get("flops"), counts.get("bytes"))
-    doc = ceilings.get(traced.get("ceilings_id") or "")
-    if doc is not None:
-        peak = machine.datasheet_peak(doc, precision)
-        out["mfu_pct"] = roofline.mfu_pct(counts.get("model_flops"), step_s, peak)
-        out["hfu_pct"] = roofline.hfu_pct(counts.get("flops"), step_s, peak)
-        out |= _against_ceilings(traced, step_s, doc)
-        out["positions"] = operator_positions(traced, good, doc)
-    out["operators"] = operator_shares(traced, good)
-    return explain(out, _reasons(doc, has_formula=out["model_flops_per_step"] is not None))
+    counts, precision = record["counts"], record["cell"]["precision"]
+    fields: dict[str, object] = dict.fromkeys(FIELDS)
+    fields |= {
+        "flops_per_step": counts.get("flops"),
+        "model_flops_per_step": counts.get("model_flops"),
+        "bytes_per_step": counts.get("bytes"),
+        "kernels_per_step": counts.get("kernels"),
+        "arithmetic_intensity": roofline.arithmetic_intensity(counts.get("flops"), counts.get("bytes")),
+        "operators": operator_shares(trace, good),
+    }
+    machine = ceilings.get(record.get("ceilings_id") or "")
+    if machine is not None:
+        peak = datasheet_peak(machine, precision)
+        step = TracedStep(trace, _work_ratio(counts, trace), precision)
+        fields["mfu_pct"] = roofline.mfu_pct(counts.get("model_flops"), step_s, peak)
+        fields["hfu_pct"] = roofline.hfu_pct(counts.get("flops"), step_s, peak)
+        fields |= _against_ceilings(step, step_s, machine)
+        fields["positions"] = operator_positions(step, good, machine)
+    return explain(fields, _reasons(machine, has_formula=fields["model_flops_per_step"] is not None))
 
 
-def _against_ceilings(traced: Record, step_s: float, doc: Mapping[str, Any]) -> dict[str, Any]:
+def _against_ceilings(step: TracedStep, step_s: float, machine: Ceilings) -> dict[str, object]:
     """Return the step's position under this machine's roofline."""
-    rows, size = traced["operators"]["rows"], _mean_over_traced(traced)
-    found = roofline.step_position(
-        rows, step_s / size, doc["matmul"], doc["memory_levels"], float32_as=_mode(traced, doc)
+    position = roofline.step_position(
+        step.trace["rows"],
+        step_s / step.work_ratio,
+        machine["matmul"],
+        machine["memory_levels"],
+        float32_as=step.float32_mode(machine),
     )
     return {
-        "ceiling_pct": found.ceiling_pct.value if found.ceiling_pct else None,
-        "ceiling_pct_range": _range(found.ceiling_pct),
-        "bandwidth_pct": found.bandwidth_pct.value if found.bandwidth_pct else None,
-        "bandwidth_pct_range": _range(found.bandwidth_pct),
-        "roofline_bound": found.bound,
+        "ceiling_pct": position.ceiling_pct.value if position.ceiling_pct else None,
+        "ceiling_pct_range": _ends(position.ceiling_pct),
+        "bandwidth_pct": position.bandwidth_pct.value if position.bandwidth_pct else None,
+        "bandwidth_pct_range": _ends(position.bandwidth_pct),
+        "roofline_bound": position.bound,
     }
 
 
-def _mean_over_traced(traced: Record) -> float:
-    """Return how much larger the mean step is than the traced one."""
-    flops = traced["operators"]["totals"]["flops"]
-    return traced["counts"]["flops"] / flops if flops else 1.0
+def _work_ratio(counts: Counts, trace: Trace) -> float:
+    """Return the work (FLOPs) of the mean step over that of the traced one."""
+    traced, mean = trace["totals"]["flops"], counts["flops"]
+    return mean / traced if traced and mean is not None else 1.0
 
 
-def _mode(traced: Record, doc: Mapping[str, Any]) -> str:
-    return "tf32" if doc.get("precisions", {}).get(traced["cell"]["precision"]) == "tf32" else "fp32"
-
-
-def _range(estimate: Range | None) -> list[float] | None:
+def _ends(estimate: Range | None) -> Ends | None:
     return None if estimate is None else [estimate.low, estimate.high]
 
 
-def _reasons(doc: Mapping[str, Any] | None, *, has_formula: bool) -> dict[str, str]:
-    """Return why each field of FIELDS is not known, should it be None; `has_formula`: for the model's FLOPs."""
-    reasons = dict.fromkeys(FIELDS, "a ceiling of this precision or memory is not known" if doc else NO_CEILINGS)
-    if doc and doc.get("datasheet"):
-        sheet = "no datasheet peak for this precision"
+def _reasons(machine: Ceilings | None, *, has_formula: bool) -> dict[str, str]:
+    """Return, for each field of FIELDS, why it would not be known; `has_formula`: the model's FLOPs are known."""
+    no_ceiling = "a ceiling of this precision or memory is not known" if machine else NO_CEILINGS
+    reasons = dict.fromkeys(FIELDS, no_ceiling)
+    if machine and machine.get("datasheet"):
+        no_peak = "no datasheet peak for this precision"
     else:
-        sheet = doc.get("reasons", {}).get("datasheet") if doc else NO_CEILINGS
-    formula = "the model's plugin has no formula for its FLOPs"
-    if sheet:
-        reasons |= {"mfu_pct": sheet, "hfu_pct": sheet}
-    if not has_formula:
-        reasons["mfu_pct"] = formula
+        no_peak = machine.get("reasons", {}).get("datasheet") or no_ceiling if machine else NO_CEILINGS
+    no_formula = "the model's plugin has no formula for its FLOPs"
     return reasons | {
+        "mfu_pct": no_peak if has_formula else no_formula,
+        "hfu_pct": no_peak,
         "operators": "operators have no times here; see the trace's notes",
-        "model_flops_per_step": formula,
+        "model_flops_per_step": no_formula,
     }
 
 
@@ -120,44 +141,52 @@ def phase_means(good: Sequence[Record]) -> dict[str, float]:
     return {name: sum(seconds) / len(seconds) for name, seconds in times.items() if seconds}
 
 
-def operator_shares(traced: Record, good: Sequence[Record]) -> dict[str, float] | None:
+def operator_shares(trace: Trace, good: Sequence[Record]) -> dict[str, float] | None:
     """Return operator class -> share of the step, `host` and `input` included; None without times.
 
-    Profiling slows small operators, so the classes share each phase as the profiler saw them, and the phases share
-    the step as the phase pass did.
+    Profiling slows small operators. So the profiler says only how the classes share each phase, and the phase pass
+    says how the phases share the step.
     """
-    times, spent = traced["operators"].get("times"), traced["operators"].get("phases_s") or {}
+    times, traced_s = trace.get("times"), trace.get("phases_s") or {}
     means = phase_means(good)
     whole = sum(means.values())
     if not times or not whole:
         return None
     shares: dict[str, float] = {}
     for row in times:
-        if spent.get(row["phase"]) and row["phase"] in means:
-            part = row["seconds"] / spent[row["phase"]] * means[row["phase"]] / whole
+        if traced_s.get(row["phase"]) and row["phase"] in means:
+            part = row["seconds"] / traced_s[row["phase"]] * means[row["phase"]] / whole
             shares[row["operator_class"]] = shares.get(row["operator_class"], 0.0) + part
-    seen = {row["phase"] for row in times}
-    rest = sum(mean for phase, mean in means.items() if phase not in seen) / whole
+    traced = {row["phase"] for row in times}
+    rest = sum(mean for phase, mean in means.items() if phase not in traced) / whole
     shares["input"] = shares.get("input", 0.0) + rest
     return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
 
 
-def operator_positions(traced: Record, good: Sequence[Record], doc: Mapping[str, Any]) -> list[dict[str, Any]]:
+def operator_positions(step: TracedStep, good: Sequence[Record], machine: Ceilings) -> list[PositionRow]:
     """Return the roofline position of each phase and operator class, at the seconds of the phase pass.
 
     These are scaled to the traced batch; None where operators have no times.
     """
-    trace, means, size = traced["operators"], phase_means(good), _mean_over_traced(traced)
-    spent = trace.get("phases_s") or {}
-    times = [
-        {**row, "seconds": row["seconds"] / spent[row["phase"]] * means[row["phase"]] / size}
+    trace, means = step.trace, phase_means(good)
+    traced_s = trace.get("phases_s") or {}
+    times: list[OperatorTime] = [
+        {**row, "seconds": row["seconds"] / traced_s[row["phase"]] * means[row["phase"]] / step.work_ratio}
         for row in trace.get("times") or ()
-        if spent.get(row["phase"]) and row["phase"] in means
+        if traced_s.get(row["phase"]) and row["phase"] in means
     ]
-    found = roofline.positions(trace["rows"], times, doc["matmul"], doc["memory_levels"], float32_as=_mode(traced, doc))
-    return [_plain(position) for position in found]
+    positions = roofline.positions(
+        trace["rows"],
+        times,
+        machine["matmul"],
+        machine["memory_levels"],
+        float32_as=step.float32_mode(machine),
+    )
+    return [_position_row(position) for position in positions]
 
 
-def _plain(position: Position) -> dict[str, Any]:
+def _position_row(position: Position) -> PositionRow:
+    """Return a position as a row of a report: the estimates without their intervals."""
     fields = dataclasses.asdict(position)
-    return {**fields, **{name: fields[name] and fields[name]["value"] for name in ("ceiling_pct", "bandwidth_pct")}}
+    fields |= {name: fields[name] and fields[name]["value"] for name in ("ceiling_pct", "bandwidth_pct")}
+    return cast("PositionRow", fields)

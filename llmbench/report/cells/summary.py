@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from llmbench import stats
 from llmbench.analysis import attribution, costs, process_counts
@@ -22,7 +21,20 @@ from llmbench.records.read import Run
 from llmbench.report.cells import capacity, compilation, inference, speed, trust, variants
 from llmbench.report.cells.part import Part, explain, merge, unknown
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import (
+        BottleneckRow,
+        Ceilings,
+        CellFields,
+        CellSummary,
+        Energy,
+        ErrorFields,
+        FailureRow,
+        Memory,
+        Oracle,
+        Quality,
+        Record,
+    )
 
 #: Phases of inference that are a forward pass by another name.
 FORWARD_PARTS = ("decode", "prefill")
@@ -56,18 +68,16 @@ CELL_FIELDS = ("model", "size", "task", "dataset", "stage", "device", "precision
 TIMING_FIELDS = ("step_ms", "step_ms_ci", "step_ms_ci_kind", "steps", "tokens_per_s", "samples_per_s")
 
 
-@dataclass(frozen=True)
-class _RunFacts:
+class _RunFacts(NamedTuple):
     """Facts of a run that the summaries of its cells need."""
 
     commands: Mapping[str, str]
-    ceilings: Mapping[str, Mapping[str, Any]]
+    ceilings: Mapping[str, Ceilings]
     #: How much processes of one cell differ, as all cells of the run show it.
     prior: stats.Prior | None
 
 
-@dataclass(frozen=True)
-class _CellFacts:
+class _CellFacts(NamedTuple):
     """The records of a cell, and the statistics that are computed for many cells at once."""
 
     #: All records of the cell.
@@ -78,10 +88,10 @@ class _CellFacts:
     good: Sequence[Record]
     steps: stats.Description | None
     #: A row for each cause.
-    causes: list[dict[str, Any]]
+    causes: list[BottleneckRow]
 
 
-def summarise_run(run: Run) -> list[dict[str, Any]]:
+def summarise_run(run: Run) -> list[CellSummary]:
     """Return the summaries of a run's cells, each with the name of the `run`."""
     cells = summarise(run.records, run.commands, run.ceilings)
     for cell in cells:
@@ -92,8 +102,8 @@ def summarise_run(run: Run) -> list[dict[str, Any]]:
 def summarise(
     records: Iterable[Record],
     commands: Mapping[str, str] | None = None,
-    ceilings: Mapping[str, Mapping[str, Any]] | None = None,
-) -> list[dict[str, Any]]:
+    ceilings: Mapping[str, Ceilings] | None = None,
+) -> list[CellSummary]:
     """Return one summary per cell, in the order of first appearance, with the fields of `report --format json`.
 
     `commands` holds the command line that planned each cell, `ceilings` the measured limits of machines, by id. Of
@@ -111,9 +121,9 @@ def summarise(
     return cells
 
 
-def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
+def failures(records: Iterable[Record]) -> list[FailureRow]:
     """Return a row for each counted record that is not ok, with its error."""
-    rows: list[dict[str, Any]] = []
+    rows: list[FailureRow] = []
     records = list(records)
     if all(record["status"] == "ok" for record in records):
         return rows
@@ -135,28 +145,25 @@ def failures(records: Iterable[Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def _error_text(error: Mapping[str, Any]) -> str | None:
+def _error_text(error: ErrorFields) -> str | None:
     """Return type and message of an error on one line."""
-    text = ": ".join(str(error[name]) for name in ("type", "message") if error.get(name))
+    text = ": ".join(str(part) for part in (error.get("type"), error.get("message")) if part)
     return " ".join(text.split()) or None
 
 
-def _summarise_groups(run: _RunFacts, groups: Sequence[Sequence[Record]]) -> list[dict[str, Any]]:
+def _summarise_groups(run: _RunFacts, groups: Sequence[Sequence[Record]]) -> list[CellSummary]:
     """Return the summary of each cell. Their step times and causes are analysed together, which is faster."""
     by_repeat = [attempts.latest_attempts(group) for group in groups]
     good = [attempts.good(one) for one in by_repeat]
     facts = zip(groups, by_repeat, good, trust.describe_steps(good), attribution.bottlenecks_of(good), strict=True)
-    cells = []
-    distinct: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-    for of_cell in facts:
-        cell, reasons = _summarise_cell(run, _CellFacts(*of_cell))
-        # equal reasons are one object: a report of 100,000 records would hold as many dicts of 40 texts
-        cell["reasons"] = distinct.setdefault(tuple(reasons.items()), reasons)
-        cells.append(cell)
-    return cells
+    parts = [_summarise_cell(run, _CellFacts(*of_cell)) for of_cell in facts]
+    # equal reasons become one object: a report of 100,000 records would hold as many dicts of 40 texts
+    distinct: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
+    reasons = [distinct.setdefault(tuple(part.reasons.items()), part.reasons) for part in parts]
+    return [cast("CellSummary", {**part.fields, "reasons": r}) for part, r in zip(parts, reasons, strict=True)]
 
 
-def _summarise_cell(run: _RunFacts, cell: _CellFacts) -> tuple[dict[str, Any], dict[str, str]]:
+def _summarise_cell(run: _RunFacts, cell: _CellFacts) -> Part:
     """Return the fields of a cell's summary, and the reasons for those that are None."""
     by_repeat, good = cell.by_repeat, cell.good
     first, searched = by_repeat[min(by_repeat)], by_repeat.get(0)
@@ -165,29 +172,25 @@ def _summarise_cell(run: _RunFacts, cell: _CellFacts) -> tuple[dict[str, Any], d
     missing = f"no repeat finished: the cell is {latest['status']}"
     why = None if good else missing
     residual = trust.residual_pct(good)
-    fields, reasons = merge(
+    timing, generation = _summarise_timing(good, run.prior, why), inference.summarise_inference(good, why)
+    training = _summarise_training(searched, first["cell"], missing)
+    budgets = [record.get("budget") or {} for record in by_repeat.values()]
+    return merge(
         [
             _identify(first, latest, attempts_made=len(tries), repeats=len(good)),
-            _summarise_timing(good, run.prior, why),
+            timing,
             _summarise_shares(good, why),
             _summarise_memory(good, why),
             speed.summarise_utilisation(good, run.ceilings, why),
-            inference.summarise_inference(good, why),
+            generation,
             capacity.summarise_largest_batch(searched, why),
             _summarise_verdict(good, cell.causes, why),
             trust.summarise_trust(good, residual, cell.steps, why),
             compilation.summarise_compilation(good, first["cell"], why),
             _summarise_quality(searched),
-            _summarise_training(searched, first["cell"], missing),
-        ]
-    )
-    budgets = [record.get("budget") or {} for record in by_repeat.values()]
-    warnings = _warnings(by_repeat) + trust.residual_warnings(residual)
-    return merge(
-        [
-            Part(fields, reasons),
-            capacity.summarise_price(fields, reasons, budgets),
-            _summarise_processes(by_repeat, latest, warnings),
+            training,
+            capacity.summarise_price(merge([timing, generation, training]), budgets),
+            _summarise_processes(by_repeat, latest, _warnings(by_repeat) + trust.residual_warnings(residual)),
             _summarise_command(run.commands.get(first["cell_id"]), first["cell_id"]),
         ]
     )
@@ -199,21 +202,21 @@ def _identify(first: Record, latest: Record, *, attempts_made: int, repeats: int
     return Part(fields | {"status": latest["status"], "attempts": attempts_made, "repeats": repeats}, {})
 
 
-def _summarise_training(record: Record | None, cell: Mapping[str, Any], missing: str) -> Part:
+def _summarise_training(record: Record | None, cell: CellFields, missing: str) -> Part:
     """Return the training of repeat 0."""
-    training = (record or {}).get("training") or None
+    training = (record and record.get("training")) or None
     reason = "the cell does not train" if cell["stage"] == "eval" else missing
     return explain({"training": training}, {"training": reason})
 
 
 def _summarise_processes(by_repeat: Mapping[int, Record], latest: Record, warnings: list[str]) -> Part:
     """Return the seconds, warnings, error and environments of a cell's processes."""
-    walls = [record["wall_s"] for record in by_repeat.values() if record.get("wall_s") is not None]
+    walls = [seconds for record in by_repeat.values() if (seconds := record.get("wall_s")) is not None]
     fields = {
         "seconds": sum(walls) if walls else None,
         "warnings": warnings,
         "error": latest.get("error"),
-        "environment_ids": sorted({r["environment_id"] for r in by_repeat.values() if r.get("environment_id")}),
+        "environment_ids": sorted({identity for r in by_repeat.values() if (identity := r.get("environment_id"))}),
     }
     return explain(fields, {"seconds": "no attempt has a wall time"})
 
@@ -224,10 +227,14 @@ def _summarise_command(command: str | None, cell_id: str) -> Part:
     return explain(fields, {"reproduce": "the run directory does not say how the cell was planned"})
 
 
-def _summarise_verdict(good: Sequence[Record], causes: list[dict[str, Any]], why: str | None) -> Part:
+def _summarise_verdict(good: Sequence[Record], causes: list[BottleneckRow], why: str | None) -> Part:
     """Return the verdict, and the rows that it rests on: `bottlenecks` (one per cause) and `interactions`."""
-    fields: dict[str, Any] = dict.fromkeys(VERDICT_FIELDS)
-    fields |= {"bottlenecks": causes, "interactions": attribution.interactions(good), **attribution.verdict(causes)}
+    fields: dict[str, object] = dict.fromkeys(VERDICT_FIELDS)
+    fields |= {
+        "bottlenecks": causes,
+        "interactions": attribution.interactions(good),
+        **attribution.verdict(causes),
+    }
     missing = NO_CAUSE if fields["verdict"] is not None else why or NOT_VERIFIED
     return explain(fields, dict.fromkeys(VERDICT_FIELDS, missing))
 
@@ -248,10 +255,10 @@ def _summarise_timing(good: Sequence[Record], prior: stats.Prior | None, why: st
     times = attempts.step_times(good)
     if not any(times):
         timing = unknown(TIMING_FIELDS, why or "no step was timed")
-        return Part(*merge([timing, trust.summarise_precision(good, None, None, why)]))
+        return merge([timing, trust.summarise_precision(good, None, None, why)])
     reached = process_counts.two_stage_interval(good, prior)
     estimate = reached.estimate if reached else stats.process_interval(times, prior=prior)
-    ends_s = None if estimate.low is None or estimate.high is None else (estimate.low, estimate.high)
+    ends_s = estimate.ends
     fields = {
         "step_ms": estimate.value * 1e3,
         "step_ms_ci": None if ends_s is None else [end * 1e3 for end in ends_s],
@@ -268,8 +275,8 @@ def _summarise_timing(good: Sequence[Record], prior: stats.Prior | None, why: st
     return Part({**timing.fields, **precision.fields}, {**precision.reasons, **timing.reasons})
 
 
-def _rate(good: Sequence[Record], name: str) -> float | None:
-    """Return the sum of `name` over the sum of step times, over all repeats that have both."""
+def _rate(good: Sequence[Record], name: Literal["step_tokens", "step_examples"]) -> float | None:
+    """Return the sum of the series `name` over the sum of step times, over all repeats that have both."""
     amount, seconds = 0.0, 0.0
     for record in good:
         steps, times = record["samples"].get(name) or [], record["samples"].get("step_s") or []
@@ -314,43 +321,45 @@ def _summarise_shares(good: Sequence[Record], why: str | None) -> Part:
 def _summarise_memory(good: Sequence[Record], why: str | None) -> Part:
     """Return padding (share of all positions), peak memory (largest of the repeats) and energy per step."""
     tokens = sum(r["counts"].get("tokens") or 0 for r in good)
-    padding = [r["counts"].get("padding_tokens") for r in good]
-    known = tokens > 0 and None not in padding
-    peaks = [r["memory"].get("peak_mib") for r in good]
-    peaks = [p for p in peaks if p is not None]
-    split: Mapping[str, Any] = next((r["memory"] for r in good if r["memory"].get("weights_mib") is not None), {})
+    padding = [count for r in good if (count := r["counts"].get("padding_tokens")) is not None]
+    counted = tokens > 0 and len(padding) == len(good)
+    peaks = [peak for r in good if (peak := r["memory"].get("peak_mib")) is not None]
+    no_parts: Memory = {}
+    split = next((r["memory"] for r in good if r["memory"].get("weights_mib") is not None), no_parts)
     fields = {
-        "padding_pct": 100.0 * sum(padding) / (tokens + sum(padding)) if known else None,
-        "peak_memory_mib": max(peaks) if peaks else None,
+        "padding_pct": 100.0 * sum(padding) / (tokens + sum(padding)) if counted else None,
+        "peak_memory_mib": max(peaks, default=None),
         **{name: split.get(name) for name in MEMORY_PARTS},
     }
     reasons = {"padding_pct": "tokens were not counted", "peak_memory_mib": "memory was not measured"}
     partly = split.get("parts_reason") or "only training has it"
     reasons |= dict.fromkeys(MEMORY_PARTS, partly if split else "memory was not split up")
-    return Part(*merge([explain(fields, reasons, why), _summarise_energy(good, why)]))
+    return merge([explain(fields, reasons, why), _summarise_energy(good, why)])
 
 
 def _summarise_energy(good: Sequence[Record], why: str | None) -> Part:
     """Return joules per step and tokens per joule of the clean passes, and the meter that they come from."""
-    meters = [r.get("energy") or {} for r in good]
-    missing = next((m["reason"] for m in meters if m.get("reason")), "energy was not measured")
-    known = [(m, r) for m, r in zip(meters, good, strict=True) if m.get("joules") is not None]
-    joules = sum(m["joules"] for m, _ in known) if known else None
-    steps = sum(len(r["samples"].get("step_s") or ()) for _, r in known)
-    tokens = sum(sum(r["samples"].get("step_tokens") or ()) for _, r in known)
+    meters: list[Energy] = [r.get("energy") or {} for r in good]
+    missing = next((reason for meter in meters if (reason := meter.get("reason"))), "energy was not measured")
+    metered = [
+        (amount, meter, r) for meter, r in zip(meters, good, strict=True) if (amount := meter.get("joules")) is not None
+    ]
+    joules = sum(amount for amount, _, _ in metered) if metered else None
+    steps = sum(len(r["samples"].get("step_s") or ()) for _, _, r in metered)
+    tokens = sum(sum(r["samples"].get("step_tokens") or ()) for _, _, r in metered)
     fields = {
         "energy_j_per_step": costs.joules_per_step(joules, steps),
         "tokens_per_joule": costs.tokens_per_joule(tokens, joules),
-        "energy_source": known[0][0].get("source") if known else None,
+        "energy_source": metered[0][1].get("source") if metered else None,
     }
-    return explain(fields, dict.fromkeys(fields, missing), why)
+    return explain(fields, dict.fromkeys(("energy_j_per_step", "tokens_per_joule", "energy_source"), missing), why)
 
 
 def _summarise_quality(record: Record | None) -> Part:
     """Return the quality of the model, the oracle and the baselines on the same examples, as repeat 0 scored them."""
-    quality = (record or {}).get("quality") or {}
-    oracle = (record or {}).get("oracle") or {}
-    baselines = (record or {}).get("baselines") or {}
+    quality: Quality = (record and record.get("quality")) or {}
+    oracle: Oracle = (record and record.get("oracle")) or {}
+    baselines = (record and record.get("baselines")) or {}
     direction = quality.get("direction") or {}
     fields = {
         "quality": quality.get("values") or None,

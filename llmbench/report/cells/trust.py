@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench import stats
 from llmbench.analysis import process_counts
 from llmbench.report.cells.part import Part, explain
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import Ends, Record
 
 #: Above this the phases do not explain the step.
 RESIDUAL_LIMIT_PCT = 5.0
@@ -25,7 +26,7 @@ class Residual(NamedTuple):
     """The part of a step that its phases leave unexplained, in percent of the step, with its 95 % interval."""
 
     pct: float | None
-    ci: list[float] | None
+    ci: Ends | None
 
 
 def describe_steps(cells: Sequence[Sequence[Record]]) -> list[stats.Description | None]:

@@ -10,15 +10,32 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from llmbench.records.read import Run
+from llmbench.report.formats.flat import spread_row
 from llmbench.report.report import Report
-from llmbench.report.table import Table, printable
-from llmbench.report.tables.overview import flat_table
+from llmbench.report.table import Column, Table, printable
 
-#: How a formula begins in Excel, LibreOffice and Google Sheets, behind blanks that they skip.
+#: How a formula begins in Excel, LibreOffice and Google Sheets, after blanks that they skip.
 _FORMULA = re.compile(r"[\s\x00]*[=+\-@＝＋－＠]|[\t\r\n]")
+#: Fields that are lists of rows or of sentences, or that only explain others.
+NOT_IN_CSV = frozenset(
+    (
+        "bottlenecks",
+        "interactions",
+        "positions",
+        "verdict_notes",
+        "reasons",
+        "training",
+        "warnings",
+        "error",
+        "environment_ids",
+        "baselines",
+        "quality_direction",
+    )
+)
+#: Fields that have a column for each of their values, and none of their own where they are not known.
+SPREAD_IF_KNOWN = ("quality", "oracle", "baseline", "step_ms_ci", "headroom_ci")
 
 
 def render(table: Table) -> str:
@@ -37,22 +54,19 @@ def document(runs: Sequence[Run]) -> str:
 
 def report_text(report: Report) -> str:
     """Return the cells of all runs under one heading line."""
-    return render(flat(report))
+    return render(cells_table(report))
 
 
-def flat(report: Report) -> Table:
-    """Return one row per cell of all runs, with every plain field of its summary."""
-    tables = [flat_table(run, cells) for run, cells in zip(report.runs, report.summaries, strict=True)]
-    columns = list(dict.fromkeys(column for table in tables for column in table.columns))
-    rows = []
-    for table in tables:
-        for row in table.rows:
-            values = dict(zip(table.columns, row, strict=True))
-            rows.append(tuple(values.get(column) for column in columns))
-    return Table("Cells", tuple(columns), tuple(rows))
+def cells_table(report: Report) -> Table:
+    """Return one row per cell of all runs, with every plain field of its summary; nested ones as `outer.inner`."""
+    rows = [spread_row(cell, NOT_IN_CSV) for cell in report.cells]
+    rows = [{n: value for n, value in row.items() if not (value is None and n in SPREAD_IF_KNOWN)} for row in rows]
+    names = ["run", *dict.fromkeys(name for row in rows for name in row if name != "run")]
+    values = tuple(tuple(row.get(name) for name in names) for row in rows)
+    return Table("Cells", tuple(map(Column, names)), values)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if not isinstance(value, str):
         return "" if value is None else value
     return "'" + printable(value) if _FORMULA.match(value) else printable(value)

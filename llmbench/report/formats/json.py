@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from llmbench.analysis.studies import learning, scaling, time_to_quality
 from llmbench.contract.job import SCHEMA_VERSION
@@ -14,65 +14,111 @@ from llmbench.records.read import Run
 from llmbench.report.cells.summary import failures, summarise_run
 from llmbench.report.tables.remedies import recommendation_rows, remedy_rows
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import (
+        BottleneckRow,
+        Ceilings,
+        CellSummary,
+        FailureRow,
+        InteractionRow,
+        JsonObject,
+        LearningRow,
+        RecommendationRow,
+        RemedyRow,
+        Row,
+        ScalingRow,
+        TimeToQualityRow,
+    )
+
 try:
     import orjson
 except ImportError:  # a machine that only measures need not have it
     orjson = None  # type: ignore[assignment]
 
 #: Lists of a cell's summary that are lists of the document.
-OF_CELLS = ("bottlenecks", "interactions")
-STUDIES = ("learning", "time_to_quality", "scaling")
+OF_CELLS: tuple[Literal["bottlenecks", "interactions"], ...] = ("bottlenecks", "interactions")
 
 
-def document(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the report of one or many runs. Every cell names its run; what is not known is null, with its reason."""
+class Studies(TypedDict):
+    """The rows of a run's studies."""
+
+    learning: list[LearningRow]
+    time_to_quality: list[TimeToQualityRow]
+    scaling: list[ScalingRow]
+
+
+class Document(Studies):
+    """The document of `report --format json`. Each row names its `run`; an unknown value is null, with its reason."""
+
+    schema_version: int
+    environments: dict[str, JsonObject]
+    ceilings: dict[str, Ceilings]
+    cells: list[CellSummary]  # without `bottlenecks` and `interactions`, which are lists of their own
+    bottlenecks: list[BottleneckRow]
+    interactions: list[InteractionRow]
+    remedies: list[RemedyRow]
+    recommendations: list[RecommendationRow]
+    failures: list[FailureRow]
+
+
+#: The parts of a `Document` by name. Long lists are iterators: as lists, they would double the memory of a report.
+Parts = Mapping[str, object]
+
+
+def document(runs: Sequence[Run]) -> Document:
+    """Return the document of one or many runs."""
     summaries = [summarise_run(run) for run in runs]
-    return whole(assemble(runs, summaries, [failures(run.records) for run in runs], [studied(run) for run in runs]))
+    return collect(
+        assemble(runs, summaries, [failures(run.records) for run in runs], [study_rows(run) for run in runs])
+    )
 
 
-def studied(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """Return what a run says of learning, of time to quality and of scaling: rows by the name of the study."""
+def study_rows(run: Run) -> Studies:
+    """Return the rows of a run's studies: learning, time to quality, scaling."""
     groups = learning.group_by_setup(run.records)
-    found = (learning.rows_of(groups), time_to_quality.rows_of(groups), scaling.scaling_rows(run.records))
-    return dict(zip(STUDIES, found, strict=True))
+    rows = {
+        "learning": learning.rows_of(groups),
+        "time_to_quality": time_to_quality.rows_of(groups),
+        "scaling": scaling.scaling_rows(run.records),
+    }
+    return cast("Studies", rows)
 
 
 def assemble(
     runs: Sequence[Run],
-    summaries: Sequence[Sequence[Mapping[str, Any]]],
-    failed: Sequence[Sequence[Mapping[str, Any]]],
-    studies: Sequence[Mapping[str, Sequence[Mapping[str, Any]]]],
-) -> dict[str, Any]:
-    """Return the document of `runs` from what was made of them: their cells' summaries, failures and studies.
-
-    `cells` and lists of their rows are iterators, since lists of many would double what they take.
-    """
-    environments: dict[str, Any] = {}
-    ceilings: dict[str, Any] = {}
-    learned: dict[str, list[Any]] = {name: [] for name in STUDIES}
-    tried: dict[str, list[Any]] = {"remedies": [], "recommendations": []}
-    for run, study in zip(runs, studies, strict=True):
-        tried["remedies"] += [{**row, "run": run.name} for row in remedy_rows(run)]
-        tried["recommendations"] += [{**row, "run": run.name} for row in recommendation_rows(run)]
-        for name in STUDIES:
-            learned[name] += [{**row, "run": run.name} for row in study[name]]
+    summaries: Sequence[Sequence[CellSummary]],
+    failed: Sequence[Sequence[FailureRow]],
+    studies: Sequence[Studies],
+) -> Parts:
+    """Return the parts of the document of `runs`, from the summaries, failures and studies of each."""
+    environments: dict[str, object] = {}
+    ceilings: dict[str, object] = {}
+    for run in runs:
         environments |= run.environments
         ceilings |= run.ceilings
+    by_run = list(zip(runs, studies, strict=True))
     return {
         "schema_version": SCHEMA_VERSION,
         "environments": environments,
         "ceilings": ceilings,
         "cells": (
-            {key: value for key, value in cell.items() if key not in OF_CELLS} for cells in summaries for cell in cells
+            {name: value for name, value in cell.items() if name not in OF_CELLS}
+            for cells in summaries
+            for cell in cells
         ),
-        **{name: _rows(name, summaries) for name in OF_CELLS},
-        **tried,
-        **learned,
+        **{name: _rows_of_cells(name, summaries) for name in OF_CELLS},
+        "remedies": [row for run in runs for row in remedy_rows(run)],
+        "recommendations": [row for run in runs for row in recommendation_rows(run)],
+        "learning": [{**row, "run": run.name} for run, study in by_run for row in study["learning"]],
+        "time_to_quality": [{**row, "run": run.name} for run, study in by_run for row in study["time_to_quality"]],
+        "scaling": [{**row, "run": run.name} for run, study in by_run for row in study["scaling"]],
         "failures": [{**failure, "run": run.name} for run, own in zip(runs, failed, strict=True) for failure in own],
     }
 
 
-def _rows(name: str, summaries: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+def _rows_of_cells(
+    name: Literal["bottlenecks", "interactions"], summaries: Sequence[Sequence[CellSummary]]
+) -> Iterator[Row]:
     """Yield the rows of a list that each summary has, each with the name of its `run`."""
     for cells in summaries:
         for cell in cells:
@@ -80,9 +126,10 @@ def _rows(name: str, summaries: Sequence[Sequence[Mapping[str, Any]]]) -> Iterat
                 yield {**row, "run": cell["run"]}
 
 
-def whole(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `assemble` returns with lists in place of iterators."""
-    return {name: list(item) if isinstance(item, Iterator) else item for name, item in parts.items()}
+def collect(parts: Parts) -> Document:
+    """Return the parts with lists in place of iterators."""
+    whole = {name: list(part) if isinstance(part, Iterator) else part for name, part in parts.items()}
+    return cast("Document", whole)
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -90,13 +137,13 @@ def render(runs: Sequence[Run]) -> str:
     return text(document(runs))
 
 
-def text(value: Mapping[str, Any]) -> str:
-    """Return a document as strict JSON text (a number that is not finite is null), with a line per item of a list."""
-    return written(value).decode()
+def text(value: Mapping[str, object]) -> str:
+    """Return a document as strict JSON text: a line per item of a list; a number that is not finite is null."""
+    return to_bytes(value).decode()
 
 
-def written(value: Mapping[str, Any]) -> bytearray:
-    """Return `text(value)` in UTF-8; values may be iterators, whose items are never all there at once."""
+def to_bytes(value: Parts) -> bytearray:
+    """Return `text(value)` in UTF-8. Values may be iterators: their items are written one by one."""
     out = bytearray(b"{\n")
     for name, item in value.items():
         out += b"" if len(out) == 2 else b",\n"
@@ -109,7 +156,7 @@ def written(value: Mapping[str, Any]) -> bytearray:
     return out
 
 
-def _write_list(out: bytearray, items: Iterable[Any]) -> None:
+def _write_list(out: bytearray, items: Iterable[object]) -> None:
     first = True
     for item in items:
         out += b"[\n" if first else b",\n"
@@ -118,7 +165,7 @@ def _write_list(out: bytearray, items: Iterable[Any]) -> None:
     out += b"[]" if first else b"\n]"
 
 
-def _line(value: Any) -> bytes:
+def _line(value: object) -> bytes:
     if orjson is not None:
         with contextlib.suppress(TypeError):  # of a value that it does not know
             return bytes(orjson.dumps(value))
@@ -128,12 +175,12 @@ def _line(value: Any) -> bytes:
         return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False).encode()
 
 
-def one(run: Run) -> dict[str, Any]:
+def single_cell(run: Run) -> JsonObject:
     """Return the only cell of a run with its bottlenecks and remedies; a number that is not finite is None."""
-    found = document([run])
-    lists = {name: found[name] for name in (*OF_CELLS, "remedies")}
-    only: dict[str, Any] = _finite({"schema_version": SCHEMA_VERSION, **found["cells"][0], **lists})
-    return {**only, "environments": _finite(found["environments"])}
+    whole = document([run])
+    lists = {name: whole[name] for name in ("bottlenecks", "interactions", "remedies")}
+    cell: JsonObject = _finite({"schema_version": SCHEMA_VERSION, **whole["cells"][0], **lists})
+    return {**cell, "environments": _finite(whole["environments"])}
 
 
 def _finite(value: Any) -> Any:

@@ -20,7 +20,7 @@ def document(runs: Sequence[Run]) -> str:
 
 
 def report_text(report: Report) -> str:
-    """Return what bounds each kind of work, the tables, and the command that measures each cell again."""
+    """Return the findings, the tables, and the command that measures each cell again."""
     parts = [f"# {_escape(report.title)}\n"]
     if report.findings:
         parts.append("\n".join(f"- {_escape(finding.text)}" for finding in report.findings) + "\n")
@@ -31,7 +31,7 @@ def report_text(report: Report) -> str:
     return "\n".join(parts)
 
 
-#: What runs and machines are compared by.
+#: Titles of the tables that runs and machines are compared by.
 SUMMARY = (
     *("Run", "Runs side by side", "What bounds each cell", "Recommended", "What limits learning"),
     *("Time to a target quality", "How cost grows", "What the hardware allows"),
@@ -39,7 +39,7 @@ SUMMARY = (
 
 
 def summary_text(report: Report) -> str:
-    """Return the findings, the tables that runs are compared by, and once what measures any cell of a row again."""
+    """Return the findings, the tables that runs are compared by, and one command that measures any cell again."""
     parts = [f"# {_escape(report.title)}\n"]
     tried = [finding for finding in report.findings if finding.workloads]
     lines = [f"- {_escape(finding.text)}" for finding in tried]

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from llmbench.report.table import Table
+from llmbench.report.table import Table, table_html
 
 if TYPE_CHECKING:
     from llmbench.report.report import Report
 
-from llmbench.report.table import table_html
-
 
 def report_html(report: Report, first: Sequence[str]) -> str:
-    """Return what bounds each kind of work in sentences, the tables named in `first`, and the others folded."""
+    """Return the findings in sentences, the tables named in `first`, and the others folded."""
     findings = "".join(f"<li>{escape(finding.text)}</li>" for finding in report.findings)
     parts = [f"<ul>{findings}</ul>"] if findings else []
     for table in report.tables:

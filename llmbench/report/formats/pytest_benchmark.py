@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import statistics
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench.contract.cell import Cell
 from llmbench.records import attempts
 from llmbench.records.read import Run
 from llmbench.report.cells.variants import find_variants
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import CellFields, JsonObject, Record, Row
 
 #: Version of pytest-benchmark whose format this is.
 FORMAT_VERSION = "5.1.0"
@@ -25,29 +28,27 @@ _OPTIONS = {
 }
 
 
-def document(run: Run) -> dict[str, Any]:
+def document(run: Run) -> Row:
     """Return one benchmark per cell that was timed: its rounds are the steps (s) of all its processes."""
     groups = attempts.by_cell(run.records)
     names = find_variants([group[0]["cell"] for group in groups.values()])
-    found = []
+    benchmarks = []
     for (cell_id, group), variant in zip(groups.items(), names, strict=True):
         good = attempts.good(attempts.latest_attempts(group))
         times = [t for one in attempts.step_times(good) for t in one]
         if times:
-            found.append(_benchmark(cell_id, group[0]["cell"], variant, times, len(good)))
-    environment: Mapping[str, Any] = next(iter(run.environments.values()), {})
+            benchmarks.append(_benchmark(cell_id, group[0]["cell"], variant, times, len(good)))
+    environment: JsonObject = dict(next(iter(run.environments.values()), {}))
     return {
         "machine_info": _machine(environment),
         "commit_info": _commit(environment),
-        "benchmarks": found,
+        "benchmarks": benchmarks,
         "datetime": _datetime(run.records),
         "version": FORMAT_VERSION,
     }
 
 
-def _benchmark(
-    cell_id: str, cell: Mapping[str, Any], variant: str, times: Sequence[float], repeats: int
-) -> dict[str, Any]:
+def _benchmark(cell_id: str, cell: CellFields, variant: str, times: Sequence[float], repeats: int) -> Row:
     label = Cell.from_json(dict(cell)).label + (f" {variant}" if variant else "")
     return {
         "group": str(cell["stage"]),
@@ -57,11 +58,11 @@ def _benchmark(
         "param": cell_id,
         "extra_info": {"cell_id": cell_id, "processes": repeats},
         "options": _OPTIONS,
-        "stats": summarise(times) | {"data": list(times), "iterations": 1},
+        "stats": {**summarise(times), "data": list(times), "iterations": 1},
     }
 
 
-def summarise(times: Sequence[float]) -> dict[str, Any]:
+def summarise(times: Sequence[float]) -> dict[str, float | str]:
     """Return the statistics of `pytest_benchmark.stats.Stats` for `times` (s); at least one."""
     data = sorted(times)
     n, mean = len(data), statistics.mean(data)
@@ -92,8 +93,8 @@ def _quartile(data: Sequence[float]) -> float:
     return 0.25 * data[n - 1] + 0.75 * data[n] if rounds % 4 == 1 else 0.75 * data[n] + 0.25 * data[n + 1]
 
 
-def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what pytest-benchmark shows of a machine; the name of the host is nobody's business."""
+def _machine(environment: JsonObject) -> Row:
+    """Return the facts of a machine that pytest-benchmark shows, without the name of the host, which is private."""
     python = environment.get("python_facts") or {}
     return {
         "node": "",
@@ -108,12 +109,12 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _commit(environment: Mapping[str, Any]) -> dict[str, Any]:
+def _commit(environment: JsonObject) -> Row:
     git = environment.get("git") or {}
     return {"id": str(git.get("commit") or "unknown"), "dirty": bool(git.get("dirty")), "branch": "", "project": ""}
 
 
-def _datetime(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return when the run began, in UTC, as pytest-benchmark writes it."""
+def _datetime(records: Sequence[Record]) -> str:
+    """Return the time when the run began, in UTC, as pytest-benchmark writes it."""
     starts = [str(r["started_at"]) for r in records if r.get("started_at")]
     return min(starts) if starts else datetime(1970, 1, 1, tzinfo=UTC).isoformat()

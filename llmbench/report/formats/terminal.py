@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 #: Width where there is no terminal to ask: wide enough that a file or a pipe gets whole rows.
 PIPE_WIDTH = 220
-#: Characters between columns; texts before the first number that may name a row.
-GAP, NAMES = 3, 9
+#: Characters between columns.
+GAP = 3
+#: The texts before the first number name a row, if they are fewer than so many.
+MOST_NAMES = 9
 
 
 def text(tables: Sequence[Table]) -> str:
-    """Return what `render` would print to standard output, colours included where it is a terminal."""
+    """Return the tables as `render` prints them to standard output, with colours if that is a terminal."""
     out = io.StringIO()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
     render(tables, out, width, colour=sys.stdout.isatty())
@@ -54,7 +56,7 @@ def render(
     for table in tables:
         shown, same = table.without_constants()
         if least_width(shown) > width:
-            console.print(Text(stacked(shown, width)))
+            console.print(Text(stack(shown, width)))
             _print_notes(console, table, same)
             continue
         rich_table = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -81,12 +83,12 @@ def plain_text(table: Table, width: int) -> str:
     shown, same = table.without_constants()
     notes = [printable(note) for note in [*([f"all: {same}"] if same else []), *table.notes]]
     if least_width(shown) > width:
-        return "\n".join([stacked(shown, width), *notes])
+        return "\n".join([stack(shown, width), *notes])
     heads = [f"{column.name} ({column.unit})" if column.unit else column.name for column in shown.columns]
     rows = [[c.text(value) for c, value in zip(shown.columns, row, strict=True)] for row in shown.rows]
     sizes = [max(map(len, texts)) for texts in zip(heads, *rows, strict=True)]
     if sum(sizes) + GAP * len(sizes) > width:
-        return "\n".join([stacked(shown, width), *notes])
+        return "\n".join([stack(shown, width), *notes])
     right = [column.align == "right" for column in shown.columns]
     lines = [
         (" " * GAP).join(t.rjust(n) if r else t.ljust(n) for t, n, r in zip(texts, sizes, right, strict=True)).rstrip()
@@ -96,7 +98,7 @@ def plain_text(table: Table, width: int) -> str:
 
 
 def least_width(table: Table) -> int:
-    """Return the characters that a table needs so that no number and no word is broken."""
+    """Return the width in characters that a table needs so that no number and no word is broken."""
     needed = 0
     for i, column in enumerate(table.columns):
         texts = [column.text(row[i]) for row in table.rows]
@@ -105,13 +107,13 @@ def least_width(table: Table) -> int:
     return needed + GAP * len(table.columns)
 
 
-def stacked(table: Table, width: int) -> str:
+def stack(table: Table, width: int) -> str:
     """Return a table as a block of lines per row, for a terminal that has no room for its columns.
 
-    What names a row stands first: its texts up to the first number. Numbers have their column's name and unit.
+    The texts up to the first number name the row and stand first. Numbers have their column's name and unit.
     """
     numbers = [i for i, column in enumerate(table.columns) if column.align == "right"]
-    first = numbers[0] if numbers and 0 < numbers[0] < NAMES else 1
+    first = numbers[0] if numbers and 0 < numbers[0] < MOST_NAMES else 1
     lines = [table.title, ""]
     for row in table.rows:
         texts = [column.text(value) for column, value in zip(table.columns, row, strict=True)]
@@ -123,7 +125,7 @@ def stacked(table: Table, width: int) -> str:
     return "\n".join(lines)
 
 
-def _findings(report: Report) -> str:
+def _findings_text(report: Report) -> str:
     """Return the findings, a line each; in a terminal, broken between words."""
     lines = [f"- {printable(finding.text)}" for finding in report.findings]
     if sys.stdout.isatty():
@@ -133,12 +135,14 @@ def _findings(report: Report) -> str:
 
 
 def report_text(report: Report) -> str:
-    """Return what bounds each kind of work in sentences, and the tables."""
-    lines = _findings(report)
-    return (f"{lines}\n\n" if lines else "") + text([table.with_ids() for table in report.tables]) + _again(report)
+    """Return the findings in sentences, and the tables."""
+    lines = _findings_text(report)
+    return (
+        (f"{lines}\n\n" if lines else "") + text([table.with_ids() for table in report.tables]) + _commands_text(report)
+    )
 
 
-#: What a run ends with: the tables that somebody acts on. `report` prints all of them.
+#: Titles of the tables that a run prints at its end: those that people act on. `report` prints all tables.
 BRIEF = (
     *(
         "What bounds each cell",
@@ -149,22 +153,22 @@ BRIEF = (
     ),
     *("Recommended", "Remedies", "Quality", "Not measured", "Warnings"),
 )
-#: What brief tables leave out: it follows from the rest, or is for those who ask further.
+#: Columns that brief tables leave out: they follow from the others, or explain them.
 DETAIL = ("class", "where", "why")
 
 
 def brief_text(report: Report) -> str:
-    """Return the tables that matter first, and under them, where a terminal stops, what bounds each kind of work."""
+    """Return the tables that people act on, and then the findings: a terminal shows the end."""
     titles = {table.title for table in report.tables}
     wanted = BRIEF if BRIEF[0] in titles else ("Where the time goes", *BRIEF)
     tables = [_without(table, DETAIL).with_ids() for table in report.tables if table.title in wanted]
-    lines = _findings(report)
-    found = text(tables) + (_again(report) + "\n" if tables and report.commands else "")
-    return found + (f"{lines}\n" if lines else "") or "No cell was measured.\n"
+    lines = _findings_text(report)
+    body = text(tables) + (_commands_text(report) + "\n" if tables and report.commands else "")
+    return body + (f"{lines}\n" if lines else "") or "No cell was measured.\n"
 
 
-def _again(report: Report) -> str:
-    """Return what measures any cell again, as far as the runs say how it was planned."""
+def _commands_text(report: Report) -> str:
+    """Return the commands that measure a cell again, of the runs that say how they were planned."""
     commands = "".join(f"  {printable(pattern)}\n" for pattern in report.command_patterns)
     return f"Measure one cell again, with the last column of its row for CELL:\n{commands}" if commands else ""
 

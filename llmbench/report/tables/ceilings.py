@@ -1,15 +1,17 @@
-"""Tables of a machine's ceilings: what was measured, how sure it is, and what the vendor prints."""
+"""Tables of a machine's ceilings: the measured values, their intervals, and the vendor's datasheet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from llmbench.contract.ceilings import MODES, OPERATIONS
 from llmbench.report.table import Column, Table
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import CeilingEstimate, Ceilings, Row
+
 MIB = 2**20
-#: What is measured once: path in the document -> (name, unit, factor from the document's unit)
+#: Ceilings that have one value: path in the document -> (name, unit, factor from the document's unit)
 OTHERS = {
     "host_to_device.pinned": ("host to device, pinned", "GB/s", 1e-9),
     "host_to_device.pageable": ("host to device, pageable", "GB/s", 1e-9),
@@ -27,15 +29,15 @@ def _number(name: str, unit: str = "", digits: int = 1) -> Column:
     return Column(name, unit, "right", digits)
 
 
-def ceilings_tables(doc: Mapping[str, Any]) -> list[Table]:
+def ceilings_tables(doc: Ceilings) -> list[Table]:
     """Return the tables of one document: the machine, matmuls, memory, and the rest."""
     return [header_table(doc), matmul_table(doc), memory_table(doc), other_table(doc)]
 
 
-def header_table(doc: Mapping[str, Any]) -> Table:
-    """Return which device this is, when it was measured, and what to know about it."""
+def header_table(doc: Ceilings) -> Table:
+    """Return the device, the time of the measurement, and warnings about it."""
     sheet = doc.get("datasheet")
-    rows: list[tuple[Any, ...]] = [
+    rows: list[tuple[object, ...]] = [
         ("device", f"{doc['device']} ({doc['name'] or 'no name'})"),
         ("ceilings", doc["ceilings_id"]),
         ("measured", doc["measured_at"]),
@@ -48,10 +50,11 @@ def header_table(doc: Mapping[str, Any]) -> Table:
     return Table("Ceilings", (Column("what"), Column("value")), tuple(rows))
 
 
-def matmul_table(doc: Mapping[str, Any]) -> Table:
-    """Return the matmul ceilings per mode, dense, beside the datasheet."""
-    found, sheet = doc["matmul"], (doc.get("datasheet") or {}).get("flops_per_s", {})
-    peak = max((e["value"] for e in found.values() if e), default=0.0)
+def matmul_table(doc: Ceilings) -> Table:
+    """Return the matmul ceilings per mode, dense, next to the datasheet."""
+    datasheet = doc.get("datasheet")
+    sheet = datasheet["flops_per_s"] if datasheet else {}
+    peak = max((e["value"] for e in doc["matmul"].values() if e), default=0.0)
     unit, factor = ("TFLOP/s", 1e-12) if peak >= TERA else ("GFLOP/s", 1e-9)
     columns = (
         *(Column("mode"), Column("precisions"), *(_number(name, unit) for name in ("measured", "low", "high"))),
@@ -60,7 +63,7 @@ def matmul_table(doc: Mapping[str, Any]) -> Table:
     rows = []
     for mode in MODES:
         names = ", ".join(name for name, of in doc["precisions"].items() if of == mode)
-        estimate, printed = found.get(mode), sheet.get(mode)
+        estimate, printed = doc["matmul"].get(mode), sheet.get(mode)
         share = None if not printed or not estimate else 100 * estimate["value"] / printed
         how = _how(doc, f"matmul.{mode}", estimate)
         shown = None if printed is None else printed * factor
@@ -69,34 +72,37 @@ def matmul_table(doc: Mapping[str, Any]) -> Table:
     return Table("Matmul", columns, tuple(rows), notes)
 
 
-def memory_table(doc: Mapping[str, Any]) -> Table:
+def memory_table(doc: Ceilings) -> Table:
     """Return the bandwidth of each memory level and operation."""
     columns = (
         *(Column("level"), _number("capacity", "MiB", 2), _number("working set", "MiB", 2), Column("operation")),
         *(_number(name, "GB/s") for name in ("measured", "low", "high", "datasheet")),
         *(_number("samples"), Column("how")),
     )
-    printed = (doc.get("datasheet") or {}).get("memory_bytes_per_s")
+    datasheet = doc.get("datasheet")
+    printed = datasheet["memory_bytes_per_s"] if datasheet else None
     rows = []
     for level in doc["memory_levels"]:
-        sizes = (level["capacity_bytes"] / MIB, level["working_set_bytes"] / MIB)
+        by_operation: Row = level
+        capacity_bytes = cast("int", level["capacity_bytes"])
+        sizes = (capacity_bytes / MIB, level["working_set_bytes"] / MIB)
         vendor = printed * 1e-9 if printed and level is doc["memory_levels"][-1] else None
         for operation in OPERATIONS:
-            estimate = level[f"{operation}_bytes_per_s"]
+            estimate = cast("CeilingEstimate", by_operation[f"{operation}_bytes_per_s"])
             how = _how(doc, f"{level['level']}.{operation}", estimate)
             row = (level["level"], *sizes, operation, *_values(estimate, 1e-9), vendor, _samples(estimate), how)
             rows.append(row)
     notes: tuple[str, ...] = (
-        "bytes as STREAM counts them: read and written by the operation, without the line a store reads first",
-        "triad: a = b + s*c; copy: a = b; read: sum of a; float32; a level's capacity is that of all threads' caches",
+        "bytes as STREAM counts them: read and written by the operation, without the line that a store reads first",
+        "triad: a = b + s*c; copy: a = b; read: sum of a; float32; capacity: the caches of all threads together",
     )
     if why := doc["reasons"].get("memory_levels"):
         notes += (why,)
     return Table("Memory bandwidth", columns, tuple(rows), notes)
 
 
-def other_table(doc: Mapping[str, Any]) -> Table:
-    """Return copies, start of operators, storage and all-reduce."""
+def other_table(doc: Ceilings) -> Table:
+    """Return the ceilings of copies, the start of operators, storage and all-reduce."""
     columns = (
         *(Column("what"), Column("unit"), *(_number(name, digits=2) for name in ("measured", "low", "high"))),
         *(_number("samples"), Column("how")),
@@ -104,24 +110,25 @@ def other_table(doc: Mapping[str, Any]) -> Table:
     rows = []
     for path, (name, unit, factor) in OTHERS.items():
         outer, _, inner = path.partition(".")
-        estimate = (doc.get(outer) or {}).get(inner) if inner else doc.get(outer)
+        entry = cast("CeilingEstimate | dict[str, CeilingEstimate] | None", doc.get(outer))
+        estimate = cast("CeilingEstimate | None", cast("Row", entry or {}).get(inner) if inner else entry)
         rows.append((name, unit, *_values(estimate, factor), _samples(estimate), _how(doc, path, estimate)))
     return Table("Copies, operators, storage", columns, tuple(rows))
 
 
-def _values(estimate: Mapping[str, Any] | None, factor: float) -> tuple[float | None, float | None, float | None]:
+def _values(estimate: CeilingEstimate | None, factor: float) -> tuple[float | None, float | None, float | None]:
     if estimate is None:
         return None, None, None
-    low, high = (None if estimate[end] is None else estimate[end] * factor for end in ("low", "high"))
-    return estimate["value"] * factor, low, high
+    low, high = cast("tuple[float | None, float | None]", (estimate["low"], estimate["high"]))
+    return estimate["value"] * factor, low and low * factor, high and high * factor
 
 
-def _samples(estimate: Mapping[str, Any] | None) -> int | None:
+def _samples(estimate: CeilingEstimate | None) -> int | None:
     return None if estimate is None else int(estimate["samples"])
 
 
-def _how(doc: Mapping[str, Any], path: str, estimate: Mapping[str, Any] | None) -> str:
-    """Return how a number was reached, or why there is none."""
+def _how(doc: Ceilings, path: str, estimate: CeilingEstimate | None) -> str:
+    """Return how a number was measured, or why there is none."""
     if estimate is None:
         return str(doc["reasons"].get(path) or "not measured")
     parts = []

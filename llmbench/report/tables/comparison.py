@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench import stats
 from llmbench.analysis.comparison import CellChange, Comparison
@@ -14,15 +14,25 @@ from llmbench.report.cells.variants import find_variants
 from llmbench.report.formats import csv, markdown
 from llmbench.report.table import CELL, Column, Table, cell_values, number
 
-#: Rows that a pull-request comment shows before it folds the rest, and characters that it may have (GitHub: 65,536).
-SHOWN, COMMENT_CHARACTERS = 20, 60_000
-#: What people look for first.
+if TYPE_CHECKING:
+    from llmbench.contract.record import JsonObject, Row
+
+#: Rows that a pull-request comment shows; all others are folded.
+SHOWN_ROWS = 20
+#: Characters that a comment may have; GitHub allows 65,536.
+MOST_CHARACTERS = 60_000
+#: Verdicts in the order in which people look for them.
 ORDER = ("slower", "faster", "undecided", "same")
 
 
 def tables(found: Comparison) -> list[Table]:
-    """Return what differs, what cannot be paired, and then what changed; empty tables are left out."""
-    every = [_differences(found), _only(found), _cells(found, found.cells), _quality(found)]
+    """Return the differences between the machines, the cells without a pair, and the changes; without empty tables."""
+    every = [
+        _differences_table(found),
+        _not_compared_table(found),
+        _cells_table(found, found.cells),
+        _quality_table(found),
+    ]
     return [table for table in every if table.rows]
 
 
@@ -34,43 +44,44 @@ def summary(found: Comparison) -> str:
 
 
 def notes(found: Comparison) -> list[str]:
-    """Return what the verdicts rest on, and what all cells share."""
-    out = []
+    """Return the notes of a comparison: the change that all cells share, the method, and the processes left out."""
+    lines = []
     if found.common is not None:
         ends = f"[{_pct(found.common.low)}, {_pct(found.common.high)}]"
-        out.append(f"all cells share a change of {_pct(found.common.value)} {ends}: {_shared(found)}")
-    out.append(
-        f"verdicts hold together with {100 * found.level:g} % confidence, processes are the units; same: within "
+        lines.append(f"all cells share a change of {_pct(found.common.value)} {ends}: {_describe_shared_change(found)}")
+    lines.append(
+        f"all verdicts hold together with {100 * found.level:g} % confidence; the units are processes; same: within "
         f"{found.margin_pct:g} %"
     )
     if not found.in_turns and found.noise_floor_pct:
-        out.append(
-            "the runs were measured one after the other: what all cells share counts only beyond "
+        lines.append(
+            "the runs were measured one after the other: a change that all cells share counts only above "
             f"{found.noise_floor_pct:g} % (--noise-floor)"
         )
     if any(found.disturbed_counts):
         base, head = found.disturbed_counts
-        out.append(
-            f"{base} processes of {found.base} and {head} of {found.head} are left out: others kept them from their "
-            "cores while they were timed (what the kernel says, not how long they took)"
+        lines.append(
+            f"{base} processes of {found.base} and {head} of {found.head} are left out: other processes took their "
+            "cores while they were timed (by the kernel's counters, not by their speed)"
         )
-    return out
+    return lines
 
 
-def _shared(found: Comparison) -> str:
+def _describe_shared_change(found: Comparison) -> str:
+    """Return the verdict about the change that all cells share, and how the cells' changes treat it."""
     if found.common_verdict in ("slower", "faster"):
-        return f"{found.common_verdict}, and in every cell's change"
-    state = "no change" if found.common_verdict == "same" else "not told apart from the machine's"
+        return f"{found.common_verdict}, and part of every cell's change"
+    state = "no change" if found.common_verdict == "same" else "not distinguished from changes of the machine"
     return f"{state}, and taken out of every cell's change"
 
 
-def _differences(found: Comparison) -> Table:
+def _differences_table(found: Comparison) -> Table:
     columns = (Column("what"), Column(found.base), Column(found.head))
     rows = tuple((one.what, one.base, one.head) for one in found.differences)
     return Table("What differs between the runs", columns, rows)
 
 
-def _only(found: Comparison) -> Table:
+def _not_compared_table(found: Comparison) -> Table:
     named = [
         {**cell, "variant": v}
         for (cell, _), v in zip(found.only, find_variants([c for c, _ in found.only]), strict=True)
@@ -79,7 +90,7 @@ def _only(found: Comparison) -> Table:
     return Table("Not compared", (*CELL, Column("because")), rows)
 
 
-def _cells(found: Comparison, cells: Sequence[CellChange], title: str = "Step time") -> Table:
+def _cells_table(found: Comparison, cells: Sequence[CellChange], title: str = "Step time") -> Table:
     names = dict(zip(map(id, found.cells), find_variants([one.cell for one in found.cells]), strict=True))
     columns = (
         *CELL,
@@ -106,7 +117,7 @@ def _note(one: CellChange) -> str:
     return "; ".join(parts)
 
 
-def _quality(found: Comparison) -> Table:
+def _quality_table(found: Comparison) -> Table:
     """Return the metrics that are not the same; how many are is in the notes."""
     shown = [one for one in found.quality if one.verdict != "same"]
     named = find_variants([one.cell for one in shown])
@@ -117,7 +128,7 @@ def _quality(found: Comparison) -> Table:
         between = None if one.low is None or one.high is None else f"{one.low:+.4f} to {one.high:+.4f}"
         values = (one.metric, one.base, one.head, between, one.verdict, one.examples, one.reason or "")
         rows.append((*cell_values({**one.cell, "variant": variant}), *values))
-    text = "intervals: of another draw of test examples; another seed may differ by more"
+    text = "intervals: for another sample of test examples; another seed may differ by more"
     return Table("Quality", columns, tuple(rows), (f"{len(found.quality) - len(shown)} other metrics are equal", text))
 
 
@@ -133,14 +144,14 @@ def _pct(ratio: float | None) -> str:
 
 def rows(found: Comparison) -> str:
     """Return the cells as CSV."""
-    return csv.render(_cells(found, found.cells))
+    return csv.render(_cells_table(found, found.cells))
 
 
 # --- a pull-request comment ---
 
 
 def comment(found: Comparison) -> str:
-    """Return Markdown with the verdicts in front, and everything else folded."""
+    """Return Markdown that begins with the verdicts; everything else is folded."""
     escape = markdown._escape
     parts = [f"### llmbench: {escape(summary(found))}\n"]
     if found.fail_on_pct is not None:
@@ -153,21 +164,21 @@ def comment(found: Comparison) -> str:
             "| cell | base (ms) | head (ms) | change | interval | verdict |",
             "| --- | ---: | ---: | ---: | ---: | --- |",
         ]
-        for one in moved[:SHOWN]:
+        for one in moved[:SHOWN_ROWS]:
             between = f"{_pct(one.low)} to {_pct(one.high)}"
             lines.append(
                 f"| {escape(label_of(one.cell))} | {1e3 * one.base_s:.2f} | {1e3 * one.head_s:.2f} "
                 f"| {_pct(one.change)} | {between} | {one.verdict} |"
             )
-        if len(moved) > SHOWN:
-            lines.append(f"\n{len(moved) - SHOWN} more below.")
+        if len(moved) > SHOWN_ROWS:
+            lines.append(f"\n{len(moved) - SHOWN_ROWS} more below.")
         parts.append("\n".join(lines) + "\n")
     listed = [f"{len(found.differences)} differences of machine or software"] if found.differences else []
     listed += [f"{len(found.only)} cells not compared"] if found.only else []
     if listed:
         parts.append(f"Mind: {', '.join(listed)}.\n")
     parts.append("\n".join(f"- {escape(note)}" for note in notes(found)) + "\n")
-    room = COMMENT_CHARACTERS - sum(map(len, parts))
+    room = MOST_CHARACTERS - sum(map(len, parts))
     for table in tables(found):
         heading = f"<summary>{escape(table.title)} ({len(table.rows)})</summary>"
         text = f"<details>{heading}\n\n{markdown.render([table], 4)}\n</details>\n"
@@ -182,7 +193,7 @@ def comment(found: Comparison) -> str:
 # --- JSON ---
 
 
-def document(found: Comparison) -> dict[str, Any]:
+def document(found: Comparison) -> JsonObject:
     """Return the comparison for scripts; ratios are head over base, above 1: slower. Unknown is null."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -197,16 +208,18 @@ def document(found: Comparison) -> dict[str, Any]:
         "not_compared": [{"cell": dict(cell), "because": why} for cell, why in found.only],
         "shared": _estimate(found),
         "counts": found.counts,
-        "cells": [_cell(one) for one in found.cells],
+        "cells": [_cell_row(one) for one in found.cells],
         "quality": [
             {
-                **_named(q.cell),
+                **_cell_names(q.cell),
                 "metric": q.metric,
                 "base": q.base,
                 "head": q.head,
                 "difference_ci": q.ends,
+                "verdict": q.verdict,
+                "examples": q.examples,
+                "reason": q.reason,
             }
-            | {"verdict": q.verdict, "examples": q.examples, "reason": q.reason}
             for q in found.quality
         ],
         "fail_on_pct": found.fail_on_pct,
@@ -220,18 +233,18 @@ def render(found: Comparison) -> str:
     return json.dumps(document(found), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def _estimate(found: Comparison) -> dict[str, Any] | None:
+def _estimate(found: Comparison) -> Row | None:
     shared: stats.Estimate | None = found.common
     if shared is None:
         return None
     return {"ratio": shared.value, "ratio_ci": shared.ends, "verdict": found.common_verdict}
 
 
-def _cell(one: CellChange) -> dict[str, Any]:
+def _cell_row(one: CellChange) -> Row:
     return {
         "cell_id": one.cell_ids[1],
         "base_cell_id": one.cell_ids[0],
-        **_named(one.cell),
+        **_cell_names(one.cell),
         "base_ms": 1e3 * one.base_s,
         "head_ms": 1e3 * one.head_s,
         "ratio": one.ratio,
@@ -246,5 +259,5 @@ def _cell(one: CellChange) -> dict[str, Any]:
     }
 
 
-def _named(cell: Any) -> dict[str, Any]:
+def _cell_names(cell: Row) -> Row:
     return {name: cell.get(name) for name in ("model", "size", "task", "dataset", "stage", "device", "precision")}

@@ -1,19 +1,20 @@
-"""Tables of what is there before anything runs: the plan, the plugins, the machine."""
+"""Tables of what is known before a run: the plan, the plugins, the machine."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmbench.analysis.lower_bounds import Prediction, total_s
 from llmbench.report.table import Column, Table, number
 
 if TYPE_CHECKING:
+    from llmbench.contract.record import JsonObject, Row
     from llmbench.plugins.registry import Registry
     from llmbench.suite.plan import Plan, PlannedCell
 
-#: kind of plugin -> attributes of its spec that say what it supports
+#: Kind of plugin -> the attributes of its spec that say what it supports.
 SUPPORTS = {
     "model": ("layouts", "sizes", "engine"),
     "task": ("head", "metrics", "stages"),
@@ -44,12 +45,12 @@ def plan_table(plan: Plan, predicted: Mapping[str, Prediction]) -> Table:
 
 
 def _basis(plan: Plan, predicted: Mapping[str, Prediction]) -> tuple[str, ...]:
-    """Return what the predictions rest on, and why some are missing."""
+    """Return how the predictions were made, and why some are missing."""
     able = [predicted[one.cell.cell_id] for one in plan.cells if one.obstacle is None]
     reasons = dict.fromkeys(reason for one in able for reason in one.reasons.values())
     whole_s = total_s(able)
     notes = (
-        "step: FLOPs of the longest sequences, and the update, at the measured ceilings",
+        "step: the time of the FLOPs of the longest sequences, and of the update, at the measured ceilings",
         "state: weights; in training also gradients and optimizer state; activations come on top",
         "time: timing, trials and training at that pace; starting, data and scoring come on top"
         + ("" if whole_s is None else f"; all cells: {whole_s:,.0f} s"),
@@ -57,19 +58,19 @@ def _basis(plan: Plan, predicted: Mapping[str, Prediction]) -> tuple[str, ...]:
     return (*notes, *(f"not predicted: {reason}" for reason in reasons))
 
 
-def plan_document(plans: Sequence[Plan], predicted: Mapping[str, Prediction]) -> dict[str, Any]:
-    """Return the plans as one JSON-able document."""
-    return {"schema_version": 1, "plans": [_plan(plan, predicted) for plan in plans]}
+def plan_document(plans: Sequence[Plan], predicted: Mapping[str, Prediction]) -> JsonObject:
+    """Return the plans as one document of JSON values."""
+    return {"schema_version": 1, "plans": [_plan_parts(plan, predicted) for plan in plans]}
 
 
-def _plan(plan: Plan, predicted: Mapping[str, Prediction]) -> dict[str, Any]:
-    cells = [_planned(planned, predicted[planned.cell.cell_id]) for planned in plan.cells]
+def _plan_parts(plan: Plan, predicted: Mapping[str, Prediction]) -> Row:
+    cells = [_cell_row(planned, predicted[planned.cell.cell_id]) for planned in plan.cells]
     repeats = {"repeats": plan.suite.repeats, "max_repeats": plan.suite.budget.max_repeats}
     able = [predicted[one.cell.cell_id] for one in plan.cells if one.obstacle is None]
     return {"suite": plan.suite.name, **repeats, "predicted_s": total_s(able), "cells": cells}
 
 
-def _planned(planned: PlannedCell, one: Prediction) -> dict[str, Any]:
+def _cell_row(planned: PlannedCell, one: Prediction) -> Row:
     cell = planned.cell
     out = {"cell_id": cell.cell_id, **cell.to_json(), "depends_on": [cell.parent] if cell.parent else []}
     names = {"parameters": "parameters", "step_s": "predicted_step_s", "seconds": "predicted_s"}
@@ -80,9 +81,9 @@ def _planned(planned: PlannedCell, one: Prediction) -> dict[str, Any]:
 
 
 def plugin_tables(registry: Registry) -> list[Table]:
-    """Return what was found and who owns it; then what could not be loaded, and names claimed twice."""
+    """Return the plugins with their owners; then those that could not be loaded, and names that two claim."""
     columns = tuple(Column(n) for n in ("name", "kind", "owner", "version", "supports"))
-    found = [
+    plugins = [
         (name, kind, provided.owner.name, provided.owner.version, supports(kind, provided.spec))
         for kind, by_name in registry.by_kind.items()
         for name, provided in sorted(by_name.items())
@@ -91,7 +92,7 @@ def plugin_tables(registry: Registry) -> list[Table]:
     clashes = [(registry.clash_message(kind, name),) for kind, name in registry.clashes]
     remarks = [(r.owner.name, r.owner.version, r.owner.origin, r.error) for r in registry.remarks]
     tables = [
-        Table("Plugins", columns, tuple(found)),
+        Table("Plugins", columns, tuple(plugins)),
         Table("Not loaded", tuple(map(Column, ("owner", "version", "from", "error"))), tuple(broken)),
         Table("Claimed twice", (Column("what"),), tuple(clashes)),
         Table("Remarks", tuple(map(Column, ("owner", "version", "from", "remark"))), tuple(remarks)),
@@ -99,10 +100,10 @@ def plugin_tables(registry: Registry) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def plugin_document(registry: Registry) -> dict[str, Any]:
-    """Return the tables of the plugins as one JSON-able document."""
+def plugin_document(registry: Registry) -> JsonObject:
+    """Return the tables of the plugins as one document of JSON values."""
     keys = {"Plugins": "plugins", "Not loaded": "broken", "Claimed twice": "clashes", "Remarks": "remarks"}
-    out: dict[str, Any] = {key: [] for key in keys.values()}
+    out: JsonObject = {key: [] for key in keys.values()}
     for table in plugin_tables(registry):
         names = [column.name for column in table.columns]
         out[keys[table.title]] = [dict(zip(names, row, strict=True)) for row in table.rows]
@@ -118,14 +119,14 @@ def plugin_details(registry: Registry, kind: str, name: str) -> Table:
     return Table(name, (Column("what"), Column("value")), tuple(rows))
 
 
-def supports(kind: str, spec: Any) -> str:
-    """Return what a plugin is for, in one line."""
+def supports(kind: str, spec: object) -> str:
+    """Return the things that a plugin supports, in one line."""
     parts = [(field, _words(getattr(spec, field, None))) for field in SUPPORTS.get(kind, ())]
     return "; ".join(f"{field} {words}" for field, words in parts if words)
 
 
-def _words(value: Any) -> str:
-    """Return names and numbers as words; functions and empty values as nothing."""
+def _words(value: object) -> str:
+    """Return names and numbers as words; an empty text for functions and empty values."""
     if value is None or value == "" or inspect.isroutine(value):
         return ""
     if isinstance(value, Mapping):
@@ -136,8 +137,8 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def machine_table(environment: Mapping[str, Any], problems: Sequence[str]) -> Table:
-    """Return what of this machine can be used; what is missing is in the notes."""
+def machine_table(environment: JsonObject, problems: Sequence[str]) -> Table:
+    """Return the parts of this machine that can be used; the notes say what is missing."""
     rows = [("python", environment.get("python")), ("cpu", environment.get("cpu"))]
     rows += [("cores", f"{environment.get('usable_cores')} of {environment.get('cores')}")]
     for device in environment.get("devices") or []:

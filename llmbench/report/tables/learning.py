@@ -1,80 +1,87 @@
-"""The tables of a learning study: what doubling each thing gains, the verdict, and what the distance is made of."""
+"""The tables of a learning study: the gain of doubling each axis, the verdict, and the parts of the distance."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from llmbench.analysis.studies import learning, time_to_quality
 from llmbench.report.table import Column, Table, number
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import Ends, LearningRow, Record, TimeToQualityRow
 
 NOTES = (
-    "gain of so many times the data, steps or parameters, the other two as they are, on the metric's scale (of a "
-    "perplexity: minus its log); 95 % interval, paired by seed and test example, for other seeds and other examples",
-    f"verdict: what gains most, with confidence, and more than {learning.MATERIAL:.0%} of what lies between the best "
-    "trivial baseline and the oracle; none: nothing does, and the oracle is no further. What doubling leaves open may "
-    "have been asked again with more",
+    "more data, steps, parameters: the gain of so many times as much of one, with the other two unchanged, on the "
+    "metric's scale (perplexity: minus its logarithm). The 95 % interval covers other seeds and other test examples",
+    "verdict: the one with the largest gain, if this is certain and more than "
+    f"{learning.MATERIAL:.0%} of the distance between the best trivial baseline and the oracle. none: no gain is that "
+    "large, and the oracle is no further away. If doubling does not decide, a larger factor may have been tried",
 )
 MISSING_NOTES = (
-    "what making each ample adds, averaged over the orders in which all are made ample (Shapley); rest: what ample "
-    "data, training and capacity together leave; the parts add up to the distance",
+    "for lack of: the gain of making one ample, averaged over the orders in which all are made ample (Shapley). rest: "
+    "the distance that remains with ample data, training and capacity. The parts add up to the distance",
 )
-
 
 REACH_NOTES = (
-    f"target: {time_to_quality.SHARE:.0%} of the way from the best trivial baseline to the oracle; runs of several "
-    "lengths, each with a schedule of its own, interpolated between the two around the target; time: at the measured "
-    "step",
+    f"target: {time_to_quality.SHARE:.0%} of the way from the best trivial baseline to the oracle. steps: "
+    "interpolated between the two runs around the target; each run has its own length and schedule. time: at the "
+    "measured step time",
 )
 
 
-def learning_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | None = None) -> Table:
-    """Return one row per point: its quality, what each doubling gains, and the verdict.
+def learning_table(records: Iterable[Record], known: Sequence[LearningRow] | None = None) -> Table:
+    """Return one row per point: its quality, the gain of each doubling, and the verdict.
 
-    `found` are the rows of `learning.learning(records)`, where they are there already.
+    `known` are the rows of `learning.learning_rows(records)`, if the caller has them.
     """
     columns: tuple[Column, ...] = (Column("model"), Column("size"), Column("task"), number("examples"), number("steps"))
     columns += (number("parameters"), number("epochs", digits=1), Column("metric"), number("quality", digits=3))
     columns += (number("oracle", digits=3), number("times"), Column("more data"), Column("more steps"))
     columns += (Column("more parameters"), number("seeds"), Column("verdict"), Column("because"))
     rows = []
-    for row in learning.learning_rows(records) if found is None else found:
+    for row in _learning_rows(records) if known is None else known:
         what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"], row["parameters"])
-        gains = [_interval(row["gains"].get(axis, {})) for axis in learning.AXES]
+        by_axis = [row["gains"].get(axis) for axis in learning.AXES]
+        gains = [None if one is None else _with_sign(one["gain"], one["ci"]) for one in by_axis]
         values = (row["epochs"], row["metric"], row["quality"], row["oracle"], row["times"], *gains)
         rows.append((*what, *values, row["seeds"], row["verdict"], row["because"] or ""))
     return Table("What limits learning", columns, tuple(rows), NOTES)
 
 
-def missing_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | None = None) -> Table:
+def _learning_rows(records: Iterable[Record]) -> list[LearningRow]:
+    return cast("list[LearningRow]", learning.learning_rows(records))
+
+
+def missing_table(records: Iterable[Record], known: Sequence[LearningRow] | None = None) -> Table:
     """Return the distance to the oracle of each point that has ample neighbours, split into its parts."""
     names = ("data", "training", "capacity", "rest")
     columns: tuple[Column, ...] = (Column("model"), Column("size"), Column("task"), number("examples"), number("steps"))
     columns += (number("distance", digits=3), *(Column(f"for lack of {name}") for name in names[:3]), Column("rest"))
     columns += (Column("ample"),)
     rows = []
-    for row in learning.learning_rows(records) if found is None else found:
+    for row in _learning_rows(records) if known is None else known:
         split = row["missing"]
         if split is not None:
             what = (row["model"], row["size"], row["task"], row["train_examples"], row["steps"])
-            parts = [_interval(split["parts"].get(name, {}), "value") for name in names]
+            by_name = [split["parts"].get(name) for name in names]
+            parts = [None if part is None else _with_sign(part["value"], part["ci"]) for part in by_name]
             rows.append((*what, split["distance"], *parts, _ample(split["ample"])))
     return Table("Distance to the oracle", columns, tuple(rows), MISSING_NOTES)
 
 
-def reach_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | None = None) -> Table:
-    """Return the time and energy to the target quality, of all ladders that reach it; the quickest first."""
+def reach_table(records: Iterable[Record], known: Sequence[TimeToQualityRow] | None = None) -> Table:
+    """Return the time and energy to the target quality, of all ladders of runs that reach it; the fastest first."""
     columns: tuple[Column, ...] = (Column("model"), Column("size"), Column("task"), Column("precision"))
     columns += (number("examples"), number("parameters"), Column("metric"), number("target", digits=3))
     columns += (number("steps", digits=0), Column("95 % interval"), number("time", "s"), number("energy", "J"))
     columns += (number("seeds"),)
-    ladders = [
-        row for row in (time_to_quality.ladder_rows(records) if found is None else found) if row["seconds"] is not None
-    ]
+    if known is None:
+        known = cast("list[TimeToQualityRow]", time_to_quality.ladder_rows(records))
     rows = []
-    for row in sorted(ladders, key=lambda row: (row["task"], row["seconds"])):
+    for row in sorted(known, key=lambda row: (row["task"], row["seconds"] or 0.0)):
+        if row["seconds"] is None:
+            continue
         ci = row["steps_ci"]
         what = (row["model"], row["size"], row["task"], row["precision"], row["train_examples"], row["parameters"])
         between = None if ci is None else f"{ci[0]:,.0f} - {ci[1]:,.0f}"
@@ -84,13 +91,10 @@ def reach_table(records: Iterable[Record], found: Sequence[Mapping[str, Any]] | 
     return Table("Time to a target quality", columns, tuple(rows), REACH_NOTES)
 
 
-def _ample(ample: Mapping[str, Any]) -> str:
+def _ample(ample: Mapping[str, object]) -> str:
     return f"{ample['data']:,} examples, {ample['steps']:,} steps, {ample['parameters']}"
 
 
-def _interval(found: Mapping[str, Any], name: str = "gain") -> str | None:
-    """Return a value with its interval; None where it is not known."""
-    if name not in found:
-        return None
-    ci: Sequence[float] | None = found["ci"]
-    return f"{found[name]:+.3f}" + ("" if ci is None else f" [{ci[0]:+.3f}, {ci[1]:+.3f}]")
+def _with_sign(value: float, ci: Ends | None) -> str:
+    """Return a value with its sign and its interval."""
+    return f"{value:+.3f}" + ("" if ci is None else f" [{ci[0]:+.3f}, {ci[1]:+.3f}]")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from llmbench.records.read import Run
 from llmbench.report.cells.summary import failures, oracle_pct, summarise_run
@@ -15,24 +16,25 @@ from llmbench.report.tables.remedies import remedy_tables
 from llmbench.report.tables.roofline import roofline_table
 from llmbench.report.tables.scaling import changes_table, scaling_table
 from llmbench.report.tables.side_by_side import device_table, precision_table
-from llmbench.report.tables.verdicts import causes_table, untried_table, verdict_table
+from llmbench.report.tables.verdicts import causes_table, missing_causes_table, verdict_table
 
-#: Titles of the tables that say what was run and what bounds it.
+if TYPE_CHECKING:
+    from llmbench.contract.record import CeilingEstimate, CellSummary
+    from llmbench.report.formats.json import Studies
+
+#: Titles of the tables that come first: the run, and its main result.
 FIRST = ("Run", "What bounds each cell")
 
 
-Rows = Sequence[Mapping[str, Any]]
+def run_tables(run: Run, cells: Sequence[CellSummary] | None = None, studies: Studies | None = None) -> list[Table]:
+    """Return the tables of one run, from its machine to the methods of measurement; empty tables are left out.
 
-
-def run_tables(run: Run, cells: Rows | None = None, studies: Mapping[str, Rows] | None = None) -> list[Table]:
-    """Return the tables of one run, from what was run to how numbers were obtained; empty ones are left out.
-
-    `cells` are the summaries of its cells and `studies` the rows of its studies, where they are there already.
+    `cells` are the summaries of its cells and `studies` the rows of its studies, if the caller has them.
     """
     if cells is None:
         cells = summarise_run(run)
-    tables = [header_table(run, cells), verdict_table(cells), *study_tables(run, studies or {}), causes_table(cells)]
-    tables += [untried_table(cells), *remedy_tables(run, cells)]
+    tables = [header_table(run, cells), verdict_table(cells), *study_tables(run, studies), causes_table(cells)]
+    tables += [missing_causes_table(cells), *remedy_tables(run, cells)]
     tables += [bottleneck_table(cells), hardware_table(cells), roofline_table(cells), quality_table(cells)]
     tables += [precision_table(run, cells), device_table(run, cells)]
     tables += [inference_table(cells), compilation_table(cells), capacity_table(cells)]
@@ -40,15 +42,20 @@ def run_tables(run: Run, cells: Rows | None = None, studies: Mapping[str, Rows] 
     return with_cells((table for table in tables if table.rows), cells)
 
 
-def study_tables(run: Run, found: Mapping[str, Rows]) -> list[Table]:
-    """Return the tables of what a run studies: what limits learning, and how cost grows."""
-    records, learned, grown = run.records, found.get("learning"), found.get("scaling")
-    tables = [learning_table(records, learned), missing_table(records, learned)]
-    tables += [reach_table(records, found.get("time_to_quality"))]
-    return [*tables, scaling_table(records, grown), changes_table(records, grown)]
+def study_tables(run: Run, studies: Studies | None) -> list[Table]:
+    """Return the tables of the studies of a run: the limits of learning, and the growth of cost."""
+    learning = studies and studies["learning"]
+    scaling = studies and studies["scaling"]
+    return [
+        learning_table(run.records, learning),
+        missing_table(run.records, learning),
+        reach_table(run.records, studies and studies["time_to_quality"]),
+        scaling_table(run.records, scaling),
+        changes_table(run.records, scaling),
+    ]
 
 
-#: The facts of a machine that a report begins with: what most often explains a difference.
+#: The facts of a machine that a report begins with: they explain most differences.
 HEADER_FACTS = frozenset(
     (
         *("cpu", "usable_cores", "cores", "memory_mib", "devices", "cpu_facts.governor", "limits.cpu_quota_cores"),
@@ -63,27 +70,25 @@ FACT_NAMES = {
 ALL_FACTS = "every fact about the machine: environment.json in the run's folder, or `llmbench doctor --json`"
 
 
-def header_table(run: Run, cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what was run, and where: counts, and the facts of each environment that matter first."""
-    statuses: dict[str, int] = {}
-    for cell in cells:
-        statuses[cell["status"]] = statuses.get(cell["status"], 0) + 1
+def header_table(run: Run, cells: Sequence[CellSummary]) -> Table:
+    """Return the number of cells by status, and the main facts of each environment."""
+    statuses = Counter[str](cell["status"] for cell in cells)
     counts = ", ".join(f"{n} {status}" for status, n in sorted(statuses.items(), key=lambda kv: (kv[0] != "ok", kv)))
-    rows: list[tuple[Any, ...]] = [("run", run.name), ("cells", f"{len(cells)} ({counts})" if counts else "0")]
-    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    rows: list[tuple[object, ...]] = [("run", run.name), ("cells", f"{len(cells)} ({counts})" if counts else "0")]
+    by_facts: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for identity, environment in run.environments.items():
         facts = tuple(
             (FACT_NAMES.get(name, name.removeprefix("packages.")), value)
             for name, value in _facts(environment)
             if name in HEADER_FACTS and value
         )
-        alike.setdefault(facts, []).append(identity)
-    for facts, identities in alike.items():
+        by_facts.setdefault(facts, []).append(identity)
+    for facts, identities in by_facts.items():
         rows += [("environment", ", ".join(identities)), *facts]
     return Table("Run", (Column("what"), Column("value")), tuple(rows), (ALL_FACTS,) if run.environments else ())
 
 
-def _facts(environment: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _facts(environment: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     """Return the environment's facts, one per line; nested ones as `outer.inner`."""
     facts: list[tuple[str, str]] = []
     for name, value in environment.items():
@@ -98,17 +103,17 @@ def _facts(environment: Mapping[str, Any], prefix: str = "") -> list[tuple[str, 
 
 
 def limits_table(run: Run) -> Table:
-    """Return what each machine can do at best, before what happened on it."""
+    """Return the measured limits of each machine, next to its datasheet."""
     columns: tuple[Column, ...] = (Column("device"), Column("ceiling"), number("measured", digits=1))
     columns += (number("±", "%", 1),)
     columns += (Column("unit"), number("datasheet", digits=1))
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for doc in run.ceilings.values():
         sheet = (doc.get("datasheet") or {}).get("flops_per_s") or {}
-        for mode, found in doc["matmul"].items():
-            if found is not None:
+        for mode, best in doc["matmul"].items():
+            if best is not None:
                 peak = None if sheet.get(mode) is None else sheet[mode] / 1e9
-                rows.append((doc["device"], f"matmul {mode}", found["value"] / 1e9, _spread(found), "GFLOP/s", peak))
+                rows.append((doc["device"], f"matmul {mode}", best["value"] / 1e9, _spread(best), "GFLOP/s", peak))
         for level in doc["memory_levels"]:
             best = max(
                 (e for k, e in level.items() if k.endswith("_per_s") and e), key=lambda e: e["value"], default=None
@@ -117,25 +122,25 @@ def limits_table(run: Run) -> Table:
                 what = f"memory, {level['level']}"
                 rows.append((doc["device"], what, best["value"] / 1e9, _spread(best), "GB/s", None))
     notes = (
-        "measured on this machine by `llmbench calibrate`; datasheet: the vendor's dense peak, where it prints one",
+        "measured: on this machine, by `llmbench calibrate`; datasheet: the vendor's dense peak, if it is published",
     )
     return Table("What the hardware allows", columns, tuple(rows), notes)
 
 
-def _spread(estimate: Mapping[str, Any]) -> float | None:
-    if estimate.get("low") is None or estimate.get("high") is None:
-        return None
-    return 50.0 * (estimate["high"] - estimate["low"]) / float(estimate["value"])
+def _spread(estimate: CeilingEstimate) -> float | None:
+    """Return half of the interval of a ceiling, in percent of its value."""
+    low, high = estimate.get("low"), estimate.get("high")
+    return None if low is None or high is None else 50.0 * (high - low) / float(estimate["value"])
 
 
-def bottleneck_table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return where the time of each measured cell goes. Shares are percent of the phase pass."""
+def bottleneck_table(cells: Sequence[CellSummary]) -> Table:
+    """Return the shares of the phases in the time of each measured cell, in percent of the phase pass."""
     columns: tuple[Column, ...] = (*CELL, number("step", "ms"), number("±", "%", 1), number("tokens/s", digits=0))
     columns += tuple(number(n, "%", 1) for n in ("input", "copy", "fwd", "bwd", "opt", "padding"))
     columns += (number("peak", "MiB", 0),)
-    leads = any(cell["verdict"] is None for cell in cells)
-    columns += (Column("suspect"),) if leads else ()
-    rows: list[tuple[Any, ...]] = []
+    show_suspect = any(cell["verdict"] is None for cell in cells)
+    columns += (Column("suspect"),) if show_suspect else ()
+    rows: list[tuple[object, ...]] = []
     for cell in cells:
         if cell["step_ms"] is None:
             continue
@@ -143,84 +148,92 @@ def bottleneck_table(cells: Sequence[Mapping[str, Any]]) -> Table:
         percents = [None if share is None else 100.0 * share for share in shares]
         values = (cell["step_ms"], _half_width_pct(cell), cell["tokens_per_s"], *percents)
         rows.append((*cell_values(cell), *values, cell["padding_pct"], cell["peak_memory_mib"]))
-        rows[-1] += (cell["suspect"],) if leads else ()
+        rows[-1] += (cell["suspect"],) if show_suspect else ()
     notes: tuple[str, ...] = (
-        "step: median of clean timed steps over all processes; ±: half of its 95 % interval; tokens without padding",
+        "step: median of clean timed steps over all processes; ±: half of its 95 % interval; tokens: without padding",
     )
-    if leads:
+    if show_suspect:
         notes += ("suspect: the phase with the largest share, unverified (a share is not a proof)",)
     kinds = {cell["step_ms_ci_kind"] for cell in cells}
     if "moderated" in kinds:
-        notes += ("±: between processes; few per cell, so what all cells show of that spread is counted in",)
+        notes += (
+            "±: between processes; these are few per cell, so the interval uses what all cells show of their spread",
+        )
     if "stein" in kinds:
-        notes += ("±: as many processes as the first ones of each cell asked for, with the spread of the first ones",)
+        notes += (
+            "±: the first processes of each cell decided how many are run; the interval uses the spread of these",
+        )
     if "within" in kinds:
-        notes += ("±: from one process only where a cell has one repeat; another process may differ by more",)
+        notes += ("±: if a cell has one repeat, from that process only; another process may differ by more",)
     return Table("Where the time goes", columns, tuple(rows), notes)
 
 
-def hardware_table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what each traced cell asks of the hardware, how near it comes to the ceilings, and by which operators."""
+def hardware_table(cells: Sequence[CellSummary]) -> Table:
+    """Return the work of each traced cell, how close it comes to the ceilings, and the operators that take its time."""
     columns: tuple[Column, ...] = (*CELL, number("per step", "GFLOP", 2), number("moved", "MB", 1))
     columns += (number("FLOP/byte", digits=1), number("of peak", "%", 1), number("of bandwidth", "%", 1))
     columns += (number("MFU", "%", 1), number("residual", "%", 1), Column("time by operator class"))
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for cell in cells:
-        if cell["flops_per_step"] is None:
+        if cell["flops_per_step"] is None or cell["bytes_per_step"] is None:
             continue
         values = (cell["flops_per_step"] / 1e9, cell["bytes_per_step"] / 1e6, cell["arithmetic_intensity"])
         shares = (cell["ceiling_pct"], cell["bandwidth_pct"], cell["mfu_pct"], cell["phase_residual_pct"])
         rows.append((*cell_values(cell), *values, *shares, _classes(cell["operators"])))
     notes = (
-        "of peak: FLOPs done per second over the measured matmul ceiling; MFU: the model's FLOPs over the datasheet's",
-        "of bandwidth: bytes that operators read and write, over what the memory that holds them allows",
-        "residual: what the phases leave of the step, median over pairs of steps on the same batch",
+        "of peak: FLOPs per second in % of the measured matmul ceiling; MFU: the model's FLOPs per second in % of the "
+        "datasheet's peak",
+        "of bandwidth: bytes per second that operators read and write, in % of the bandwidth of the memory that holds "
+        "them",
+        "residual: the part of the step that its phases do not explain; median over pairs of steps on the same batch",
     )
     return Table("What it asks of the hardware", columns, tuple(rows), notes)
 
 
 def _classes(shares: Mapping[str, float] | None) -> str | None:
-    return (
-        None if shares is None else ", ".join(f"{name} {100 * share:.0f}" for name, share in list(shares.items())[:4])
-    )
+    """Return the four largest operator classes with their percent of the step."""
+    if shares is None:
+        return None
+    return ", ".join(f"{name} {100 * share:.0f}" for name, share in list(shares.items())[:4])
 
 
-def inference_table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return first token and further tokens of the cells that generate."""
+def inference_table(cells: Sequence[CellSummary]) -> Table:
+    """Return the times of the first token and of further tokens, of the cells that generate."""
     columns: tuple[Column, ...] = (*CELL, number("batch"), number("KV cache", "MiB"))
     columns += (number("TTFT", "ms"), number("TPOT", "ms"))
     columns += (number("generated", "tokens/s", 0),)
-    names = ("ttft_ms", "tpot_ms", "generated_tokens_per_s")
-    rows = [
-        (*cell_values(cell), *(cell[name] for name in ("batch_size", "kv_cache_mib", *names)))
-        for cell in cells
-        if cell["ttft_ms"] is not None
-    ]
+    names = ("batch_size", "kv_cache_mib", "ttft_ms", "tpot_ms", "generated_tokens_per_s")
+    rows = [(*cell_values(cell), *map(cell.get, names)) for cell in cells if cell["ttft_ms"] is not None]
     notes = (
-        "of a batch: TTFT to its first token, TPOT per further token of its longest row; throughput over all rows",
-        "KV cache: what the mean batch keeps from token to token (recurrent: its state and what it attends to)",
+        "TTFT: time to the first token of a batch; TPOT: time per further token of its longest row; generated: the "
+        "tokens of all rows",
+        "KV cache: memory that the mean batch keeps from token to token (of a recurrent model: its state, and the "
+        "vectors that it attends to)",
     )
     return Table("Inference", columns, tuple(rows), notes)
 
 
-def compilation_table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what `torch.compile` cost the cells that were compiled, and after how many steps it has paid."""
-    counts = ("graphs", "recompilations")
+def compilation_table(cells: Sequence[CellSummary]) -> Table:
+    """Return the cost of `torch.compile` for the cells that were compiled, and the steps after which it pays off."""
+    counts: tuple[Literal["graphs", "recompilations"], ...] = ("graphs", "recompilations")
     columns: tuple[Column, ...] = (*CELL, number("compiling", "s", 1), *(number(name) for name in counts))
     columns += (number("graph breaks"), number("pays off after", "steps", 0), Column("because"))
     rows = []
     for cell in cells:
-        found = cell["compilation"]
-        if found is not None:
-            numbers = (found["compile_s"], *(found[name] for name in counts), len(found["graph_breaks"]))
+        done = cell["compilation"]
+        if done is not None:
+            numbers = (done["compile_s"], *(done[name] for name in counts), len(done["graph_breaks"]))
             reason = cell["reasons"].get("compile_pays_off_steps")
             rows.append((*cell_values(cell), *numbers, cell["compile_pays_off_steps"], reason or ""))
-    notes = ("pays off: when the steps have saved what compiling took, against the same cell without compile",)
+    notes = (
+        "pays off: when the steps have saved as much time as compiling took, compared with the same cell without "
+        "compile",
+    )
     return Table("Compilation", columns, tuple(rows), notes)
 
 
-def capacity_table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the largest batch of the cells that searched it, and what the cells cost that have a price."""
+def capacity_table(cells: Sequence[CellSummary]) -> Table:
+    """Return the largest batch of the cells that searched it, and the costs of the cells that have a price."""
     names = ("batch_size", "largest_batch", "price_per_hour", "cost_per_million_tokens", "cost_of_training")
     columns: tuple[Column, ...] = (*CELL, number("batch"), number("largest"), number("per hour", digits=2))
     columns += (number("1M tokens", digits=6), number("training", digits=6), Column("not known because"))
@@ -229,35 +242,35 @@ def capacity_table(cells: Sequence[Mapping[str, Any]]) -> Table:
         asked = cell["largest_batch_tried"] is not None or cell["largest_batch"] is not None
         if asked or cell["price_per_hour"] is not None:
             why = cell["reasons"].get("largest_batch") if asked else None
-            rows.append((*cell_values(cell), *(cell[name] for name in names), why))
+            rows.append((*cell_values(cell), *map(cell.get, names), why))
     notes = (
-        "largest: batch of the longest sequences that fits, found within 5 % below the limit",
-        "costs: in the currency of the price, of a million tokens without padding, and of the cell's own training",
+        "largest: the largest batch of the longest sequences that fits; the true limit is up to 5 % higher",
+        "costs: in the currency of the price; 1M tokens: without padding; training: the cell's own",
     )
     return Table("Capacity and cost", columns, tuple(rows), notes)
 
 
-def warning_table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what disturbed measurements or makes them unreliable: one of each kind, and how often it was said."""
-    seen: dict[str, tuple[int, str]] = {}
+def warning_table(cells: Sequence[CellSummary]) -> Table:
+    """Return the disturbances and doubts about measurements: one of each kind, and the number of times it came."""
+    kinds: dict[str, tuple[int, str]] = {}
     for cell in cells:
         for text in (*cell["warnings"], *cell["unreliable"]):
             kind = re.sub(r"[-\d.]+", "#", text)
-            count, worst = seen.get(kind, (0, text))
-            seen[kind] = (count + 1, worst)
-    rows = tuple((count, text) for count, text in sorted(seen.values(), reverse=True))
+            count, first = kinds.get(kind, (0, text))
+            kinds[kind] = (count + 1, first)
+    rows = tuple((count, text) for count, text in sorted(kinds.values(), reverse=True))
     return Table("Warnings", (number("times"), Column("what was seen (the first of its kind)")), rows)
 
 
-def _half_width_pct(cell: Mapping[str, Any]) -> float | str | None:
-    """Return half of the interval in percent; beyond 100 % (two processes that disagree) no digit means anything."""
-    ci = cell["step_ms_ci"]
-    width = None if ci is None else 50.0 * (ci[1] - ci[0]) / cell["step_ms"]
+def _half_width_pct(cell: CellSummary) -> float | str | None:
+    """Return half of the interval in percent; above 100 % (two processes that disagree) no digit means anything."""
+    ci, step_ms = cell["step_ms_ci"], cell["step_ms"]
+    width = None if ci is None or step_ms is None else 50.0 * (ci[1] - ci[0]) / step_ms
     return ">100" if width is not None and width > 100 else width
 
 
-def quality_table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what each scored cell reaches, next to the oracle and the best trivial baseline."""
+def quality_table(cells: Sequence[CellSummary]) -> Table:
+    """Return the quality of each scored cell, next to the oracle and the best trivial baseline."""
     columns: tuple[Column, ...] = (*CELL[:4], Column("dataset"), *CELL[5:], Column("metric"))
     columns += (
         number("value", digits=4),
@@ -266,7 +279,7 @@ def quality_table(cells: Sequence[Mapping[str, Any]]) -> Table:
         number("best trivial", digits=4),
     )
     columns += (number("n"),)
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for cell in cells:
         oracle, baseline = cell["oracle"] or {}, cell["baseline"] or {}
         primary = cell["quality_primary"]
@@ -275,12 +288,14 @@ def quality_table(cells: Sequence[Mapping[str, Any]]) -> Table:
             best = oracle.get(metric)
             values = cell_values(cell)
             where = (*values[:4], cell["dataset"], *values[5:], metric, value, best)
-            reached = oracle_pct(value, best, direction.get(metric))
-            rows.append((*where, reached, baseline.get(metric), cell["quality_examples"]))
+            share_pct = oracle_pct(value, best, direction.get(metric))
+            rows.append((*where, share_pct, baseline.get(metric), cell["quality_examples"]))
     kinds = sorted({cell["oracle_kind"] for cell in cells if cell["oracle_kind"]})
-    notes: tuple[str, ...] = ("best trivial: the best of the baselines that use no model, per metric",)
+    notes: tuple[str, ...] = ("best trivial: for each metric, the best of the baselines that use no model",)
     if kinds:
-        notes += (f"oracle: knows how the data was made ({', '.join(kinds)}); 100 % is as good as it",)
+        notes += (
+            f"oracle: a model that knows how the data was made ({', '.join(kinds)}); 100 %: as good as the oracle",
+        )
     return Table("Quality", columns, tuple(rows), notes)
 
 
@@ -292,40 +307,3 @@ def failure_table(run: Run) -> Table:
         for f in failures(run.records)
     ]
     return Table("Not measured", columns, tuple(rows))
-
-
-def flat_table(run: Run, cells: Sequence[Mapping[str, Any]] | None = None) -> Table:
-    """Return one row per cell with every plain field of its summary; nested ones as `outer.inner`."""
-    found = summarise_run(run) if cells is None else cells
-    flat = [_flatten(cell) for cell in found]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    names = [name for name in names if name != "run"]
-    columns = tuple(Column(name) for name in ["run", *names])
-    return Table("Cells", columns, tuple((run.name, *(row.get(name) for name in names)) for row in flat))
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, item in value.items():
-        if name in (
-            "bottlenecks",
-            "interactions",
-            "positions",
-            "verdict_notes",
-            "reasons",
-            "training",
-            "warnings",
-            "error",
-            "environment_ids",
-            "baselines",
-            "quality_direction",
-        ):
-            continue
-        if isinstance(item, Mapping):
-            out |= _flatten(item, f"{prefix}{name}.")
-        elif isinstance(item, list):
-            ends = ("low", "high")
-            out |= {f"{prefix}{name}.{ends[i] if len(item) == 2 else i}": part for i, part in enumerate(item)}
-        elif not (item is None and name in ("quality", "oracle", "baseline", "step_ms_ci", "headroom_ci")):
-            out[prefix + name] = item
-    return out

@@ -1,9 +1,9 @@
-"""What remedies did: each alone, and the configuration that is recommended, predicted and measured. Pure functions."""
+"""The effect of remedies: of each alone, and of the recommended configuration; predicted and measured. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from llmbench.analysis import remedy_trials
 from llmbench.analysis.remedy_trials import ADD, CONFIRM, SCREEN, Names, Trials
@@ -12,123 +12,166 @@ from llmbench.records.read import Run
 from llmbench.report.cells.summary import reproduce
 from llmbench.report.table import CELL, Column, Table, cell_values, interval_text, number
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import (
+        CellSummary,
+        ErrorFields,
+        RecommendationRow,
+        RemedyFields,
+        RemedyRow,
+        Row,
+    )
 
 NOTES = (
-    "measured: throughput (real tokens per second in training, examples in prediction) with the remedy over without, "
-    "in pairs of processes that take turns, 95 % interval",
-    "quality: both trained on as many examples with the same seeds; the mean difference, and Student's 95 % interval "
-    "over seeds. The same updates up to rounding are trained with the recommended configuration only",
-    "kept: in the recommended configuration; memory: change of the peak",
+    "measured: throughput with the remedy divided by throughput without it (training: real tokens per second; "
+    "prediction: examples per second), in pairs of processes that take turns; 95 % interval",
+    "quality: mean difference over seeds, with Student's 95 % interval; both train on as many examples with the same "
+    "seeds. A remedy with the same updates, up to rounding, is trained in the recommended configuration only",
+    "kept: part of the recommended configuration; memory: change of the peak",
 )
 
 
-def remedy_rows(run: Run) -> list[Row]:
-    """Return one row per cell and remedy, tried or not, the largest gain of a cell first."""
-    rows = []
+def remedy_rows(run: Run) -> list[RemedyRow]:
+    """Return one row per cell and remedy, tried or not; the largest gain of a cell comes first."""
+    rows: list[RemedyRow] = []
     for cell_id, trials in remedy_trials.trials_of(run.records).items():
-        own = [_remedy(cell_id, name, trials) for name in _names(trials)]
+        own = [_remedy_row(cell_id, name, trials, run.name) for name in _names(trials)]
         rows += sorted(own, key=lambda row: -(row["measured_x"] or 0.0))
     return rows
 
 
 def _names(trials: Trials) -> list[str]:
-    found = [remedy_trials.round_and_names(role) for role in trials.by_role]
-    return list(dict.fromkeys(names[0] for round_, names in found if round_ == SCREEN and names))
+    roles = [remedy_trials.round_and_names(role) for role in trials.by_role]
+    return list(dict.fromkeys(names[0] for round_, names in roles if round_ == SCREEN and names))
 
 
-def _remedy(cell_id: str, name: str, trials: Trials) -> Row:
-    first = trials.first(SCREEN, (name,)) or {}
-    told = first.get("remedy") or {}
+def _fields_of(trials: Trials, name: str) -> RemedyFields:
+    """Return the `remedy` field of the first trial of a remedy alone."""
+    record = trials.first(SCREEN, (name,))
+    return (record.get("remedy") if record else None) or {}
+
+
+def _remedy_row(cell_id: str, name: str, trials: Trials, run: str) -> RemedyRow:
+    fields = _fields_of(trials, name)
     estimate = remedy_trials.gain(trials, SCREEN, (), (name,))
-    quality = remedy_trials.quality_change(trials, (name,))
-    row: Row = {"cell_id": cell_id, "remedy": name, "answers": told.get("answers"), "because": told.get("because")}
-    row |= {"predicted_x": told.get("predicted_x"), "measured_x": None, "ci": None, "pairs": 0}
-    if estimate is not None:
-        row |= {"measured_x": estimate.value, "ci": estimate.ends}
-        row["pairs"] = len(trials.pairs(SCREEN, (), (name,)))
-    row["memory_change_mib"] = remedy_trials.memory_change_mib(trials, SCREEN, (name,))
-    row |= _quality(quality)
-    row["outcome"], row["reason"] = _outcome(name, trials, first, row)
-    return row
+    measured_x = None if estimate is None else estimate.value
+    quality = _quality_fields(remedy_trials.quality_change(trials, (name,)))
+    outcome, reason = _outcome(name, trials, measured_x, cast("str | None", quality["quality_outcome"]))
+    row: Row = {
+        "cell_id": cell_id,
+        "remedy": name,
+        "answers": fields.get("answers"),
+        "because": fields.get("because"),
+        "predicted_x": fields.get("predicted_x"),
+        "measured_x": measured_x,
+        "ci": None if estimate is None else estimate.ends,
+        "pairs": 0 if estimate is None else len(trials.pairs(SCREEN, (), (name,))),
+        "memory_change_mib": remedy_trials.memory_change_mib(trials, SCREEN, (name,)),
+        **quality,
+        "outcome": outcome,
+        "reason": reason,
+        "run": run,
+    }
+    return cast("RemedyRow", row)
 
 
-def _quality(change: Mapping[str, Any] | None) -> Row:
+def _quality_fields(change: Row | None) -> Row:
+    """Return the fields of a row that say how quality changed; `change` is that of `remedy_trials.quality_change`."""
     if change is None:
         return {"quality_delta": {}, "quality_ci": None, "quality_outcome": None, "quality_seeds": 0}
-    out: Row = {"quality_delta": {change["metric"]: change["delta"]}, "quality_ci": change["ci"]}
-    return out | {"quality_outcome": change["outcome"], "quality_seeds": change["seeds"]}
+    return {
+        "quality_delta": {change["metric"]: change["delta"]},
+        "quality_ci": change["ci"],
+        "quality_outcome": change["outcome"],
+        "quality_seeds": change["seeds"],
+    }
 
 
-def _outcome(name: str, trials: Trials, first: Mapping[str, Any], row: Row) -> tuple[str, str | None]:
-    """Return what became of a remedy, and why."""
-    if row["measured_x"] is None:
-        error = first.get("error") or {}
+def _outcome(name: str, trials: Trials, measured_x: float | None, quality: str | None) -> tuple[str, str | None]:
+    """Return the outcome of a remedy, and its reason; `quality` is the outcome of training with it."""
+    if measured_x is None:
+        record = trials.first(SCREEN, (name,))
+        error: ErrorFields = (record.get("error") if record else None) or {}
         message = " ".join(str(error.get("message")).split())
         return ("not tried", message) if error.get("type") == "NotTried" else ("failed", message)
     if name in (trials.recommendation() or ()):
         return "kept", None
-    if row["measured_x"] < remedy_trials.LEAST_GAIN_X:
+    if measured_x < remedy_trials.LEAST_GAIN_X:
         return "no gain", None
-    if row["quality_outcome"] in (remedy_trials.WORSE, remedy_trials.UNDECIDED):
-        return "quality", f"{row['quality_outcome']}, see its interval"
-    return "not added", _on_top(name, trials)
+    if quality in (remedy_trials.WORSE, remedy_trials.UNDECIDED):
+        return "quality", f"{quality}, see its interval"
+    return "not added", _gain_on_top(name, trials)
 
 
-def _on_top(name: str, trials: Trials) -> str:
-    """Return what a remedy that gains alone gave on top of those that gain more."""
+def _gain_on_top(name: str, trials: Trials) -> str:
+    """Return the gain of a remedy on top of those that gain more, in words."""
     for role in trials.by_role:
         round_, after = remedy_trials.round_and_names(role)
         if round_ == f"{ADD}{name}" and name in after:
-            found = remedy_trials.gain(trials, round_, after[:-1], after)
-            if found is not None:
-                return f"{found.value:.2f}x on top of {' + '.join(after[:-1])}"
+            estimate = remedy_trials.gain(trials, round_, after[:-1], after)
+            if estimate is not None:
+                return f"{estimate.value:.2f}x on top of {' + '.join(after[:-1])}"
     return "another of its kind gives more, or it does not go with the others"
 
 
-def recommendation_rows(run: Run) -> list[Row]:
+def recommendation_rows(run: Run) -> list[RecommendationRow]:
     """Return the recommended configuration of each cell whose remedies were tried."""
-    found = remedy_trials.trials_of(run.records)
-    cells = {record["cell_id"]: record["cell"] for record in run.records if record["cell_id"] in found}
+    by_cell = remedy_trials.trials_of(run.records)
+    cells = {record["cell_id"]: record["cell"] for record in run.records if record["cell_id"] in by_cell}
     rows = []
-    for cell_id, trials in found.items():
+    for cell_id, trials in by_cell.items():
         names = trials.recommendation()
         if names is not None and cell_id in cells:
-            rows.append(_recommendation(cell_id, Cell.from_json(cells[cell_id]), names, trials, run))
+            cell = Cell.from_json(dict(cells[cell_id]))
+            rows.append(_recommendation_row(cell_id, cell, names, trials, run))
     return rows
 
 
-def _recommendation(cell_id: str, cell: Cell, names: Names, trials: Trials, run: Run) -> Row:
+def _recommendation_row(cell_id: str, cell: Cell, names: Names, trials: Trials, run: Run) -> RecommendationRow:
     estimate = remedy_trials.gain(trials, CONFIRM, (), names)
     pairs = trials.pairs(CONFIRM, (), names)
     change = remedy_trials.quality_change(trials, names)
-    row: Row = {"cell_id": cell_id, "remedies": list(names), "changes": {}, "predicted_x": _product(names, trials)}
-    row |= {"measured_x": None, "ci": None, "pairs": len(pairs), "unit": "tokens", "plain_per_s": None}
-    row |= {"changed_per_s": None, "reproduce": None, "recommended_cell_id": None}
+    row: dict[str, object] = {
+        "cell_id": cell_id,
+        "remedies": list(names),
+        "changes": {},
+        "predicted_x": _product(names, trials),
+        "measured_x": None,
+        "ci": None,
+        "pairs": len(pairs),
+        "unit": "tokens",
+        "plain_per_s": None,
+        "changed_per_s": None,
+        "reproduce": None,
+        "recommended_cell_id": None,
+    }
     if estimate is not None:
-        row |= {"measured_x": estimate.value, "ci": estimate.ends}
-        row["unit"] = remedy_trials.unit_of(pairs[0][0]).removeprefix("step_")
-        row |= {f"{k}_per_s": 1 / _middle([remedy_trials.pace(p[i]) for p in pairs]) for i, k in enumerate(_SIDES)}
-        plain, other = (Cell.from_json(record["cell"]) for record in pairs[0])
-        better = remedy_trials.apply_differences(cell, plain, other)
-        command = run.commands.get(better.cell_id)
-        row |= {"changes": remedy_trials.cell_differences(plain, other), "recommended_cell_id": better.cell_id}
-        row["reproduce"] = None if command is None else reproduce(command, better.cell_id)
+        plain, changed = (Cell.from_json(record["cell"]) for record in pairs[0])
+        recommended = remedy_trials.apply_differences(cell, plain, changed)
+        command = run.commands.get(recommended.cell_id)
+        row |= {
+            "measured_x": estimate.value,
+            "ci": estimate.ends,
+            "unit": remedy_trials.unit_of(pairs[0][0]).removeprefix("step_"),
+            "plain_per_s": 1 / _middle([remedy_trials.pace(pair[0]) for pair in pairs]),
+            "changed_per_s": 1 / _middle([remedy_trials.pace(pair[1]) for pair in pairs]),
+            "changes": remedy_trials.cell_differences(plain, changed),
+            "recommended_cell_id": recommended.cell_id,
+            "reproduce": None if command is None else reproduce(command, recommended.cell_id),
+        }
     row["memory_change_mib"] = remedy_trials.memory_change_mib(trials, CONFIRM, names)
-    row |= _quality(change)
-    return row | {"quality": None if change is None else {k: change[k] for k in ("metric", "plain", "changed")}}
-
-
-_SIDES = ("plain", "changed")
+    row |= _quality_fields(change)
+    row["quality"] = None if change is None else {name: change[name] for name in ("metric", "plain", "changed")}
+    row["run"] = run.name
+    return cast("RecommendationRow", row)
 
 
 def _product(names: Names, trials: Trials) -> float | None:
-    """Return the product of what each was predicted to give, of what it gave alone where nothing was predicted."""
+    """Return the product of the predicted gains, with the gain measured alone where none was predicted."""
     product = 1.0
     for name in names:
-        told = (trials.first(SCREEN, (name,)) or {}).get("remedy") or {}
         alone = remedy_trials.gain(trials, SCREEN, (), (name,))
-        factor = told.get("predicted_x") or (alone.value if alone else None)
+        factor = _fields_of(trials, name).get("predicted_x") or (alone.value if alone else None)
         if factor is None:
             return None
         product *= factor
@@ -140,14 +183,14 @@ def _middle(values: Sequence[float]) -> float:
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
-def remedy_tables(run: Run, cells: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """Return what is recommended, and every remedy that was tried; without trials, tables without rows."""
+def remedy_tables(run: Run, cells: Sequence[CellSummary]) -> list[Table]:
+    """Return the recommended configurations, and every remedy; without trials, these tables have no rows."""
     by_id = {cell["cell_id"]: cell for cell in cells}
     return [recommendation_table(recommendation_rows(run), by_id), remedies_table(remedy_rows(run), by_id)]
 
 
-def remedies_table(rows: Sequence[Row], cells: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return every remedy of every cell: predicted, measured, what it did to memory and quality, what became of it."""
+def remedies_table(rows: Sequence[RemedyRow], cells: Mapping[str, Row]) -> Table:
+    """Return every remedy of every cell: its gain, predicted and measured, its effect on quality, and its outcome."""
     columns: tuple[Column, ...] = (*CELL, Column("remedy"), number("predicted", "x"), number("measured", "x"))
     columns += (Column("95 % interval"), number("memory", "MiB", 0), Column("quality"), Column("outcome"))
     columns += (Column("because"),)
@@ -160,8 +203,8 @@ def remedies_table(rows: Sequence[Row], cells: Mapping[str, Mapping[str, Any]]) 
     return Table("Remedies", columns, tuple(values), NOTES)
 
 
-def quality_text(row: Row) -> str:
-    """Return the change of the primary metric and its interval; nothing where it was not trained."""
+def quality_text(row: RemedyRow | RecommendationRow) -> str:
+    """Return the change of the primary metric and its interval; nothing where nothing was measured."""
     for metric, delta in row["quality_delta"].items():
         ends = row["quality_ci"]
         around = "" if ends is None else f" ({ends[0]:+.3g} to {ends[1]:+.3g})"
@@ -169,34 +212,28 @@ def quality_text(row: Row) -> str:
     return "" if row["measured_x"] is None else "not trained alone"
 
 
-def recommendation_table(rows: Sequence[Row], cells: Mapping[str, Mapping[str, Any]]) -> Table:
+def recommendation_table(rows: Sequence[RecommendationRow], cells: Mapping[str, Row]) -> Table:
     """Return the recommended configuration of each cell, its whole gain, and the command that runs it."""
     columns: tuple[Column, ...] = (*CELL, Column("change"), number("plain", "/s", 0), number("changed", "/s", 0))
     columns += (number("predicted", "x"), number("measured", "x"), Column("95 % interval"), number("memory", "MiB", 0))
     columns += (Column("quality, plain"), Column("changed by"), Column("run it with"))
     values = []
     for row in rows:
-        quality = row["quality"] or {}
+        quality = row["quality"]
         plain = f"{quality['metric']} {quality['plain']:.4g}" if quality else None
         change = " ".join(f"{name}={_word(value)}" for name, value in row["changes"].items())
-        speeds = (
-            row["plain_per_s"],
-            row["changed_per_s"],
-            row["predicted_x"],
-            row["measured_x"],
-            interval_text(row["ci"]),
-        )
+        speeds = (row["plain_per_s"], row["changed_per_s"], row["predicted_x"], row["measured_x"])
         where = cell_values(cells.get(row["cell_id"], {}))
         end = (row["memory_change_mib"], plain, quality_text(row), row["reproduce"])
-        values.append((*where, change, *speeds, *end))
+        values.append((*where, change, *speeds, interval_text(row["ci"]), *end))
     seeds = sorted({row["quality_seeds"] for row in rows})
     notes = (
-        "the whole gain against the plain configuration, in pairs of processes that take turns; predicted: the product "
-        "of what each remedy was predicted to give (of what it gave alone, where nothing was predicted)",
-        f"/s: real tokens (in prediction: examples); quality: mean, interval over {', '.join(map(str, seeds))} seeds",
+        "measured: the gain of the whole configuration over the plain one, in pairs of processes that take turns; "
+        "predicted: the product of the predicted gains of its remedies (without a prediction, of the gain alone)",
+        f"/s: real tokens (prediction: examples); quality: mean, interval over {', '.join(map(str, seeds))} seeds",
     )
     return Table("Recommended", columns, tuple(values), notes)
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

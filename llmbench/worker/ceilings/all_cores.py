@@ -1,4 +1,4 @@
-"""All cores at once without waiting for each other: what a CPU can do, also while others use it.
+"""All cores at work at once without waiting for each other: the best of a CPU, also while others use it.
 
 One operator on several threads ends when the slowest thread does. On a busy machine some thread nearly always waits for
 a core, and the rate is that of the wait. So each member of a team works alone on its own data and notes when; where
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench.worker.ceilings.sampling import MAX_CALLS, Clock, more_calls
+from llmbench.worker.ceilings.sampling import MAX_CALLS, Clock, Way, more_calls
 
 Span = tuple[float, float, float]  # start, end (seconds of one clock), rate (work per second)
 #: A burst lasts at least this many samples, so that members are at work together.
@@ -25,13 +25,13 @@ LEAST_SAMPLES = 12
 class Team:
     """Members that each do `work` per call, on a thread of their own, which `set_up(i)` prepares."""
 
-    facts: Mapping[str, Any]
+    facts: Way
     work: float
     members: tuple[Callable[[], Any], ...]
     set_up: Callable[[int], Any]
 
     def meter(self, sample_s: float) -> TeamMeter:
-        """Return what takes samples of it."""
+        """Return a meter of all members together."""
         return TeamMeter(self, sample_s)
 
 
@@ -87,13 +87,13 @@ def joint_rates(spans: Sequence[Sequence[Span]]) -> list[float]:
 
     A member that was between two spans then adds nothing. Spans of one member do not overlap and are in order.
     """
-    others = [([span[0] for span in one], one) for one in spans[1:]]
+    others = [([span[0] for span in member], member) for member in spans[1:]]
     rates = []
     for start_s, end_s, rate in spans[0]:
         middle_s, total = (start_s + end_s) / 2, rate
-        for starts, one in others:
+        for starts, member in others:
             place = bisect.bisect_right(starts, middle_s) - 1
-            if place >= 0 and middle_s < one[place][1]:
-                total += one[place][2]
+            if place >= 0 and middle_s < member[place][1]:
+                total += member[place][2]
         rates.append(total)
     return rates

@@ -23,23 +23,24 @@ from torch import Tensor
 from llmbench.worker.ceilings.all_cores import Team
 from llmbench.worker.ceilings.matmul import free_bytes
 from llmbench.worker.ceilings.sampling import Candidate, Metered
-from llmbench.worker.ceilings.timing import SYSFS, replayed, team, timer, with_threads
+from llmbench.worker.ceilings.timing import SYSFS, record_graph, team, timer, with_threads
 
 #: operation -> arrays it touches: a = b + s*c, a = b, and the sum of a
 ARRAYS = {"triad": 3, "copy": 2, "read": 1}
-ITEM = 4
+ITEM = 4  # bytes of a float32
 LINE = 16  # float32 in a cache line of 64 bytes
 #: One call moves at least this much, so that the cost of starting an operator is below a percent of it.
 CALL_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
-GRAPH_OPS = 64
+GRAPH_OPS = 64  # in a CUDA graph, so that starting them costs next to nothing
 #: Each array in main memory is at least four times the caches (STREAM's rule), within these limits.
 STREAM_FACTOR = 4
-MAIN_SHARE, MAIN_MAX_BYTES = 0.2, 4 << 30
+MAIN_SHARE = 0.2  # of the memory that is available
+MAIN_MAX_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of the memory: what all usable threads' instances of it hold together, and what was used of it."""
+    """One level of the memory: the capacity for all usable threads together, and the bytes that are gone over."""
 
     name: str  # L1, L2, ... or dram (HBM and GDDR are dram, too)
     capacity_bytes: int
@@ -62,11 +63,11 @@ def cpu_caches(threads: int, root: Path = SYSFS, cpus: Sequence[int] | None = No
                     instances.setdefault(int(level), {})[shared] = parse_size(size)
             except (OSError, ValueError):
                 continue
-    found = []
+    caches = []
     for level_number, by_cpus in sorted(instances.items()):
         sizes = sorted(by_cpus.values(), reverse=True)[: max(1, threads)]
-        found.append((f"L{level_number}", sum(sizes)))
-    return [(name, size) for name, size in found if size > 0]
+        caches.append((f"L{level_number}", sum(sizes)))
+    return [(name, size) for name, size in caches if size > 0]
 
 
 def parse_size(text: str) -> int:
@@ -81,13 +82,13 @@ def levels(caches: Sequence[tuple[str, int]], memory_bytes: float, available_byt
     A cache is filled to half; to twice the level before it (at most three quarters) where that is more. Main memory is
     read in arrays of four times the last cache, at most a fifth of what is available.
     """
-    found, before = [], 0
+    cache_levels, before = [], 0
     for name, size in caches:
-        found.append(Level(name, size, max(size // 2, min(2 * before, 3 * size // 4))))
+        cache_levels.append(Level(name, size, max(size // 2, min(2 * before, 3 * size // 4))))
         before = size
     wanted = max(ARRAYS["triad"] * STREAM_FACTOR * before, 3 << 26)
     main = int(min(wanted, MAIN_SHARE * available_bytes, MAIN_MAX_BYTES))
-    return [*found, Level("dram", int(memory_bytes), main)]
+    return [*cache_levels, Level("dram", int(memory_bytes), main)]
 
 
 def device_levels(device: torch.device) -> list[Level]:
@@ -112,23 +113,23 @@ def candidates(level: Level, device: torch.device, last_cache_bytes: int) -> dic
     if level.name != "dram":
         if device.type == "cpu":
             size = level.working_set_bytes // threads
-            return {op: [_team([_cached(size, op) for _ in range(threads)])] for op in ARRAYS}
+            return {op: [_team([_repeat_in_cache(size, op) for _ in range(threads)])] for op in ARRAYS}
         return {op: [_on_device(level.working_set_bytes, op, device)] for op in ARRAYS}
     piece = max(last_cache_bytes, CALL_BYTES.get(device.type, CALL_BYTES["cuda"]))
     n = level.working_set_bytes // (ITEM * ARRAYS["triad"])
     arrays = [torch.ones(n, device=device) for _ in range(ARRAYS["triad"])]
-    found: dict[str, list[Metered]] = {}
+    ways: dict[str, list[Metered]] = {}
     for operation in ARRAYS:
-        op, work = _streamed(arrays, operation, piece)
+        op, work = _take_pieces(arrays, operation, piece)
         time_s = timer(op, device)
         if device.type != "cpu":
-            found[operation] = [Candidate({}, work, time_s)]
+            ways[operation] = [Candidate({}, work, time_s)]
             continue
         parts = [[a[i * (n // threads) : (i + 1) * (n // threads)] for a in arrays] for i in range(threads)]
-        members = [_streamed(part, operation, CALL_BYTES["cpu"] // threads) for part in parts]
+        members = [_take_pieces(part, operation, CALL_BYTES["cpu"] // threads) for part in parts]
         together = Candidate({"threads": threads, "independent": False}, work, with_threads(time_s, threads))
-        found[operation] = [together, _team(members)]
-    return found
+        ways[operation] = [together, _team(members)]
+    return ways
 
 
 def _team(members: Sequence[tuple[Callable[[], Any], float]]) -> Team:
@@ -138,7 +139,7 @@ def _team(members: Sequence[tuple[Callable[[], Any], float]]) -> Team:
 def _on_device(size: int, operation: str, device: torch.device) -> Candidate:
     op, work = _contiguous(size, operation, device)
     if device.type == "cuda":
-        op, work = replayed(op, GRAPH_OPS), work * GRAPH_OPS
+        op, work = record_graph(op, GRAPH_OPS), work * GRAPH_OPS
     return Candidate({}, work, timer(op, device))
 
 
@@ -160,7 +161,7 @@ def _contiguous(size: int, operation: str, device: torch.device) -> tuple[Callab
     return perform(operation, arrays), float(ITEM * n * len(arrays))
 
 
-def _cached(size: int, operation: str) -> tuple[Callable[[], Any], float]:
+def _repeat_in_cache(size: int, operation: str) -> tuple[Callable[[], Any], float]:
     """Return an operation that goes over the same small working set many times in one call.
 
     A call on a small array is mostly the cost of starting it. So each array is a view of shape (r, r, r, n) whose rows
@@ -174,13 +175,15 @@ def _cached(size: int, operation: str) -> tuple[Callable[[], Any], float]:
     return perform(operation, arrays), float(ITEM * count * arrays[0].numel())
 
 
-def _streamed(arrays: Sequence[Tensor], operation: str, piece_bytes: int) -> tuple[Callable[[], Any], float]:
-    """Return an operation that takes the next piece of the arrays at each call, so that a call is short and none of
-    its data is still in a cache when its turn comes again."""
-    used = arrays[: ARRAYS[operation]]
-    n = len(used[0])
-    piece = max(1, min(n, piece_bytes // (ITEM * len(used))))
+def _take_pieces(arrays: Sequence[Tensor], operation: str, piece_bytes: int) -> tuple[Callable[[], Any], float]:
+    """Return an operation that takes the next piece of the arrays at each call.
+
+    So a call is short, and no data of a piece is still in a cache when its turn comes again.
+    """
+    operands = arrays[: ARRAYS[operation]]
+    n = len(operands[0])
+    piece = max(1, min(n, piece_bytes // (ITEM * len(operands))))
     pieces: Iterator[Callable[[], Any]] = itertools.cycle(
-        [perform(operation, [a[start : start + piece] for a in used]) for start in range(0, n - piece + 1, piece)]
+        [perform(operation, [a[start : start + piece] for a in operands]) for start in range(0, n - piece + 1, piece)]
     )
-    return lambda: next(pieces)(), float(ITEM * len(used) * piece)  # noqa: PLW0108 - each call takes another piece
+    return lambda: next(pieces)(), float(ITEM * len(operands) * piece)  # noqa: PLW0108 - each call takes another piece

@@ -1,8 +1,7 @@
-"""Measure what a device can do at best: its ceilings. `calibrate` is the page to read.
+"""Measuring the ceilings of a device, the best that it can do. `measure_ceilings` is the page to read.
 
-Every quantity is `{"value", "low", "high", "median", "samples", ...}` (`llmbench.worker.ceilings.sampling` has the
-estimator) or None, with the reason under its path in `reasons`. Rates are per second: FLOP/s (`matmul`; int8:
-operations) and bytes/s; times are seconds.
+Every quantity is a `CeilingEstimate` (`llmbench.worker.ceilings.sampling` has the estimator) or None, with the reason
+under its path in `reasons`. Rates are per second: FLOP/s (`matmul`; int8: operations) and bytes/s; times are seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -21,16 +20,22 @@ from llmbench.worker.ceilings.timing import SAMPLE_S
 from llmbench.worker.machine.monitor import NOT_HERE, Monitor, others_pct
 from llmbench.worker.torch_engine.engine import open_device
 
-#: Shares of the time: finding shapes, measuring matmuls and memory in rounds, copies, starting operators.
-SWEEP, MEASURE, COPIES, LAUNCH = 0.35, 0.5, 0.06, 0.03
-MIN_COPY_S = 0.05
-BUSY_PCT = 5.0
+if TYPE_CHECKING:
+    from llmbench.contract.record import Ceilings, MemoryLevel
+
+#: Shares of the time.
+SWEEP_SHARE = 0.35  # finding the fastest shapes of matmuls
+MEASURE_SHARE = 0.5  # matmuls and memory, in rounds
+COPIES_SHARE = 0.06
+LAUNCH_SHARE = 0.03
+MIN_COPY_S = 0.05  # for copies, and for starting operators, however short the time is
+BUSY_PCT = 5.0  # of the CPU: ceilings measured while others take more are checked again soon
 Quantities = dict[str, list[Metered]]
 
 
 def measure_ceilings(
     device: str, precisions: Sequence[Any], seconds: float = DEFAULT_SECONDS, folder: str | None = None
-) -> dict[str, Any]:
+) -> Ceilings:
     """Return the measured ceilings of `device` in about `seconds`; `folder` is where a file is read from.
 
     `precisions` are PrecisionSpecs, or dicts of their fields; `precisions` of the result maps their names to matmul
@@ -42,82 +47,89 @@ def measure_ceilings(
     load.start()
     with _active(opened):
         reasons: dict[str, str] = {}
-        found, facts = _find_shapes(opened, SWEEP * seconds, reasons)
+        matmul_candidates, endings = _find_shapes(opened, SWEEP_SHARE * seconds, reasons)
         levels = bandwidth.device_levels(opened)
         memory = _memory_candidates(opened, levels, reasons)
-        rates = rounds({**found, **memory}, MEASURE * seconds, clock, SAMPLE_S[opened.type])
-        copied, no_copies = transfers.copies(opened, max(MIN_COPY_S, COPIES * seconds), clock)
-        launched, no_launch = transfers.launch(opened, max(MIN_COPY_S, LAUNCH * seconds), clock)
+        rates = rounds({**matmul_candidates, **memory}, MEASURE_SHARE * seconds, clock, SAMPLE_S[opened.type])
+        copy_rates, no_copies = transfers.copies(opened, max(MIN_COPY_S, COPIES_SHARE * seconds), clock)
+        start_s, no_launch = transfers.launch(opened, max(MIN_COPY_S, LAUNCH_SHARE * seconds), clock)
     read, no_read = transfers.storage(folder)
     reasons |= {**no_copies, **no_launch} | ({"storage_read_bytes_per_s": str(no_read)} if read is None else {})
     reasons["allreduce_bytes_per_s"] = "one worker: nothing to reduce over"
-    matmuls = {mode: best_estimate(found[mode], rates[mode], **facts[mode]) for mode in found}
+    matmuls = {
+        mode: best_estimate(candidates, rates[mode], sweep_ended=endings[mode])
+        for mode, candidates in matmul_candidates.items()
+    }
+    other_load_pct, warnings = _other_load(load, reasons)
     return {
         "device": str(opened),
         "threads": torch.get_num_threads(),
         "seconds": seconds,
         "estimator": ESTIMATOR,
-        "precisions": precision_modes([_fields(p) for p in precisions]),
+        "precisions": precision_modes([_fields_of(p) for p in precisions]),
         "matmul": {mode: matmuls.get(mode) for mode in matmul.MODES},
         "memory_levels": [_level(level, memory, rates) for level in levels],
-        **copied,
-        **launched,
+        "host_to_device": copy_rates["host_to_device"],
+        "device_to_host": copy_rates["device_to_host"],
+        "launch_latency_s": start_s["launch_latency_s"],
+        "round_trip_s": start_s["round_trip_s"],
         "storage_read_bytes_per_s": read,
         "allreduce_bytes_per_s": None,
-        **_load_facts(load, reasons),
+        "other_load_pct": other_load_pct,
+        "warnings": warnings,
         "reasons": reasons,
     }
 
 
-def recheck(document: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Measure the matmuls of `document`, at the shapes it found, and main memory again.
+def recheck(document: Ceilings, seconds: float) -> Ceilings:
+    """Measure the matmuls of `document`, at its shapes, and main memory again.
 
-    Returns `{"matmul": {mode: estimate}, "memory_levels": [level], "other_load_pct", "warnings"}`.
+    The result has `matmul`, `memory_levels`, `other_load_pct` and `warnings`.
     """
     opened, load = open_device(document["device"]), Monitor()
     load.start()
     with _active(opened):
-        found: Quantities = {}
+        matmul_candidates: Quantities = {}
         for mode, old in document["matmul"].items():
             if old is not None:
                 shape = (old["shape"][0], old["shape"][1], old["shape"][2])
-                found[mode] = matmul.contenders(mode, [shape], opened)
+                matmul_candidates[mode] = matmul.contenders(mode, [shape], opened)
         levels = bandwidth.device_levels(opened)
         memory = _memory_candidates(opened, levels, {}, only=levels[-1:])
-        rates = rounds({**found, **memory}, seconds, time.perf_counter, SAMPLE_S[opened.type], count=3)
+        rates = rounds({**matmul_candidates, **memory}, seconds, time.perf_counter, SAMPLE_S[opened.type], count=3)
+    other_load_pct, warnings = _other_load(load, {})
     return {
-        "matmul": {mode: best_estimate(found[mode], rates[mode]) for mode in found},
+        "matmul": {mode: best_estimate(candidates, rates[mode]) for mode, candidates in matmul_candidates.items()},
         "memory_levels": [_level(levels[-1], memory, rates)],
-        **_load_facts(load, {}),
+        "other_load_pct": other_load_pct,
+        "warnings": warnings,
     }
 
 
-def _find_shapes(
-    device: torch.device, budget_s: float, reasons: dict[str, str]
-) -> tuple[Quantities, dict[str, dict[str, Any]]]:
-    """Return the fastest shapes of each mode the device has, and how their sweep ended."""
-    wanted = []
+def _find_shapes(device: torch.device, budget_s: float, reasons: dict[str, str]) -> tuple[Quantities, dict[str, str]]:
+    """Return the fastest shapes of each mode that the device has, and why each sweep ended."""
+    modes = []
     for mode in matmul.MODES:
         why_not = matmul.missing(mode, device)
         if why_not is None:
-            wanted.append(mode)
+            modes.append(mode)
         else:
             reasons[f"matmul.{mode}"] = why_not
-    found: Quantities = {}
-    facts: dict[str, dict[str, Any]] = {}
-    for mode in wanted:
+    candidates: Quantities = {}
+    endings: dict[str, str] = {}
+    for mode in modes:
         try:
-            swept = sweep(matmul.scales(mode, device), budget_s / len(wanted), time.perf_counter, SAMPLE_S[device.type])
+            best = sweep(matmul.scales(mode, device), budget_s / len(modes), time.perf_counter, SAMPLE_S[device.type])
         except (RuntimeError, NotImplementedError) as error:
             reasons[f"matmul.{mode}"] = f"the matmul fails: {str(error).splitlines()[0]}"
             continue
-        if not swept.ranked:
+        if not best.fastest:
             reasons[f"matmul.{mode}"] = "not enough free memory for the smallest matmul"
             continue
-        ranked = [(c.facts["shape"][0], c.facts["shape"][1], c.facts["shape"][2]) for c in swept.ranked]
-        found[mode] = matmul.contenders(mode, ranked, device)
-        facts[mode] = {"sweep_ended": swept.stopped}
-    return found, facts
+        shapes = [(c.facts["shape"][0], c.facts["shape"][1], c.facts["shape"][2]) for c in best.fastest]
+        candidates[mode] = matmul.contenders(mode, shapes, device)
+        endings[mode] = best.ending
+    return candidates, endings
 
 
 def _memory_candidates(
@@ -136,17 +148,18 @@ def _memory_candidates(
     }
 
 
-def _level(level: bandwidth.Level, memory: Quantities, rates: Mapping[str, list[list[float]]]) -> dict[str, Any]:
-    measured = {
+def _level(level: bandwidth.Level, memory: Quantities, rates: Mapping[str, list[list[float]]]) -> MemoryLevel:
+    bandwidths = {
         f"{operation}_bytes_per_s": best_estimate(memory[name], rates[name])
         for operation in bandwidth.ARRAYS
         for name in [f"{level.name}.{operation}"]
     }
     facts = dataclasses.asdict(level)
-    return {"level": facts.pop("name"), **facts, **measured}
+    return cast("MemoryLevel", {"level": facts.pop("name"), **facts, **bandwidths})
 
 
-def _load_facts(load: Monitor, reasons: dict[str, str]) -> dict[str, Any]:
+def _other_load(load: Monitor, reasons: dict[str, str]) -> tuple[float | None, list[str]]:
+    """Return the percent of the CPU that others took meanwhile, and a warning where that is much."""
     other_pct = others_pct(load.stop())
     warnings = []
     if other_pct is None:
@@ -156,10 +169,10 @@ def _load_facts(load: Monitor, reasons: dict[str, str]) -> dict[str, Any]:
             f"other processes used {other_pct:.0f} % of the CPU meanwhile; the ceilings may be too low, and are "
             "checked again after an hour"
         )
-    return {"other_load_pct": other_pct, "warnings": warnings}
+    return other_pct, warnings
 
 
-def _fields(precision: Any) -> dict[str, Any]:
+def _fields_of(precision: Any) -> dict[str, object]:
     return dict(precision) if isinstance(precision, Mapping) else dataclasses.asdict(precision)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from llmbench.worker.ceilings.sampling import Candidate, Metered, TimeCalls
+from llmbench.worker.ceilings.sampling import Candidate, Metered, TimeCalls, Way
 from llmbench.worker.ceilings.timing import team, timer, with_threads
 
 #: mode -> dtype of the operands
@@ -34,7 +34,7 @@ Shape = tuple[int, int, int]
 
 
 def missing(mode: str, device: torch.device) -> str | None:
-    """Return why the device has no such mode, None when it can be tried."""
+    """Return why the device has no such mode, None where it can be tried."""
     needed = CAPABILITY.get(mode)
     if needed is None:
         return None
@@ -65,26 +65,27 @@ def scales(mode: str, device: torch.device) -> Iterator[list[Candidate]]:
 def candidate(mode: str, shape: Shape, device: torch.device, threads: int | None = None) -> Candidate:
     """Return a timed matmul; `threads` (of the CPU) is torch's setting by default."""
     m, n, k = shape
-    facts: dict[str, Any] = {"shape": [m, n, k]}
+    facts: Way = {"shape": [m, n, k]}
     time_s = timer(operation(mode, shape, device), device)
     if device.type == "cuda":
         time_s = _with_tf32(time_s, mode == "tf32")
     elif device.type == "cpu":
-        facts |= {"threads": threads or torch.get_num_threads(), "independent": False}
-        time_s = with_threads(time_s, facts["threads"])
+        count = threads or torch.get_num_threads()
+        facts |= {"threads": count, "independent": False}
+        time_s = with_threads(time_s, count)
     return Candidate(facts, 2.0 * m * n * k, time_s)
 
 
-def contenders(mode: str, ranked: Sequence[Shape], device: torch.device) -> list[Metered]:
-    """Return what competes for the ceiling: the best shapes; on the CPU a team on each, all threads on the first."""
+def contenders(mode: str, best_shapes: Sequence[Shape], device: torch.device) -> list[Metered]:
+    """Return the candidates for the ceiling: each shape; on the CPU a team on each, and all threads on the first."""
     if device.type != "cpu":
-        return [candidate(mode, shape, device) for shape in ranked]
-    found: list[Metered] = [candidate(mode, ranked[0], device)]
-    for shape in ranked:
+        return [candidate(mode, shape, device) for shape in best_shapes]
+    every: list[Metered] = [candidate(mode, best_shapes[0], device)]
+    for shape in best_shapes:
         m, n, k = shape
         ops = [operation(mode, shape, device) for _ in range(torch.get_num_threads())]
-        found.append(team({"shape": [m, n, k]}, 2.0 * m * n * k, ops))
-    return found
+        every.append(team({"shape": [m, n, k]}, 2.0 * m * n * k, ops))
+    return every
 
 
 def operation(mode: str, shape: Shape, device: torch.device) -> Callable[[], Any]:
@@ -105,7 +106,7 @@ def operation(mode: str, shape: Shape, device: torch.device) -> Callable[[], Any
 
 
 def free_bytes(device: torch.device) -> float:
-    """Return the memory that can still be had."""
+    """Return the bytes of memory that are free."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     import psutil
@@ -114,7 +115,7 @@ def free_bytes(device: torch.device) -> float:
 
 
 def _with_tf32(time_s: TimeCalls, on: bool) -> TimeCalls:
-    def timed(calls: int) -> float:
+    def call(calls: int) -> float:
         before = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = on
         try:
@@ -122,4 +123,4 @@ def _with_tf32(time_s: TimeCalls, on: bool) -> TimeCalls:
         finally:
             torch.backends.cuda.matmul.allow_tf32 = before
 
-    return timed
+    return call

@@ -1,4 +1,4 @@
-"""How a ceiling is estimated from short timed samples. Pure: no torch, and the clock is handed in.
+"""Estimating a ceiling from short timed samples. Nothing here knows torch, and the clock is an argument.
 
 A stall (another process, a page fault, a paused virtual machine) only ever makes a sample slower, so a ceiling is read
 from the fast end: the 95th percentile of the rates of many short samples. Samples are about a millisecond long, so that
@@ -12,7 +12,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import CeilingEstimate
 
 #: Which sample speaks for a ceiling: nearly the fastest, so that one odd sample does not decide.
 QUANTILE = 0.95
@@ -24,7 +27,7 @@ ROUNDS = 6
 #: Work per scale of a sweep over cubes grows by at most this factor.
 GROWTH = 8.0
 MAX_CALLS = 1 << 16
-#: How long a candidate is looked at in a sweep, in samples.
+#: Samples of a candidate in a sweep.
 LOOK_SAMPLES = 24
 ESTIMATOR = (
     "value: 95th percentile of the sample rates (5th of times) of the best candidate; low (high of times): its 95 % "
@@ -35,16 +38,24 @@ TimeCalls = Callable[[int], float]  # do it that many times, return the seconds 
 Clock = Callable[[], float]
 
 
+class Way(TypedDict, total=False):
+    """How a candidate is run."""
+
+    shape: list[int]  # of a matmul: m, n, k
+    threads: int
+    independent: bool  # each thread works on arrays of its own
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way to reach a ceiling: `time_s(calls)` runs it, each call does `work` (FLOP, bytes), `facts` describe it."""
 
-    facts: Mapping[str, Any]
+    facts: Way
     work: float
     time_s: TimeCalls
 
     def meter(self, sample_s: float) -> Meter:
-        """Return what takes samples of it."""
+        """Return a meter of it, whose samples take about `sample_s`."""
         return Meter(self, sample_s)
 
 
@@ -52,15 +63,15 @@ class Metered(Protocol):
     """A candidate of any kind: alone, or a team of threads."""
 
     @property
-    def facts(self) -> Mapping[str, Any]:
-        """Say how it is run, as JSON-able values."""
+    def facts(self) -> Way:
+        """Return the way it is run."""
 
     def meter(self, sample_s: float) -> Sampler:
-        """Return what takes samples of it."""
+        """Return a meter of it, whose samples take about `sample_s`."""
 
 
 class Sampler(Protocol):
-    """What takes samples; all of them so far are in `rates`."""
+    """A meter of a candidate of any kind. All samples so far are in `rates`."""
 
     rates: list[float]
 
@@ -69,15 +80,15 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True)
-class Swept:
-    """What a sweep found: candidates, fastest first, and why it ended: `saturated`, `budget` or `largest`."""
+class Sweep:
+    """The result of a sweep over scales."""
 
-    ranked: tuple[Candidate, ...]
-    stopped: str
+    fastest: tuple[Candidate, ...]  # best first
+    ending: str  # why it ended: `saturated`, `budget` or `largest`
 
 
-def estimate(samples: Sequence[float], *, of_times: bool = False, **facts: Any) -> dict[str, Any]:
-    """Return `{"value", "low", "high", "median", "samples", **facts}` of positive samples; see `ESTIMATOR`.
+def estimate(samples: Sequence[float], *, of_times: bool = False, **facts: Any) -> CeilingEstimate:
+    """Return the estimate from positive samples, with `facts`; see `ESTIMATOR`.
 
     `low` and `high` are None where one sample is all there is. Raises ValueError without samples, and for one that is
     not finite and positive: a ceiling is never zero and never infinite.
@@ -95,13 +106,14 @@ def estimate(samples: Sequence[float], *, of_times: bool = False, **facts: Any) 
     if of_times:
         value, median = 1 / value, 1 / median
         low, high = (None if high is None else 1 / high), (None if low is None else 1 / low)
-    return {"value": value, "low": low, "high": high, "median": median, "samples": len(ordered), **facts}
+    numbers = {"value": value, "low": low, "high": high, "median": median, "samples": len(ordered)}
+    return cast("CeilingEstimate", numbers | facts)
 
 
-def best_estimate(candidates: Sequence[Metered], rates: Sequence[Sequence[float]], **facts: Any) -> dict[str, Any]:
+def best_estimate(candidates: Sequence[Metered], rates: Sequence[Sequence[float]], **facts: Any) -> CeilingEstimate:
     """Return the estimate of the candidate that is fastest; its `high` is the fastest sample of all of them."""
-    found = [estimate(r, **c.facts, **facts) for c, r in zip(candidates, rates, strict=True)]
-    best = max(found, key=lambda e: e["value"])
+    estimates = [estimate(r, **c.facts, **facts) for c, r in zip(candidates, rates, strict=True)]
+    best = max(estimates, key=lambda e: e["value"])
     if best["high"] is not None:
         best["high"] = max(max(r) for r in rates)
     return best
@@ -124,7 +136,7 @@ def lower_rank(n: int) -> int:
 
 
 class Meter:
-    """Takes samples of a candidate, and finds how many calls one needs: `rates` holds work per second, oldest first.
+    """Takes samples of a candidate, and learns how many calls one needs: `rates` holds work per second, oldest first.
 
     A call that was stalled looks long, and one call then makes a sample; the next quiet one is shorter than half of
     `sample_s`, is left out, and raises the number of calls.
@@ -157,12 +169,12 @@ class Meter:
 
 
 def more_calls(calls: int, took_s: float, sample_s: float) -> int:
-    """Return how many calls to try when `calls` took too short: two to eight times as many."""
+    """Return the number of calls to try next, where `calls` took too short: two to eight times as many."""
     more = math.ceil(calls * sample_s / took_s) if took_s > 0 else MAX_CALLS
     return min(MAX_CALLS, 8 * calls, max(2 * calls, more))
 
 
-def sweep(scales: Iterable[Sequence[Candidate]], budget_s: float, clock: Clock, sample_s: float) -> Swept:
+def sweep(scales: Iterable[Sequence[Candidate]], budget_s: float, clock: Clock, sample_s: float) -> Sweep:
     """Try growing scales until the rate saturates, the budget is spent or the scales end.
 
     It has saturated after `PATIENCE` scales in a row that gain no more than 2 % over the best before. A scale whose
@@ -173,15 +185,15 @@ def sweep(scales: Iterable[Sequence[Candidate]], budget_s: float, clock: Clock, 
     best, without_gain, call_s = 0.0, 0, 0.0
     for candidates in scales:
         if tried and clock() + 3 * GROWTH * call_s * len(candidates) > end_s:
-            return _swept(tried, "budget")
+            return _end_sweep(tried, "budget")
         rates = [max(Meter(c, sample_s).burst(LOOK_SAMPLES * sample_s, clock)) for c in candidates]
         tried = _fastest([*tried, *zip(rates, candidates, strict=True)])
         call_s = min(c.work / r for r, c in zip(rates, candidates, strict=True))
         without_gain = without_gain + 1 if max(rates) <= best * (1 + GAIN) else 0
         best = max(best, *rates)
         if without_gain >= PATIENCE:
-            return _swept(tried, "saturated")
-    return _swept(tried, "largest")
+            return _end_sweep(tried, "saturated")
+    return _end_sweep(tried, "largest")
 
 
 def rounds(
@@ -207,8 +219,8 @@ def _fastest(tried: list[tuple[float, Candidate]], keep: int = 2) -> list[tuple[
     return sorted(tried, key=lambda pair: -pair[0])[:keep]
 
 
-def _swept(tried: list[tuple[float, Candidate]], stopped: str) -> Swept:
-    return Swept(tuple(candidate for _, candidate in tried), stopped)
+def _end_sweep(tried: list[tuple[float, Candidate]], stopped: str) -> Sweep:
+    return Sweep(tuple(candidate for _, candidate in tried), stopped)
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float:

@@ -1,17 +1,17 @@
-"""Clocks of a device: how long calls take."""
+"""Clocks of a device: timers of calls."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmbench.worker.ceilings.all_cores import Team
-from llmbench.worker.ceilings.sampling import TimeCalls
+from llmbench.worker.ceilings.sampling import TimeCalls, Way
 
 SYSFS = Path("/sys/devices/system/cpu")
 #: Length of a sample in seconds. On CUDA longer, since events resolve half a microsecond and clocks rise slowly.
@@ -19,7 +19,7 @@ SAMPLE_S = {"cpu": 0.001, "mps": 0.005, "cuda": 0.005}
 
 
 def timer(op: Callable[[], Any], device: torch.device) -> TimeCalls:
-    """Return what times calls of `op`: CUDA events, else the wall clock (after waiting for the device, on MPS)."""
+    """Return a timer of calls of `op`: by CUDA events, else by the wall clock, which waits for the device on MPS."""
 
     def on_cuda(calls: int) -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -34,7 +34,7 @@ def timer(op: Callable[[], Any], device: torch.device) -> TimeCalls:
 
 
 def wall_timer(op: Callable[[], Any], device: torch.device) -> TimeCalls:
-    """Return what times calls of `op` by the host's clock, until the device has done them."""
+    """Return a timer of calls of `op` by the host's clock, until the device has done them."""
 
     def on_wall(calls: int) -> float:
         start_s = time.perf_counter()
@@ -47,7 +47,7 @@ def wall_timer(op: Callable[[], Any], device: torch.device) -> TimeCalls:
 
 
 def wait(device: torch.device) -> None:
-    """Wait for the device; the CPU is never behind."""
+    """Wait for the device; nothing is waited for on the CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -57,7 +57,7 @@ def wait(device: torch.device) -> None:
 def with_threads(time_s: TimeCalls, threads: int) -> TimeCalls:
     """Return `time_s`, run with that many threads of torch."""
 
-    def timed(calls: int) -> float:
+    def call(calls: int) -> float:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
@@ -65,10 +65,10 @@ def with_threads(time_s: TimeCalls, threads: int) -> TimeCalls:
         finally:
             torch.set_num_threads(before)
 
-    return timed
+    return call
 
 
-def team(facts: Mapping[str, Any], work: float, ops: Sequence[Callable[[], Any]]) -> Team:
+def team(facts: Way, work: float, ops: Sequence[Callable[[], Any]]) -> Team:
     """Return a team of the operations, each on one thread and a core of its own.
 
     torch's number of threads and the allowed cores are each thread's own settings, so they end with it.
@@ -96,7 +96,7 @@ def separate_cpus(root: Path = SYSFS, usable: Iterable[int] | None = None) -> li
     return first + [cpu for cpu in sorted(usable) if cpu not in first]
 
 
-def replayed(op: Callable[[], Any], times: int) -> Callable[[], Any]:
+def record_graph(op: Callable[[], Any], times: int) -> Callable[[], Any]:
     """Return a CUDA graph of `times` calls of `op`, which starts them without the host in between."""
     op()
     torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What is not arithmetic and not memory: copies between host and device, starting an operator, reading a file."""
+"""Ceilings that are neither arithmetic nor memory: copies to a device and back, starting operators, reading a file."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from llmbench.worker.ceilings.sampling import Candidate, Clock, Meter, estimate
 from llmbench.worker.ceilings.timing import SAMPLE_S, timer, wait, wall_timer
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import CeilingEstimate
+
+    Estimates: TypeAlias = dict[str, CeilingEstimate | None]
+
 COPY_BYTES = 64 << 20
 FILE_BYTES = 64 << 20
 CHUNK_BYTES = 8 << 20
-FILE_PASSES = 4
+FILE_PASSES = 4  # over the file, each a sample
 STILL_CACHED = "the page cache could not be emptied of the file, so this is memory and not storage"
 MAYBE_CACHED = "whether the page cache was emptied of the file cannot be seen here"
 
 
-def copies(device: torch.device, for_s: float, clock: Clock) -> tuple[dict[str, Any], dict[str, str]]:
+def copies(device: torch.device, for_s: float, clock: Clock) -> tuple[dict[str, Estimates], dict[str, str]]:
     """Return `host_to_device` and `device_to_host`, each with `pinned` and `pageable` (bytes/s), and the reasons."""
     directions, kinds = ("host_to_device", "device_to_host"), ("pinned", "pageable")
     if device.type != "cuda":
@@ -32,7 +37,7 @@ def copies(device: torch.device, for_s: float, clock: Clock) -> tuple[dict[str, 
         keys = [f"{direction}.{kind}" for direction in directions for kind in kinds]
         return {direction: dict.fromkeys(kinds) for direction in directions}, dict.fromkeys(keys, reason)
     on_device = torch.ones(COPY_BYTES // 4, device=device)
-    found: dict[str, Any] = {direction: {} for direction in directions}
+    rates_of: dict[str, Estimates] = {direction: {} for direction in directions}
     for kind in kinds:
         on_host = torch.ones(COPY_BYTES // 4, pin_memory=kind == "pinned")
         for direction, to, source in (
@@ -41,16 +46,16 @@ def copies(device: torch.device, for_s: float, clock: Clock) -> tuple[dict[str, 
         ):
             op = timer(_copy(to, source, kind == "pinned"), device)
             rates = Meter(Candidate({}, COPY_BYTES, op), SAMPLE_S["cuda"]).burst(for_s / 4, clock, least=5)
-            found[direction][kind] = estimate(rates, bytes=COPY_BYTES)
-    return found, {}
+            rates_of[direction][kind] = estimate(rates, bytes=COPY_BYTES)
+    return rates_of, {}
 
 
 def _copy(to: torch.Tensor, source: torch.Tensor, pinned: bool) -> Callable[[], Any]:
     return lambda: to.copy_(source, non_blocking=pinned)
 
 
-def launch(device: torch.device, for_s: float, clock: Clock) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the seconds one operator on a single number costs, and how long until the host sees it done.
+def launch(device: torch.device, for_s: float, clock: Clock) -> tuple[Estimates, dict[str, str]]:
+    """Return the seconds that starting an operator on a single number takes, and the reasons for what is not known.
 
     `launch_latency_s`: one of many started back to back; on the CPU that is the cost of dispatching it.
     `round_trip_s`: started alone and waited for.
@@ -70,18 +75,19 @@ def launch(device: torch.device, for_s: float, clock: Clock) -> tuple[dict[str, 
         return time.perf_counter() - start_s
 
     sample_s = SAMPLE_S["cpu"]
-    found: dict[str, Any] = {"launch_latency_s": _seconds(many, for_s / 2, clock, sample_s), "round_trip_s": None}
+    launch_s = _seconds(many, for_s / 2, clock, sample_s)
     if device.type == "cpu":
-        return found, {"round_trip_s": "the CPU runs an operator when it is called; there is nothing to wait for"}
-    return found | {"round_trip_s": _seconds(alone, for_s / 2, clock, sample_s)}, {}
+        reasons = {"round_trip_s": "the CPU runs an operator when it is called; there is nothing to wait for"}
+        return {"launch_latency_s": launch_s, "round_trip_s": None}, reasons
+    return {"launch_latency_s": launch_s, "round_trip_s": _seconds(alone, for_s / 2, clock, sample_s)}, {}
 
 
-def _seconds(time_s: Callable[[int], float], for_s: float, clock: Clock, sample_s: float) -> dict[str, Any]:
+def _seconds(time_s: Callable[[int], float], for_s: float, clock: Clock, sample_s: float) -> CeilingEstimate:
     rates = Meter(Candidate({}, 1.0, time_s), sample_s).burst(for_s, clock, least=20)
     return estimate([1 / rate for rate in rates], of_times=True)
 
 
-def storage(folder: str | None, size: int = FILE_BYTES) -> tuple[dict[str, Any] | None, str | None]:
+def storage(folder: str | None, size: int = FILE_BYTES) -> tuple[CeilingEstimate | None, str | None]:
     """Return the sequential read bandwidth (bytes/s) of the file system of `folder`, and why it is unknown.
 
     A file is written, flushed to the device, dropped from the page cache and read in chunks, several times; a sample is
@@ -107,11 +113,14 @@ def storage(folder: str | None, size: int = FILE_BYTES) -> tuple[dict[str, Any] 
     if not rates:
         return None, "the reads were too short for the clock"
     note = {True: None, False: STILL_CACHED, None: MAYBE_CACHED}[dropped]
-    return estimate(rates, bytes=size, cache_dropped=dropped) | ({"note": note} if note else {}), None
+    bandwidth = estimate(rates, bytes=size, cache_dropped=dropped)
+    if note:
+        bandwidth["note"] = note
+    return bandwidth, None
 
 
 def _drop(fd: int, size: int) -> bool | None:
-    """Drop the file from the page cache; return whether that worked, None where it cannot be told."""
+    """Drop the file from the page cache; return whether that worked, None where it does not show."""
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     if not hasattr(os, "RWF_NOWAIT"):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,12 +13,12 @@ import numpy as np
 
 from llmbench.contract.cell import Cell, content_id
 from llmbench.contract.errors import DataError, Unsupported
-from llmbench.contract.files import write_atomic
 from llmbench.contract.job import Job
 from llmbench.contract.specs import DataRequest, Dataset, EncodeContext, Example, Feature, Layout, TaskSpec
 from llmbench.plugins.registry import Registry
-from llmbench.worker.data import pretrained_tokenizer
+from llmbench.worker.data import feature_cache, pretrained_tokenizer
 from llmbench.worker.data import tokenizer as tokenizer_module
+from llmbench.worker.data.feature_cache import SplitFeatures
 from llmbench.worker.data.tokenizer import BpeTokenizer
 
 #: Batches of similar lengths are drawn from pools of this many batches: short enough to stay random.
@@ -29,17 +28,17 @@ ENCODING_VERSION = 3  # raise when encode's output changes
 
 @dataclass(frozen=True)
 class CellData:
-    """What a cell trains and is scored on. The data set itself is read only where its text is asked for (`load`).
+    """The features on which a cell is trained and scored. The data set is read only where its text is needed (`load`).
 
-    Features are made when they are asked for unless the cell is `pretokenized`.
+    Features are made one by one, when a batch needs them, unless the cell is `pretokenized`.
     """
 
     task: TaskSpec
     tokenizer: BpeTokenizer
-    info: Mapping[str, Any]  # of the data set
+    info: Mapping[str, object]  # of the data set
     train: Sequence[Feature]
     test: Sequence[Feature]
-    train_examples: int  # behind `train`; pretraining cuts each into windows
+    train_examples: int  # of which `train` is made; pretraining cuts each into windows
     load: Callable[[], Dataset]
     test_limit: int | None
 
@@ -50,12 +49,12 @@ class CellData:
 
     @property
     def test_examples(self) -> Sequence[Example]:
-        """The examples behind `test`."""
+        """The examples of which `test` is made."""
         return self.dataset.test[: self.test_limit]
 
 
 class OnTheFly(Sequence[Feature]):
-    """The features of examples, made one by one when they are asked for."""
+    """The features of examples, made one by one when a batch needs them."""
 
     def __init__(self, task: TaskSpec, examples: Sequence[Example], ctx: EncodeContext) -> None:
         self.task, self.examples, self.ctx = task, examples, ctx
@@ -71,7 +70,7 @@ class OnTheFly(Sequence[Feature]):
 
 
 def load_dataset(job: Job, identity: str, registry: Registry) -> Dataset:
-    """Load the data set behind `identity`."""
+    """Load the data set that is called `identity`."""
     source = job.sources[identity]
     spec = registry.get("dataset", source.scheme)
     return spec.load(DataRequest(registry.get("task", source.task), source.argument))
@@ -83,9 +82,11 @@ def load_cell_data(job: Job, registry: Registry) -> CellData:
     task = registry.get("task", cell.task)
     load = functools.cache(functools.partial(load_dataset, job, cell.dataset, registry))
     tokenizer = load_tokenizer(job, registry)
-    info, train, count = load_features(job, task, load, tokenizer, train=True)
-    _, test, _ = load_features(job, task, load, tokenizer, train=False)
-    return CellData(task, tokenizer, info, train, test, count, load, cell.test_examples)
+    train = load_features(job, task, load, tokenizer, train=True)
+    test = load_features(job, task, load, tokenizer, train=False)
+    return CellData(
+        task, tokenizer, train.info, train.features, test.features, train.examples, load, cell.test_examples
+    )
 
 
 def load_tokenizer(job: Job, registry: Registry) -> BpeTokenizer:
@@ -114,39 +115,38 @@ def training_texts(job: Job, registry: Registry) -> Iterator[str]:
 
 def load_features(
     job: Job, task: TaskSpec, load: Callable[[], Dataset], tokenizer: BpeTokenizer, *, train: bool
-) -> tuple[Mapping[str, Any], Sequence[Feature], int]:
-    """Return the data set's `info`, the features of a split, from the run's cache where they were made before, and how
-    many examples these are made of."""
+) -> SplitFeatures:
+    """Return the features of a split, from the run's cache where an earlier process has made them."""
     cell = job.cell
-    target_len = cell.target_len or cell.seq_len
     limit = cell.train_examples if train else cell.test_examples
-    path = Path(job.run_dir) / "cache" / f"features-{content_id(features_key(cell, train=train))}.pickle"
-    if cell.pretokenized and path.exists():
-        return pickle.loads(path.read_bytes())
+    key = features_key(cell, train=train)
+    path = Path(job.run_dir) / "cache" / f"features-{content_id(key)}.json"
+    if cell.pretokenized and (split := feature_cache.read(path, key)) is not None:
+        return split
     dataset = load()
     examples = (dataset.train if train else dataset.test)[:limit]
     if not examples:
         raise DataError(f"{cell.dataset}: the {'train' if train else 'test'} split is empty")
-    ctx = EncodeContext(tokenizer, cell.seq_len, target_len, dataset.info, train)
+    ctx = EncodeContext(tokenizer, cell.seq_len, cell.target_len or cell.seq_len, dataset.info, train)
     if not cell.pretokenized:
-        return dataset.info, OnTheFly(task, examples, ctx), len(examples)
+        return SplitFeatures(dataset.info, OnTheFly(task, examples, ctx), len(examples))
     features = task.encode(examples, ctx)
     if not features:
         raise DataError(f"{cell.dataset}: nothing is left of its {len(examples)} examples after encoding")
-    made = dict(dataset.info), features, len(examples)
-    write_atomic(path, pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL), sync=False)
-    return made
+    split = SplitFeatures(dict(dataset.info), features, len(examples))
+    feature_cache.write(path, key, split)
+    return split
 
 
-def features_key(cell: Cell, *, train: bool) -> list[Any]:
-    """Return all that the features of a split are made of."""
+def features_key(cell: Cell, *, train: bool) -> list[object]:
+    """Return the key of a split's features: all that they are made of."""
     limit = cell.train_examples if train else cell.test_examples
     target_len = cell.target_len or cell.seq_len
     return [ENCODING_VERSION, cell.dataset, cell.task, cell.tokenizer, cell.seq_len, target_len, train, limit]
 
 
 def training_order(features: Sequence[Feature], layout: Layout, cell: Cell, steps: int) -> list[list[int]]:
-    """Return `steps` batches of indices: shuffled epochs, lengths bucketed within pools, order of batches shuffled.
+    """Return `steps` batches of indices from shuffled epochs; with bucketing, rows of a batch have similar lengths.
 
     The last, smaller batch of an epoch is left out (unless it is the only one), so that all steps do equal work.
     """
@@ -174,7 +174,7 @@ def scoring_order(features: Sequence[Feature], layout: Layout, cell: Cell) -> li
 
 
 def _lengths(features: Sequence[Feature], layout: Layout, cell: Cell) -> np.ndarray:
-    """Return the length of every feature; without bucketing nobody asks for it."""
+    """Return the length of every feature; zeros without bucketing, where nobody needs it."""
     return np.array([layout.length(f) for f in features]) if cell.bucketing else np.zeros(len(features))
 
 

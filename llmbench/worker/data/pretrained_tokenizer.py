@@ -1,6 +1,6 @@
-"""The tokenizer that lies with a pretrained model, as tasks and data sets use one.
+"""The tokenizer that comes with a pretrained model, as tasks and data sets use one.
 
-Models may lack special tokens that layouts need (a Llama has no `sep`); these become ids behind the vocabulary, for
+Models may lack special tokens that layouts need (a Llama has no `sep`). These become ids after the vocabulary, for
 which the model's embedding grows.
 """
 
@@ -18,6 +18,8 @@ from llmbench.worker.data.tokenizer import BpeTokenizer
 
 if TYPE_CHECKING:
     import tokenizers
+
+    from llmbench.contract.record import JsonObject
 
 #: Ours -> theirs, the first that the model has: BERT's marks of a text's ends are `cls` and `sep`.
 NAMES = {
@@ -46,7 +48,7 @@ class PretrainedTokenizer(BpeTokenizer):
         marks = set(vars(self.special).values())
         return super().decode([i for i in ids if int(i) < self._known and int(i) not in marks])
 
-    def __reduce__(self) -> tuple[Any, tuple[str]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
         return load, (self.folder,)
 
 
@@ -59,17 +61,16 @@ def load(folder: str) -> PretrainedTokenizer:
         inner = tokenizers.Tokenizer.from_file(str(path / TOKENIZER))
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{path.name}/{TOKENIZER}: not a tokenizer ({' '.join(str(error).split())[:200]})") from error
-    named: dict[str, Any] = {}
+    special: JsonObject = {}  # name of a special token in the model's files -> the token
     for file in FILES[2:]:
         if (path / file).is_file():
-            named = {**json.loads((path / file).read_text(encoding="utf-8")), **named}
-    behind = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+            special = {**json.loads((path / file).read_text(encoding="utf-8")), **special}
+    next_id = max(inner.get_vocab(with_added_tokens=True).values()) + 1
     ids: dict[str, int] = {}
     for ours, theirs in NAMES.items():
-        words = [named[name] for name in theirs if named.get(name)]
+        words = [special[name] for name in theirs if special.get(name)]
         texts = [word["content"] if isinstance(word, dict) else str(word) for word in words]
-        found = [inner.token_to_id(text) for text in texts]
-        known = next((i for i in found if i is not None), None)
-        ids[ours] = behind if known is None else known
-        behind += known is None
+        known = next((i for i in map(inner.token_to_id, texts) if i is not None), None)
+        ids[ours] = next_id if known is None else known
+        next_id += known is None
     return PretrainedTokenizer(inner, SpecialTokens(**ids), folder)

@@ -1,1 +1,1 @@
-"""The bottleneck of a step of one's own."""
+"""The bottleneck of a user's own step: `llmbench diagnose`."""

@@ -1,4 +1,4 @@
-"""Putting back what a diagnosis has changed: weights, optimizer, modes, random states."""
+"""Restore everything that a diagnosis changes: weights, optimizers, modes, random states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmbench.worker.diagnosis.user_engine import UserEngine
 
 
 class Snapshot:
-    """What is put back: the values of the model, and of each optimizer its state and the parameters that it updates."""
+    """The values of a model, and of each optimizer its state and the parameters that it updates."""
 
     def __init__(self, engine: UserEngine) -> None:
         self.module = engine.module
@@ -26,10 +26,10 @@ class Snapshot:
         self.others: dict[int, tuple[Tensor, Tensor]] = {}  # parameters that are not of the model
         self.own = {id(p) for p in engine.module.parameters()}
         if engine.optimizer is not None:
-            self.keep(engine.optimizer)
+            self.add(engine.optimizer)
 
-    def keep(self, optimizer: Any) -> None:
-        """Remember how an optimizer is, if it is not known yet."""
+    def add(self, optimizer: Any) -> None:
+        """Add the state of an optimizer that is not in the snapshot yet."""
         if any(known is optimizer for known, _ in self.optimizers) or not hasattr(optimizer, "state_dict"):
             return
         self.optimizers.append((optimizer, copy.deepcopy(optimizer.state_dict())))
@@ -38,8 +38,8 @@ class Snapshot:
                 if id(p) not in self.own and id(p) not in self.others:
                     self.others[id(p)] = (p, p.detach().clone())
 
-    def put_back(self) -> None:
-        """Put all of it back, and clear the gradients."""
+    def restore(self) -> None:
+        """Give everything its value back, and clear the gradients."""
         self.module.load_state_dict(self.values)
         self.module.train(self.training)
         self.module.zero_grad(set_to_none=True)
@@ -53,13 +53,13 @@ class Snapshot:
 
 @contextlib.contextmanager
 def restore_after(engine: UserEngine) -> Iterator[Snapshot]:
-    """Put back the values of model and optimizers, gradients, and the random states of torch, numpy and Python."""
+    """Restore model and optimizers at the end, clear gradients, and restore random states of torch, numpy, Python."""
     torch_state, plain_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    kept = Snapshot(engine)
+    snapshot = Snapshot(engine)
     try:
-        yield kept
+        yield snapshot
     finally:
-        kept.put_back()
+        snapshot.restore()
         torch.set_rng_state(torch_state)
         random.setstate(plain_state)
         np.random.set_state(numpy_state)

@@ -1,4 +1,4 @@
-"""What a diagnosis may take: a budget of wall time since the command began, and what it went to."""
+"""The time of a diagnosis: a budget of wall time since the command began, and the parts that it went to."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 from llmbench.contract.errors import OutOfTime
 from llmbench.worker.torch_engine.trial import TorchTrial
 
-LEAST_END_S = 0.5  # kept for putting things back, writing the record and printing it
-#: A budget that is used up before causes are looked at is overrun by this, so that some of them are.
-LEAST_S, LEAST_STEPS = 1.0, 8
+LEAST_END_S = 0.5  # for the end: values are restored, the record is written and printed
+#: A budget that is used up before any cause is looked at is overrun by so much, so that some of them are looked at.
+LEAST_S = 1.0
+LEAST_STEPS = 8
 
 
 def now_s() -> float:
@@ -23,29 +24,26 @@ def now_s() -> float:
 
 @dataclass
 class TimeBudget:
-    """The seconds there are, counted by `clock` from `begun_s`, and the seconds that parts of the work took.
-
-    `end_s` of them are kept for what comes behind the measuring.
-    """
+    """The seconds of a diagnosis, and the seconds that its parts took."""
 
     budget_s: float
-    begun_s: float
-    end_s: float = LEAST_END_S
+    start_s: float  # the reading of `clock` at which it began
+    end_s: float = LEAST_END_S  # seconds for everything after the measuring
     clock: Callable[[], float] = now_s
-    spent_s: dict[str, float] = field(default_factory=dict)
+    spent_s: dict[str, float] = field(default_factory=dict)  # part -> its seconds
 
     @property
     def until(self) -> float:
         """The reading of the clock at which measuring must have ended."""
-        return self.begun_s + self.budget_s - self.end_s
+        return self.start_s + self.budget_s - self.end_s
 
-    def left_s(self) -> float:
-        """Return the seconds that are left for measuring, 0 where it is over."""
+    def remaining_s(self) -> float:
+        """Return the seconds that remain for measuring, 0 after its end."""
         return max(0.0, self.until - self.clock())
 
     @contextlib.contextmanager
     def spending(self, name: str) -> Iterator[None]:
-        """Note what happens inside under `name`."""
+        """Add the seconds of the block to the part `name`."""
         begin = self.clock()
         try:
             yield
@@ -53,17 +51,17 @@ class TimeBudget:
             self.spent_s[name] = self.spent_s.get(name, 0.0) + self.clock() - begin
 
     def steps(self, step_s: float, share: float, least: int) -> int:
-        """Return how many steps of `step_s` seconds a `share` of what is left pays for, `least` at least."""
-        return max(least, int(share * self.left_s() / step_s)) if step_s > 0 else least
+        """Return the number of steps of `step_s` seconds in a `share` of the remaining time, `least` at least."""
+        return max(least, int(share * self.remaining_s() / step_s)) if step_s > 0 else least
 
-    def bound(self, trial: BoundedTrial) -> None:
+    def limit(self, trial: BoundedTrial) -> None:
         """Let the trial's steps end with the budget, or a few steps from now where that is later."""
         trial.clock = self.clock
         trial.until = max(self.until, self.clock() + LEAST_S + LEAST_STEPS * trial.step_s)
 
 
 class BoundedTrial(TorchTrial):
-    """A trial whose steps are refused from `until` on: a cause that is on trial then is out of time."""
+    """A trial that refuses steps after `until`: a cause that is on trial then is out of time."""
 
     clock: Callable[[], float] = staticmethod(now_s)
 

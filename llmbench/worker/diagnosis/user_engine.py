@@ -11,10 +11,10 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -25,13 +25,27 @@ from llmbench.worker.torch_engine import tensor_trees as trees
 from llmbench.worker.torch_engine.engine import TorchEngine
 from llmbench.worker.torch_engine.padding import Padding
 
-KEYS = ("model", "data", "optimizer", "loss", "step", "device", "precision")
-LEARNING_RATE = 1e-4
+LEARNING_RATE = 1e-4  # of the optimizer, where the target has none
 WRITE = "write package.module:function or FILE.py:function"
 
 
-def load_target(target: str) -> dict[str, Any]:
-    """Return what the function named by `target` returns. Raises UserError, in one line, for what is not one."""
+class Target(TypedDict, total=False):
+    """A model and its data, as a user gives them; see `llmbench diagnose`."""
+
+    model: torch.nn.Module
+    data: Iterable[Any]
+    optimizer: Any
+    loss: Callable[[Any, Any], Tensor] | None
+    step: Callable[[Any], Any] | None
+    device: str | torch.device | None
+    precision: str | None
+
+
+KEYS = tuple(Target.__annotations__)
+
+
+def load_target(target: str) -> dict[str, object]:
+    """Call the function that `target` names; return its dict. Raises UserError, in one line, where that fails."""
     where, colon, name = target.rpartition(":")
     if not colon or not where or not name:
         raise UserError(f"target {target!r}: {WRITE}")
@@ -56,12 +70,12 @@ def load_target(target: str) -> dict[str, Any]:
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise UserError(f"target {target!r}: {where} has no function {name!r}{did_you_mean(name, names)}")
     try:
-        found = function()
+        given = function()
     except Exception as error:
         raise UserError(f"target {target!r}: calling it failed: {_line(error)}") from error
-    if not isinstance(found, Mapping):
-        raise UserError(f"target {target!r} must return a dict with model and data, not {type(found).__name__}")
-    return dict(found)
+    if not isinstance(given, Mapping):
+        raise UserError(f"target {target!r} must return a dict with model and data, not {type(given).__name__}")
+    return dict(given)
 
 
 def _line(error: BaseException) -> str:
@@ -70,23 +84,22 @@ def _line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class UserBatch(Batch):
-    """A user's batch, seen as arrays; `original` is what the model gets."""
+    """A user's batch as arrays."""
 
-    original: Any = None
+    original: Any = None  # as the data gave it, for the model
 
 
 class UserEngine(TorchEngine):
     """Drives the user's module: forward, loss, backward, update, or the user's own step."""
 
-    def __init__(self, given: Mapping[str, Any], precision: PrecisionSpec) -> None:
-        check(given)
-        self.given = given
-        module = given["model"]
-        super().__init__(device=str(given.get("device") or _device_of(module)), precision=precision)
+    def __init__(self, given: Mapping[str, object], precision: PrecisionSpec) -> None:
+        target = check_target(given)
+        module = target["model"]
+        super().__init__(device=str(target.get("device") or _device_of(module)), precision=precision)
         self.module = module.to(self.device)
-        self.own_step: Callable[[Any], Any] | None = given.get("step")
-        self.loss: Callable[[Any, Any], Tensor] | None = given.get("loss")
-        self.optimizer: Any = given.get("optimizer")
+        self.own_step = target.get("step")
+        self.loss = target.get("loss")
+        self.optimizer: Any = target.get("optimizer")
         if self.own_step is None:
             self.module.train()
             if self.optimizer is None:
@@ -100,11 +113,11 @@ class UserEngine(TorchEngine):
     def copy(self, batch: Any) -> Any:
         """Move the batch's tensors."""
         original = batch.original if isinstance(batch, UserBatch) else batch
-        return trees.mapped(original, lambda _, t: t.to(self.device, non_blocking=True))
+        return trees.map_tensors(original, lambda _, t: t.to(self.device, non_blocking=True))
 
     def forward(self, arrays: Any) -> Tensor:
         """Return the loss."""
-        with self._autocast():
+        with self.autocast():
             output = self._call(arrays)
             loss = self.loss(output, arrays) if self.loss else loss_of(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -146,8 +159,8 @@ class UserEngine(TorchEngine):
         self.update()
 
 
-def check(given: Mapping[str, Any]) -> None:
-    """Raise UserError for what a target must not return."""
+def check_target(given: Mapping[str, object]) -> Target:
+    """Return `given` if it is a target. Raises UserError, in one line, where it is none."""
     for key in given:
         if key not in KEYS:
             raise UserError(f"unknown key {key!r} of the target{did_you_mean(key, KEYS)}")
@@ -161,6 +174,7 @@ def check(given: Mapping[str, Any]) -> None:
     optimizer = given.get("optimizer")
     if optimizer is not None and not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
         raise UserError(f"optimizer must have step and zero_grad, as torch's have; {type(optimizer).__name__} has not")
+    return cast("Target", given)
 
 
 def _device_of(module: torch.nn.Module) -> torch.device:
@@ -186,22 +200,22 @@ def loss_of(output: Any) -> Any:
 def pool_of(data: Any, size: int, *, least: int = 1, seconds: float = math.inf) -> list[Any]:
     """Return the first `size` batches; fewer, but `least`, where making them takes more than `seconds`.
 
-    Where there are fewer, those again and again. Raises DataError without any.
+    Where the data has fewer, they are repeated. Raises DataError where it has none.
     """
-    found: list[Any] = []
+    pool: list[Any] = []
     begin = time.perf_counter()
     for batch in itertools.islice(iter(data), size):
-        found.append(batch)
-        if len(found) >= least and time.perf_counter() - begin > seconds:
-            size = len(found)
+        pool.append(batch)
+        if len(pool) >= least and time.perf_counter() - begin > seconds:
+            size = len(pool)
             break
-    if not found:
+    if not pool:
         raise DataError("data gives no batch")
-    if len(found) < size and iter(data) is iter(data):  # in this order: an iterator may start processes
+    if len(pool) < size and iter(data) is iter(data):  # in this order: an iterator may start processes
         raise DataError("data can be iterated only once; give something like a DataLoader or a list")
-    if not trees.tensors(found[0]):
-        raise DataError(f"a batch must hold tensors in a dict or a tuple, not {type(found[0]).__name__}")
-    return list(itertools.islice(itertools.cycle(found), size))
+    if not trees.tensors(pool[0]):
+        raise DataError(f"a batch must hold tensors in a dict or a tuple, not {type(pool[0]).__name__}")
+    return list(itertools.islice(itertools.cycle(pool), size))
 
 
 def endless(data: Any) -> Iterator[Any]:
@@ -211,7 +225,7 @@ def endless(data: Any) -> Iterator[Any]:
 
 
 def wrap_batches(batches: Iterator[Any], padding: Padding | None) -> Iterator[UserBatch]:
-    """Yield the batches with what is in them: rows, and tokens where whole numbers (B, L) show them."""
+    """Yield the batches with their numbers of rows, and of tokens where a tensor of whole numbers (B, L) shows them."""
     for original in batches:
         tensors = trees.tensors(original)
         ids = [t for t in tensors.values() if t.dim() == 2 and not t.is_floating_point()]

@@ -1,9 +1,9 @@
-"""A step of one's own, whole and in its parts, as it is measured."""
+"""A user's own step, whole and in its parts, as it is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -15,6 +15,9 @@ from llmbench.worker.diagnosis.restore import Snapshot
 from llmbench.worker.diagnosis.time_budget import BoundedTrial
 from llmbench.worker.diagnosis.user_engine import UserEngine, endless
 from llmbench.worker.measuring.step_kinds import MarkedStep, phases_of_parts
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Counts, Memory, Series, Shapes, Trace
 
 
 class UserStep:
@@ -46,19 +49,19 @@ class UserStep:
         user.update()
         return MarkedStep([*marks, user.mark()], phases_of_parts)
 
-    def note(self, shapes: Any, result: Any) -> None:
-        """Keep nothing."""
+    def note(self, shapes: Shapes, result: Any) -> None:
+        """Remember nothing."""
 
-    def samples(self) -> dict[str, list[float]]:
-        """Return nothing."""
+    def samples(self) -> Series:
+        """Return no further samples."""
         return {}
 
-    def cache_memory(self) -> dict[str, float | None]:
-        """Return nothing."""
+    def cache_memory(self) -> Memory:
+        """Return no size: the step generates nothing."""
         return {}
 
-    def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
-        """Return nothing."""
+    def counts(self, trace: Trace) -> Counts:
+        """Return no counts: the step is not traced."""
         return {}
 
 
@@ -67,14 +70,14 @@ def phases_of_own_step(seconds: Sequence[float]) -> dict[str, float]:
     return {"input_s": seconds[0]}
 
 
-def user_trial(engine: UserEngine, work: UserStep, pool: list[Any], data: Any) -> BoundedTrial:
+def user_trial(engine: UserEngine, kind: UserStep, pool: list[Any], data: Any) -> BoundedTrial:
     """Return the trial of the user's step."""
     compiled = getattr(engine.module, "_compiled_call_impl", None) is not None or hasattr(engine.module, "_orig_mod")
     return BoundedTrial(
         module=engine.module,
         optimizer=engine.optimizer,
         device=engine.device.type,
-        trains=work.trains,
+        trains=kind.trains,
         generates=False,
         pool=pool,
         take_step=engine.step,
@@ -86,26 +89,26 @@ def user_trial(engine: UserEngine, work: UserStep, pool: list[Any], data: Any) -
     )
 
 
-def watch_step(engine: UserEngine, batch: Any, kept: Snapshot) -> tuple[bool, Any]:
-    """Take a step; return whether it has a backward pass, and the torch optimizer that it steps first, if one.
+def watch_step(engine: UserEngine, batch: Any, snapshot: Snapshot) -> tuple[bool, Any]:
+    """Take a step; return whether it has a backward pass, and the first torch optimizer that it steps, if any.
 
-    Before an optimizer that nobody named makes its first step, `kept` takes its state.
+    The state of an optimizer that nobody named is added to `snapshot` before its first step.
     """
-    seen: list[Any] = []
+    optimizers: list[Any] = []
     backward: list[bool] = []
     before = torch.autograd.backward
 
-    def stepped(optimizer: Any, *_: Any) -> None:
-        seen.append(optimizer)
-        kept.keep(optimizer)
+    def on_optimizer_step(optimizer: Any, *_: Any) -> None:
+        optimizers.append(optimizer)
+        snapshot.add(optimizer)
 
-    hook = register_optimizer_step_pre_hook(stepped)
+    hook = register_optimizer_step_pre_hook(on_optimizer_step)
 
-    def noted(*args: Any, **kwargs: Any) -> None:
+    def note_backward(*args: Any, **kwargs: Any) -> None:
         backward.append(True)
         before(*args, **kwargs)
 
-    torch.autograd.backward = noted
+    torch.autograd.backward = note_backward
     try:
         engine.step(batch)
     except UserError:
@@ -116,7 +119,7 @@ def watch_step(engine: UserEngine, batch: Any, kept: Snapshot) -> tuple[bool, An
     finally:
         torch.autograd.backward = before
         hook.remove()
-    return bool(backward or seen), seen[0] if seen else None
+    return bool(backward or optimizers), optimizers[0] if optimizers else None
 
 
 def batch_tensors(batch: Any) -> list[torch.Tensor]:

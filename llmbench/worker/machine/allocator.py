@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed on the host.
+"""How the C library handles memory that is freed on the host.
 
 glibc gives the end of its heap back to the system when enough of it is free, and large blocks at once; the next step
 asks for them again, and the kernel clears each page before it hands it over. How much of a step that is depends on what
@@ -11,11 +11,12 @@ import ctypes
 
 from llmbench.contract.errors import Unsupported
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3), <malloc.h>
+M_TRIM_THRESHOLD = -1  # mallopt(3), <malloc.h>
+M_MMAP_MAX = -4
 
 
 def keep_freed() -> None:
-    """Let this process keep what is freed from now on, for its next request; the peak is what it was, or higher.
+    """Let this process keep the memory that it frees from now on, for its next request. The peak does not get lower.
 
     The same as starting it with `MALLOC_TRIM_THRESHOLD_` at its largest and `MALLOC_MMAP_MAX_=0`. Raises Unsupported
     where the C library is not glibc.

@@ -19,7 +19,7 @@ def folders(root: Path, controller: str) -> list[Path]:
     except OSError:
         return []
     mount = root / "sys/fs/cgroup"
-    found: list[Path] = []
+    every: list[Path] = []
     for line in lines:
         _, names, path = line.split(":", 2)
         bases = [mount / names, mount / controller] if controller in names.split(",") else []
@@ -27,12 +27,12 @@ def folders(root: Path, controller: str) -> list[Path]:
         for base in bases:
             inner = base / path.lstrip("/")
             levels = [inner, *inner.parents]
-            found += [level for level in levels if level.is_relative_to(base) and level.is_dir()]
-    return list(dict.fromkeys(found))
+            every += [level for level in levels if level.is_relative_to(base) and level.is_dir()]
+    return list(dict.fromkeys(every))
 
 
 def cpu_quota_cores(root: Path) -> float | None:
-    """Return how many cores' worth of CPU time the tightest quota allows; None where there is no quota."""
+    """Return the CPU time that the tightest quota allows, in cores; None where there is no quota."""
     quotas = []
     for folder in folders(root, "cpu"):
         quota, _, period = (_text(folder / "cpu.max") or "").partition(" ")
@@ -55,7 +55,7 @@ def memory_limit_mib(root: Path) -> float | None:
 
 
 def throttling(root: Path) -> tuple[int, float] | None:
-    """Return periods in which the quota stopped this process's groups, and seconds that their threads were stopped."""
+    """Return the periods in which the quota stopped this process's groups, and the seconds that threads stood still."""
     periods: int | None = None
     seconds = 0.0
     for folder in folders(root, "cpu"):

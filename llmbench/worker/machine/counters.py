@@ -1,4 +1,4 @@
-"""What the kernel has counted so far, about this process and about the machine. Linux; elsewhere all is None.
+"""The kernel's counters of this process and of the machine, on Linux; elsewhere all are None.
 
 Formats: proc(5), and https://docs.kernel.org: scheduler/sched-stats, accounting/psi, admin-guide/pm/cpufreq.
 """
@@ -100,19 +100,19 @@ def parse_pairs(text: str) -> dict[str, int]:
 
 def parse_pressure(text: str) -> dict[str, int]:
     """Return `some` and `full`, in microseconds, from a file of /proc/pressure."""
-    found = {}
+    total_us = {}
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         total = dict(part.partition("=")[::2] for part in rest.split()).get("total", "")
         if total.isdigit():
-            found[kind] = int(total)
-    return found
+            total_us[kind] = int(total)
+    return total_us
 
 
 def pressure_us(proc: Path) -> dict[str, int]:
-    """Return `cpu_some`, `memory_some`, `memory_full` ... in microseconds, those that this kernel counts."""
-    found = {name: parse_pressure(text_of(proc / "pressure" / name)) for name in PRESSURES}
-    return {f"{name}_{kind}": value for name, kinds in found.items() for kind, value in kinds.items()}
+    """Return the pressures that this kernel counts in microseconds: `cpu_some`, `memory_some`, `memory_full` ..."""
+    files = {name: parse_pressure(text_of(proc / "pressure" / name)) for name in PRESSURES}
+    return {f"{name}_{kind}": value for name, kinds in files.items() for kind, value in kinds.items()}
 
 
 def parse_process(text: str) -> tuple[int, int, int] | None:
@@ -125,7 +125,7 @@ def parse_process(text: str) -> tuple[int, int, int] | None:
 
 
 def tree_cpu_s(proc: Path) -> float | None:
-    """Return the CPU seconds of this process and of all its descendants, so that loader workers are not strangers."""
+    """Return the CPU seconds of this process and of all its descendants: the workers of a loader belong to it."""
     me = parse_process(text_of(proc / "self/stat"))
     if me is None:
         return None
@@ -145,7 +145,7 @@ def tree_cpu_s(proc: Path) -> float | None:
 
 
 def run_wait_ns(proc: Path) -> dict[int, int] | None:
-    """Return thread -> nanoseconds that it was runnable without a core, for the threads of this process."""
+    """Return, for each thread of this process, the nanoseconds that it was ready to run but had no core."""
     waits = {}
     for folder in proc.glob("self/task/[0-9]*"):
         fields = text_of(folder / "schedstat").split()
@@ -155,7 +155,7 @@ def run_wait_ns(proc: Path) -> dict[int, int] | None:
 
 
 def own_usage() -> Any:
-    """Return what this process has used, as getrusage(2) tells it; None where that is unknown."""
+    """Return the resources that this process has used, from getrusage(2); None where there is none."""
     try:
         import resource
     except ImportError:  # not a Unix
@@ -164,7 +164,7 @@ def own_usage() -> Any:
 
 
 def thermal_events(cpus: Path) -> int | None:
-    """Return how often a core was throttled for heat, plus the same for packages (which every core of one repeats)."""
+    """Return how often cores and packages were throttled for heat; every core of a package repeats its count."""
     cores = [text_of(path).strip() for path in cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
     packages = {}
     for path in cpus.glob("cpu[0-9]*/thermal_throttle/package_throttle_count"):
@@ -174,7 +174,7 @@ def thermal_events(cpus: Path) -> int | None:
 
 
 def fastest_mhz(cpus: Path) -> float | None:
-    """Return the frequency of the fastest core now, in MHz: those that idle say nothing about those that work."""
+    """Return the frequency of the fastest core now, in MHz; cores that idle are slow and say nothing."""
     until, khz = time.perf_counter() + FREQUENCY_READ_S, []
     for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"):
         value = text_of(path).strip()

@@ -1,7 +1,7 @@
 """Energy between two points, from the counters that the hardware keeps: NVML on NVIDIA, RAPL on x86 CPUs.
 
-A counter counts all that the part did, not only this process; `source` says which part. Nothing is estimated from
-datasheet power.
+A counter is of a whole part of the machine, not only of this process; `source` says of which part. Nothing is estimated
+from the power on a datasheet.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench.worker.machine import nvml
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Energy
 
 #: NVML's counters are refreshed every 20 to 100 ms (Yang et al. 2023, arXiv:2312.02741): 0.5 s keeps that below 20 %.
 MIN_NVML_S = 0.5
 #: RAPL refreshes about every millisecond (Intel SDM vol. 3B, 16.10.1): 0.05 s keeps that below 2 %.
 MIN_RAPL_S = 0.05
 UNREADABLE = "the energy counter gave no number (NVML has none before Volta, and none for a MIG instance)"
-#: No CPU package draws more; a counter that could wrap twice at this power tells nothing.
+#: No CPU package draws more. A counter that could start again twice at this power says nothing.
 MAX_PACKAGE_W = 1000.0
 
 
@@ -57,11 +60,11 @@ class EnergyMeter:
     def start(self) -> None:
         """Read the counter and start the clock."""
         self._before = self._read()
-        self._began = time.perf_counter()
+        self._start_s = time.perf_counter()
 
-    def stop(self) -> dict[str, Any]:
+    def stop(self) -> Energy:
         """Return `joules` since `start` (None where `reason` says why), the `seconds` they took, and their `source`."""
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self._start_s
         joules, reason = self._joules(self._before, self._read(), seconds)
         return {"joules": joules, "seconds": seconds, "source": self.source, "reason": reason}
 
@@ -118,9 +121,9 @@ def rapl_joules(
     shortest_s = min(domain.range_uj for domain in domains) / 1e6 / MAX_PACKAGE_W
     if seconds > shortest_s:
         return None, f"the RAPL counter may have wrapped more than once in {seconds:.0f} s (safe: {shortest_s:.0f} s)"
-    return sum(wrapped_uj(before[d.name], after[d.name], d.range_uj) for d in domains) / 1e6, None
+    return sum(counter_difference_uj(before[d.name], after[d.name], d.range_uj) for d in domains) / 1e6, None
 
 
-def wrapped_uj(before: int, after: int, range_uj: int) -> int:
-    """Return how far a counter went that starts again from 0 after `range_uj`, at most once."""
+def counter_difference_uj(before: int, after: int, range_uj: int) -> int:
+    """Return the microjoules between two readings of a counter that starts again from 0 after `range_uj`."""
     return after - before if after >= before else after - before + range_uj

@@ -1,4 +1,4 @@
-"""What this machine is: enough to explain a difference between two of them, and nothing that says whose it is.
+"""A description of this machine: enough to explain a difference between two, and nothing that says whose it is.
 
 `capture` is the page to read; `hardware`, `software` and `nvml` hold the parts.
 `llmbench.analysis.machine_differences.different_facts` compares two.
@@ -9,24 +9,28 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench.contract.cell import content_id
 from llmbench.worker.machine import hardware, nvml, software
 from llmbench.worker.machine.hardware import cpu_model, memory_mib
 from llmbench.worker.machine.software import version
 
+if TYPE_CHECKING:
+    from llmbench.worker.machine.facts import Device, Environment
+
 __all__ = ["capture", "cpu_model", "devices", "memory_mib", "version"]
 
 
-def capture() -> dict[str, Any]:
+def capture() -> Environment:
     """Return hardware, versions and settings. `environment_id` is a hash of all but `now`, which changes by itself.
 
     Runs no tensor operation. On CUDA it opens the devices, so it belongs into a process of its own.
     """
     import torch
 
-    environment: dict[str, Any] = {
+    environment: Environment = {
+        "environment_id": "",  # below
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "usable_cores": hardware.usable_cores(),
@@ -51,24 +55,26 @@ def capture() -> dict[str, Any]:
         "python_facts": software.python_facts(),
         "llmbench_git": software.own_git_state(),
         "git": software.git_state(Path.cwd()),
+        "now": hardware.load_now(),
     }
-    return {"environment_id": content_id(environment), **environment, "now": hardware.load_now()}
+    content = {name: value for name, value in environment.items() if name not in ("environment_id", "now")}
+    return {**environment, "environment_id": content_id(content)}
 
 
-def devices() -> list[dict[str, Any]]:
-    """Return the accelerators and the CPU as `{"device", "name", "memory_mib", ...}`."""
+def devices() -> list[Device]:
+    """Return the CPU and the accelerators."""
     import torch
 
-    found: list[dict[str, Any]] = [{"device": "cpu", "name": cpu_model(), "memory_mib": memory_mib()}]
+    every: list[Device] = [{"device": "cpu", "name": cpu_model(), "memory_mib": memory_mib()}]
     if torch.cuda.is_available():
-        found += [cuda_device(index) for index in range(torch.cuda.device_count())]
+        every += [cuda_device(index) for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        found.append({"device": "mps", "name": platform.processor(), "memory_mib": memory_mib()})
-    return found
+        every.append({"device": "mps", "name": platform.processor(), "memory_mib": memory_mib()})
+    return every
 
 
-def cuda_device(index: int) -> dict[str, Any]:
-    """Return what CUDA and, where `nvidia-ml-py` is installed, NVML say about one device."""
+def cuda_device(index: int) -> Device:
+    """Return one device as CUDA and, where `nvidia-ml-py` is installed, NVML describe it."""
     import torch
 
     props = torch.cuda.get_device_properties(index)

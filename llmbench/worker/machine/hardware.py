@@ -1,4 +1,4 @@
-"""The machine: processor, memory, what limits them, and what they are virtualised by. Nothing here needs torch.
+"""The hardware: processor and memory, their limits, and what virtualises them. Nothing here needs torch.
 
 Only what stays the same while the machine does; no host name, no user, no path. What cannot be read is None.
 Formats: proc(5), sysfs-devices-system-cpu and .../admin-guide/pm/cpufreq.html of the kernel's documentation.
@@ -10,10 +10,13 @@ import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench.worker.machine import cgroups
 from llmbench.worker.machine.counters import text_of
+
+if TYPE_CHECKING:
+    from llmbench.worker.machine.facts import Cache, CpuFacts, Frequency, Limits, MemoryFacts, Virtualisation
 
 MIB = 2**20
 #: Instructions that decide how fast a matrix product of some precision can be (x86, then ARM).
@@ -51,8 +54,8 @@ def memory_mib() -> float:
     return float(psutil.virtual_memory().total / MIB)
 
 
-def cpu_facts(root: Path = Path("/")) -> dict[str, Any]:
-    """Return instructions, topology, caches, frequency limits and NUMA nodes. A limit that is set anew is a change."""
+def cpu_facts(root: Path = Path("/")) -> CpuFacts:
+    """Return instructions, topology, caches, NUMA nodes, and the limits of the frequency."""
     cpus = root / "sys/devices/system/cpu"
     sockets, cores, threads = topology(cpus)
     smt = text_of(cpus / "smt/active").strip()
@@ -83,34 +86,34 @@ def topology(cpus: Path) -> tuple[int | None, int | None, int | None]:
     return len({socket for socket, _ in places}), len(set(places)), len(places)
 
 
-def caches(folder: Path) -> list[dict[str, Any]] | None:
-    """Return the caches that the first core sees: level, kind, KiB, and how many hardware threads share it."""
-    found = []
+def caches(folder: Path) -> list[Cache] | None:
+    """Return the caches of the first core; None where the system does not list them."""
+    every: list[Cache] = []
     for cache in sorted(folder.glob("index[0-9]*")):
         size = text_of(cache / "size").strip()
         if size.endswith("K"):
-            shared = expand(text_of(cache / "shared_cpu_list"))
+            sharing = expand(text_of(cache / "shared_cpu_list"))
             kind, level = text_of(cache / "type").strip().lower(), text_of(cache / "level").strip()
-            found.append({"level": int(level), "kind": kind, "kib": int(size[:-1]), "threads": len(shared) or None})
-    return found or None
+            every.append({"level": int(level), "kind": kind, "kib": int(size[:-1]), "threads": len(sharing) or None})
+    return every or None
 
 
-def frequency(cpus: Path) -> dict[str, Any]:
-    """Return who sets the frequency, by which policy and between which limits in MHz."""
+def frequency(cpus: Path) -> Frequency:
+    """Return who sets the frequency of the cores, by which policy, and the limits in MHz."""
     policy = "cpu[0-9]*/cpufreq"
 
-    def mhz(name: str, pick: Any) -> float | None:
+    def mhz(name: str) -> list[float]:
         values = [text_of(path).strip() for path in cpus.glob(f"{policy}/{name}")]
-        return pick((int(v) / 1e3 for v in values if v.isdigit()), default=None)
+        return [int(v) / 1e3 for v in values if v.isdigit()]
 
     boost, no_turbo = (text_of(cpus / name).strip() for name in ("cpufreq/boost", "intel_pstate/no_turbo"))
     return {
         "governor": distinct(text_of(path) for path in cpus.glob(f"{policy}/scaling_governor")),
         "frequency_driver": distinct(text_of(path) for path in cpus.glob(f"{policy}/scaling_driver")),
         "energy_preference": distinct(text_of(p) for p in cpus.glob(f"{policy}/energy_performance_preference")),
-        "mhz_max": mhz("cpuinfo_max_freq", max),
-        "mhz_limit": mhz("scaling_max_freq", min),  # the lowest limit that is set for any core
-        "mhz_base": mhz("base_frequency", max),
+        "mhz_max": max(mhz("cpuinfo_max_freq"), default=None),
+        "mhz_limit": min(mhz("scaling_max_freq"), default=None),  # the lowest limit that is set for any core
+        "mhz_base": max(mhz("base_frequency"), default=None),
         "turbo": boost == "1" if boost else no_turbo == "0" if no_turbo else None,
     }
 
@@ -120,8 +123,8 @@ def distinct(texts: Iterable[str]) -> str | None:
     return ", ".join(sorted({text.strip() for text in texts if text.strip()})) or None
 
 
-def memory_facts(root: Path = Path("/")) -> dict[str, Any]:
-    """Return swap in MiB and how huge pages and NUMA balancing are set."""
+def memory_facts(root: Path = Path("/")) -> MemoryFacts:
+    """Return the size of swap, and the settings of huge pages and NUMA balancing."""
     import psutil
 
     pages = text_of(root / "sys/kernel/mm/transparent_hugepage/enabled")
@@ -133,13 +136,13 @@ def memory_facts(root: Path = Path("/")) -> dict[str, Any]:
     }
 
 
-def limits(root: Path = Path("/")) -> dict[str, Any]:
-    """Return what the control groups of this process allow; None: no limit, or none that can be read."""
+def limits(root: Path = Path("/")) -> Limits:
+    """Return the limits of this process's control groups; None: no limit, or none that can be read."""
     return {"cpu_quota_cores": cgroups.cpu_quota_cores(root), "memory_limit_mib": cgroups.memory_limit_mib(root)}
 
 
-def virtualisation(root: Path = Path("/")) -> dict[str, Any]:
-    """Return whether a hypervisor and a container are between us and the hardware, and whose machine it says it is."""
+def virtualisation(root: Path = Path("/")) -> Virtualisation:
+    """Return whether a hypervisor and a container lie over the hardware, and which product it says it is."""
     info, dmi = text_of(root / "proc/cpuinfo"), root / "sys/class/dmi/id"
     flags = cpu_flags(info)
     product = [text_of(dmi / name).strip() for name in ("sys_vendor", "product_name")]
@@ -155,8 +158,8 @@ def container(root: Path = Path("/")) -> str | None:
     if (root / "run/.containerenv").exists():
         return "podman"
     groups = text_of(root / "proc/1/cgroup") + text_of(root / "proc/self/cgroup")
-    named = next((kind for word, kind in CONTAINER_WORDS.items() if word in groups), None)
-    return named or ("docker" if (root / ".dockerenv").exists() else None)
+    kind = next((kind for word, kind in CONTAINER_WORDS.items() if word in groups), None)
+    return kind or ("docker" if (root / ".dockerenv").exists() else None)
 
 
 def os_release(root: Path = Path("/")) -> str | None:
@@ -168,7 +171,7 @@ def os_release(root: Path = Path("/")) -> str | None:
 
 
 def usable_cores() -> int | None:
-    """Return how many hardware threads this process may run on."""
+    """Return the number of hardware threads that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -198,7 +201,7 @@ def expand(text: str) -> list[int]:
 
 
 def load_now() -> dict[str, float | None]:
-    """Return what changes from moment to moment: load and free memory. Never part of a hash."""
+    """Return load and free memory, which change from moment to moment and are no part of a hash."""
     import psutil
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

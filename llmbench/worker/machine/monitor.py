@@ -1,8 +1,8 @@
 """What disturbed a measurement: counters read before and after it, and nothing in between.
 
-`Monitor` gives raw numbers; `warnings` says, with number and threshold, which of them are too high to trust the
-measurement. Thresholds follow from the default target, an interval of +-2 %: half of that, 1 %, is what a disturbance
-may take before it is told. Where a number only hints at lost time, its own reason stands with the rule.
+`Monitor` gives raw numbers. `warnings` says, with number and limit, which of them are too high to trust a measurement.
+Limits follow from the default target, an interval of +-2 %: a disturbance may take half of that, 1 %, before there is a
+warning. Where a number only hints at lost time, the rule has a reason of its own.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmbench.worker.machine import nvml
 from llmbench.worker.machine.counters import Counters, limits_mhz, read, tick_s
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import Health, JsonObject
+
+#: The fields of `Health`, which rules read by names that they put together.
 Raw = Mapping[str, Any]
 
 MIB = 2**20
 NOT_HERE = "not readable on this system"
 NOT_TOLD = "NVML does not tell it of this device"
-#: Fields of the result that come from one counter each, where reading it twice and subtracting is all there is to do.
-COUNTED = (
+#: Fields of the result that are the difference of two readings of one counter.
+DIFFERENCES = (
     "busy_s",
     "steal_s",
     "own_cpu_s",
@@ -52,10 +56,10 @@ class Monitor:
         """Read the counters and start the clock."""
         self._gpu_start = nvml.state(self.gpu) if self.gpu else None
         self._start = read(self.root)
-        self._began = time.perf_counter()
+        self._start_s = time.perf_counter()
 
-    def stop(self) -> dict[str, Any]:
-        """Return what happened since `start`: raw numbers, units in their names, null where `reasons` says why.
+    def stop(self) -> Health:
+        """Return the counts since `start`, with units in their names; None where `reasons` says why.
 
         Of the machine: `busy_s`, `steal_s` (core seconds, all cores together), `other_cpu_s` (busy without this
         process and its descendants), `swap_in_mib`, `swap_out_mib`, `pressure_s`, `thermal_events`, `cpu_mhz_*` (of
@@ -64,29 +68,36 @@ class Monitor:
         longest), `involuntary_switches`, `minor_faults` and `major_faults` (of pages). Of its control groups:
         `throttled_periods`, `throttled_s`. Of the device: `gpu`.
         """
-        wall_s = time.perf_counter() - self._began
+        wall_s = time.perf_counter() - self._start_s
         end = read(self.root)
-        raw = {"wall_s": wall_s, "tick_s": tick_s(), **cpu_between(self._start, end)}
-        raw |= {"cpu_mhz_start": self._start.cpu_mhz, "cpu_mhz_end": end.cpu_mhz}
-        raw |= {"cpu_mhz_max": self.mhz_max, "cpu_mhz_base": self.mhz_base}
-        raw["gpu"] = self._gpu_between()
-        reasons = {name: NOT_HERE for name, value in raw.items() if value is None}
-        reasons |= {f"gpu.{name}": NOT_TOLD for name, value in (raw["gpu"] or {}).items() if value is None}
+        gpu = self._gpu_between()
+        health: Health = {
+            "wall_s": wall_s,
+            "tick_s": tick_s(),
+            **cpu_between(self._start, end),
+            "cpu_mhz_start": self._start.cpu_mhz,
+            "cpu_mhz_end": end.cpu_mhz,
+            "cpu_mhz_max": self.mhz_max,
+            "cpu_mhz_base": self.mhz_base,
+            "gpu": gpu,
+        }
+        reasons = {name: NOT_HERE for name, value in health.items() if value is None}
+        reasons |= {f"gpu.{name}": NOT_TOLD for name, value in (gpu or {}).items() if value is None}
         if self.gpu_reason is not None:
             reasons["gpu"] = self.gpu_reason
-        return {**raw, "reasons": reasons}
+        return {**health, "reasons": reasons}
 
-    def _gpu_between(self) -> dict[str, Any] | None:
+    def _gpu_between(self) -> JsonObject | None:
         if self.gpu is None or self._gpu_start is None:
             return None
         now = nvml.state(self.gpu)
         return nvml.between(self._gpu_start, now, self.gpu.ask("nvmlDeviceGetMaxClockInfo", nvml.CLOCK_SM))
 
 
-def cpu_between(start: Counters, end: Counters) -> dict[str, Any]:
+def cpu_between(start: Counters, end: Counters) -> Health:
     """Return the differences of two readings, in seconds, counts and MiB."""
-    raw = {name: less(getattr(end, name), getattr(start, name)) for name in COUNTED}
-    others = less(raw["busy_s"], raw["own_cpu_s"])
+    raw: dict[str, object] = {name: less(getattr(end, name), getattr(start, name)) for name in DIFFERENCES}
+    others = less(less(end.busy_s, start.busy_s), less(end.own_cpu_s, start.own_cpu_s))
     raw["other_cpu_s"] = None if others is None else max(0.0, others)  # below 0: ticks against exact time
     raw["cores"] = end.cores
     before, after = start.run_wait_ns, end.run_wait_ns
@@ -97,7 +108,7 @@ def cpu_between(start: Counters, end: Counters) -> dict[str, Any]:
         pages = less(getattr(end, f"{name}_pages"), getattr(start, f"{name}_pages"))
         raw[f"{name}_mib"] = None if pages is None else pages * os.sysconf("SC_PAGE_SIZE") / MIB
     raw["pressure_s"] = pressure_between(start.pressure_us, end.pressure_us)
-    return raw
+    return cast("Health", raw)
 
 
 def less(after: Any, before: Any) -> Any:
@@ -114,9 +125,10 @@ def pressure_between(start: Mapping[str, int] | None, end: Mapping[str, int] | N
 
 @dataclass(frozen=True)
 class Rule:
-    """One disturbance: how much of it there was, and from where on that is too much.
+    """One disturbance: its amount, and the limit above which it is too much.
 
-    `value` reads the raw numbers and returns None where they do not tell; `text` is filled with `value` and `limit`.
+    `value` reads the amount from the raw numbers, None where they do not have it. `text` is filled with `value` and
+    `limit`.
     """
 
     value: Callable[[Raw], float | None]
@@ -127,17 +139,17 @@ class Rule:
 
 def warnings(raw: Raw) -> list[str]:
     """Return one line for each disturbance beyond its limit, with number and limit."""
-    found = [(rule, rule.value(raw)) for rule in RULES]
+    amounts = [(rule, rule.value(raw)) for rule in RULES]
     lines = [
         rule.text.format(value=value, limit=rule.limit)
-        for rule, value in found
+        for rule, value in amounts
         if value is not None and value > rule.limit
     ]
     return lines + clock_warnings(raw)
 
 
 def of_machine_pct(name: str) -> Callable[[Raw], float | None]:
-    """Return a reader of core seconds as percent of all cores' time, less one tick per core that cannot be told."""
+    """Return a reader of core seconds as percent of all cores' time; one tick per core, the error, is subtracted."""
 
     def value(raw: Raw) -> float | None:
         if raw.get(name) is None or not raw.get("cores"):
@@ -148,7 +160,7 @@ def of_machine_pct(name: str) -> Callable[[Raw], float | None]:
 
 
 def others_pct(raw: Raw) -> float | None:
-    """Return what other processes and the hypervisor took of the CPU time of all cores; None where it is not told."""
+    """Return the percent of all cores' time that other processes and the hypervisor took; None where not known."""
     parts = [of_machine_pct(name)(raw) for name in ("other_cpu_s", "steal_s")]
     return None if None in parts else sum(max(0.0, part) for part in parts if part is not None)
 
@@ -172,29 +184,29 @@ def at(raw: Raw, *path: str) -> Any:
 
 
 def cpu_pressure_pct(raw: Raw) -> float | None:
-    """Return the time that some task of the machine waited for a core, where this process's own wait is not known."""
+    """Return the percent of time that a task of the machine waited for a core, where the process's own is not known."""
     return of_wall_pct("pressure_s", "cpu_some")(raw) if raw.get("run_wait_longest_s") is None else None
 
 
 def faults_per_s(raw: Raw) -> float | None:
-    """Return major page faults of this process per second."""
+    """Return the major page faults of this process per second."""
     return None if raw.get("major_faults") is None else raw["major_faults"] / raw["wall_s"]
 
 
 def swap_mib_per_s(raw: Raw) -> float | None:
-    """Return what the machine moved to and from swap, per second."""
+    """Return the MiB that the machine moved to and from swap, per second."""
     into, out = raw.get("swap_in_mib"), raw.get("swap_out_mib")
     return None if into is None or out is None else (into + out) / raw["wall_s"]
 
 
 def clock_lost_pct(raw: Raw) -> float | None:
-    """Return how far the fastest core, at the end, was below its guaranteed frequency."""
+    """Return the percent by which the fastest core was below its guaranteed frequency at the end."""
     now, base = raw.get("cpu_mhz_end"), raw.get("cpu_mhz_base")
     return None if not now or not base else 100.0 * (1 - now / base)
 
 
 def clock_lost_of_max_pct(raw: Raw) -> float | None:
-    """Return how far the fastest core, at the end, was below its maximum, where no guaranteed frequency is known."""
+    """Return the percent by which the fastest core was below its maximum at the end, without a guaranteed frequency."""
     now, highest = raw.get("cpu_mhz_end"), raw.get("cpu_mhz_max")
     return None if not now or not highest or raw.get("cpu_mhz_base") else 100.0 * (1 - now / highest)
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import JsonObject
+    from llmbench.worker.machine.facts import GpuFacts, GpuState
 
 NOT_INSTALLED = "nvidia-ml-py is not installed (pip install 'llmbench[nvidia]')"
 #: Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h) that say that something holds the clocks down.
@@ -26,8 +30,10 @@ THROTTLE_REASONS = {
 #: Bits that are a state or a setting, not a limit that was hit.
 OTHER_CLOCK_REASONS = {0x1: "gpu_idle", 0x2: "applications_clocks_setting", 0x10: "sync_boost", 0x100: "display_clock"}
 # nvml.h: nvmlPerfPolicyType_t, nvmlClockType_t, nvmlTemperatureSensors_t
-POLICY_POWER, POLICY_THERMAL = 0, 1
-CLOCK_SM, CLOCK_MEMORY = 1, 2
+POLICY_POWER = 0
+POLICY_THERMAL = 1
+CLOCK_SM = 1
+CLOCK_MEMORY = 2
 TEMPERATURE_GPU = 0
 
 
@@ -39,7 +45,7 @@ class Gpu:
     handle: Any
 
     def ask(self, name: str, *args: Any) -> Any:
-        """Return what `nvml.<name>(handle, ...)` says; None where this device or driver cannot say it."""
+        """Return the answer of `nvml.<name>(handle, ...)`; None where this device or driver has none."""
         function: Callable[..., Any] | None = getattr(self.nvml, name, None)
         if function is None:
             return None
@@ -91,8 +97,8 @@ def nvml_index(device: str) -> int:
     return int(torch.cuda._get_nvml_device_index(torch.device(device)))
 
 
-def facts(gpu: Gpu) -> dict[str, Any]:
-    """Return what does not change from moment to moment: driver, limits, modes; None where NVML does not tell."""
+def facts(gpu: Gpu) -> GpuFacts:
+    """Return driver, limits and modes of the device; None where NVML has no answer."""
     limit_mw, ecc, mig = (gpu.ask(f"nvmlDeviceGet{name}") for name in ("EnforcedPowerLimit", "EccMode", "MigMode"))
     persistence = gpu.ask("nvmlDeviceGetPersistenceMode")
     return {
@@ -122,8 +128,8 @@ def energy_mj(gpu: Gpu) -> int | None:
     return gpu.ask("nvmlDeviceGetTotalEnergyConsumption")
 
 
-def state(gpu: Gpu) -> dict[str, Any]:
-    """Return what the device does now, and its counters of time lost to limits (ns)."""
+def state(gpu: Gpu) -> GpuState:
+    """Return the device's clocks and load now, and its counters of time lost to limits (ns)."""
     utilisation = gpu.ask("nvmlDeviceGetUtilizationRates")
     reasons = gpu.ask("nvmlDeviceGetCurrentClocksEventReasons")
     if reasons is None:  # its name before driver 535
@@ -147,7 +153,7 @@ def reason_names(mask: int) -> list[str]:
 
 
 def other_processes(gpu: Gpu) -> int | None:
-    """Return how many processes besides this one have a context on the device.
+    """Return the number of other processes that have a context on the device.
 
     In a container NVML lists the host's process ids, so this process, once it has a context, is one of them even
     where its id is not in the list.
@@ -156,18 +162,29 @@ def other_processes(gpu: Gpu) -> int | None:
     if processes is None:
         return None
     torch = sys.modules.get("torch")
-    listed = any(process.pid == os.getpid() for process in processes)
-    mine = listed or (torch is not None and torch.cuda.is_initialized())
+    in_list = any(process.pid == os.getpid() for process in processes)
+    mine = in_list or (torch is not None and torch.cuda.is_initialized())
     return max(0, len(processes) - int(mine))
 
 
-def between(start: Mapping[str, Any], end: Mapping[str, Any], sm_mhz_max: float | None) -> dict[str, Any]:
-    """Return what happened on the device between two states: both ends, and the seconds lost to limits."""
+def between(start: GpuState, end: GpuState, sm_mhz_max: float | None) -> JsonObject:
+    """Return two states of the device, and the seconds lost to limits between them (`health.gpu` of a record)."""
 
-    def seconds(name: str) -> float | None:
-        return None if start[name] is None or end[name] is None else (end[name] - start[name]) / 1e9
+    def seconds(before_ns: int | None, after_ns: int | None) -> float | None:
+        return None if before_ns is None or after_ns is None else (after_ns - before_ns) / 1e9
 
-    twice = ("sm_mhz", "temperature_c", "utilisation_pct", "clock_reasons", "other_processes")
-    raw = {f"{name}_{when}": at[name] for name in twice for when, at in (("start", start), ("end", end))}
-    lost = {"throttled_power_s": seconds("power_ns"), "throttled_thermal_s": seconds("thermal_ns")}
-    return {**raw, "sm_mhz_max": sm_mhz_max, **lost}
+    return {
+        "sm_mhz_start": start["sm_mhz"],
+        "sm_mhz_end": end["sm_mhz"],
+        "temperature_c_start": start["temperature_c"],
+        "temperature_c_end": end["temperature_c"],
+        "utilisation_pct_start": start["utilisation_pct"],
+        "utilisation_pct_end": end["utilisation_pct"],
+        "clock_reasons_start": start["clock_reasons"],
+        "clock_reasons_end": end["clock_reasons"],
+        "other_processes_start": start["other_processes"],
+        "other_processes_end": end["other_processes"],
+        "sm_mhz_max": sm_mhz_max,
+        "throttled_power_s": seconds(start["power_ns"], end["power_ns"]),
+        "throttled_thermal_s": seconds(start["thermal_ns"], end["thermal_ns"]),
+    }

@@ -15,7 +15,10 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmbench.worker.machine.facts import GitState, PythonFacts, TorchFacts
 
 #: Packages whose versions are recorded, whether they are there or not. Only scoring needs evaluate and datasets.
 PACKAGES = ("llmbench", "torch", "transformers", "tokenizers", "evaluate", "datasets", "numpy", "pandas", "safetensors")
@@ -46,8 +49,8 @@ def packages() -> dict[str, str | None]:
 
 def optional_packages() -> dict[str, str]:
     """Return the versions of those optional packages that are installed."""
-    found = {name: version(name) for name in OPTIONAL_PACKAGES}
-    return {name: one for name, one in found.items() if one is not None}
+    versions = {name: version(name) for name in OPTIONAL_PACKAGES}
+    return {name: text for name, text in versions.items() if text is not None}
 
 
 def version(package: str) -> str | None:
@@ -63,27 +66,30 @@ def numpy_blas() -> str | None:
     with suppress(ImportError, AttributeError, KeyError, TypeError):
         import numpy as np
 
-        blas: Any = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-arg]
+        blas: Any = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
         return f"{blas['name']} {blas['version']}"
     return None
 
 
-def torch_facts() -> dict[str, Any]:
-    """Return how torch was built and how it is set."""
+def torch_facts() -> TorchFacts:
+    """Return how torch was built, and its settings."""
     import torch
 
     parallel = parse_parallel_info(torch.__config__.parallel_info())
     return {
-        **parallel,
+        "parallel_backend": parallel["parallel_backend"],
+        "openmp": parallel["openmp"],
+        "mkl": parallel["mkl"],
+        "onednn": parallel["onednn"],
         "interop_threads": torch.get_num_interop_threads(),
         "git": (torch.version.git_version or "")[:12] or None,
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
-        "cudnn": quietly(torch.backends.cudnn.version),
+        "cudnn": ask_setting(torch.backends.cudnn.version),
         "nccl": nccl_version(),
-        "float32_matmul_precision": quietly(torch.get_float32_matmul_precision),
+        "float32_matmul_precision": ask_setting(torch.get_float32_matmul_precision),
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-        "onednn_enabled": quietly(lambda: bool(torch.backends.mkldnn.enabled)),  # type: ignore[attr-defined]
+        "onednn_enabled": ask_setting(lambda: bool(torch.backends.mkldnn.enabled)),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
@@ -99,8 +105,8 @@ def parse_parallel_info(text: str) -> dict[str, str | None]:
         "mkl": r"Math Kernel Library Version (\S+)",
         "onednn": r"(?:MKL-DNN|oneDNN) v(\S+)",
     }
-    found = {name: re.search(pattern, text, re.MULTILINE) for name, pattern in patterns.items()}
-    return {name: match.group(1).strip() if match else None for name, match in found.items()}
+    matches = {name: re.search(pattern, text, re.MULTILINE) for name, pattern in patterns.items()}
+    return {name: match.group(1).strip() if match else None for name, match in matches.items()}
 
 
 def sdpa_backends() -> dict[str, bool | None]:
@@ -108,8 +114,8 @@ def sdpa_backends() -> dict[str, bool | None]:
     import torch
 
     kinds = {"flash": "flash_sdp", "memory_efficient": "mem_efficient_sdp", "math": "math_sdp", "cudnn": "cudnn_sdp"}
-    asked = {name: getattr(torch.backends.cuda, f"{kind}_enabled", None) for name, kind in kinds.items()}
-    return {name: None if ask is None else bool(ask()) for name, ask in asked.items()}
+    questions = {name: getattr(torch.backends.cuda, f"{kind}_enabled", None) for name, kind in kinds.items()}
+    return {name: None if ask is None else bool(ask()) for name, ask in questions.items()}
 
 
 def nccl_version() -> str | None:
@@ -118,19 +124,19 @@ def nccl_version() -> str | None:
 
     if torch.version.cuda is None:
         return None
-    found = quietly(torch.cuda.nccl.version)
-    return None if found is None else ".".join(map(str, found))
+    parts = ask_setting(torch.cuda.nccl.version)
+    return None if parts is None else ".".join(map(str, parts))
 
 
-def quietly(ask: Callable[[], Any]) -> Any:
-    """Return what a setting is; None where this build of torch, or a mix of its old and new settings, refuses."""
+def ask_setting(ask: Callable[[], Any]) -> Any:
+    """Return a setting of torch; None where this build, or a mix of old and new settings, refuses to say."""
     with suppress(RuntimeError, AttributeError, ImportError):
         return ask()
     return None
 
 
-def python_facts() -> dict[str, Any]:
-    """Return what Python this is, beside its version, and what decides its speed."""
+def python_facts() -> PythonFacts:
+    """Return the build of Python, and whether it has its lock (GIL)."""
     lock: Callable[[], bool] | None = getattr(sys, "_is_gil_enabled", None)
     return {
         "implementation": platform.python_implementation(),
@@ -169,7 +175,7 @@ def without_names(value: str, names: list[str]) -> str:
 
 
 def user_name() -> str | None:
-    """Return the user's name, to keep it out of what is recorded."""
+    """Return the user's name, which must not be recorded."""
     with suppress(OSError, KeyError, ImportError):
         return getpass.getuser()
     return None
@@ -178,8 +184,8 @@ def user_name() -> str | None:
 # --- git ------------------------------------------------------------------------------------------------
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return `commit` and `dirty` of the repository around `folder`; None outside of one, or without git.
+def git_state(folder: Path) -> GitState | None:
+    """Return the state of the repository around `folder`; None outside of one, or without git.
 
     Only tracked files make it dirty: the results of a run must not.
     """
@@ -199,7 +205,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "dirty": dirty == "dirty"} if done.returncode == 0 and commit else None
 
 
-def own_git_state() -> dict[str, Any] | None:
+def own_git_state() -> GitState | None:
     """Return the state of llmbench's own repository; None where it was installed from a package."""
     source = Path(__file__).parents[2]
     return git_state(source) if (source / ".git").exists() else None

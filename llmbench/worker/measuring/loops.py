@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmbench.contract.engines import Engine
 from llmbench.contract.specs import Batch, CollateContext, Feature, Layout
 
-Emit = Callable[[dict[str, Any]], None]
+if TYPE_CHECKING:
+    from llmbench.contract.record import Emit, Series, Shapes, Training
+
 Step = Callable[[Engine, Batch], Any]
-Shapes = Mapping[str, Sequence[int]]
-Note = Callable[[Shapes, Any], None]  # the shapes of a batch's arrays, and what its step returned
+Note: TypeAlias = "Callable[[Shapes, Any], None]"  # the shapes of a batch's arrays, and the result of its step
 
 EVENT_SECONDS = 0.5  # between two progress events: more of them would take time from the steps
 
@@ -50,7 +51,7 @@ def train_step(engine: Engine, batch: Batch) -> Any:
     return total
 
 
-def train(engine: Engine, batches: Iterator[Batch], steps: int, emit: Emit) -> dict[str, Any]:
+def train(engine: Engine, batches: Iterator[Batch], steps: int, emit: Emit) -> Training:
     """Train for `steps` steps; return steps, seconds, tokens, and the loss at about 50 points."""
     every = max(1, steps // 50)
     losses: list[tuple[int, Any]] = []
@@ -72,9 +73,7 @@ def train(engine: Engine, batches: Iterator[Batch], steps: int, emit: Emit) -> d
     return {"steps": steps, "seconds": seconds, "tokens": tokens, "loss": [list(pair) for pair in losses]}
 
 
-def run_steps(
-    engine: Engine, batches: Iterator[Batch], step: Step, count: int, note: Note | None = None
-) -> dict[str, list[float]]:
+def run_steps(engine: Engine, batches: Iterator[Batch], step: Step, count: int, note: Note | None = None) -> Series:
     """Take `count` steps; return their times and the numbers of tokens and examples in them.
 
     `step_s` are whole steps, the wait for the batch included. `step_fetch_s` and `step_collate_s` are the seconds that

@@ -12,13 +12,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmbench import stats
 from llmbench.contract.engines import Engine
 from llmbench.contract.specs import Batch
 from llmbench.worker.measuring.loops import Note, Step, run_steps
 from llmbench.worker.measuring.step_kinds import MarkedStep, StepKind
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Phases, Series, Timing
 
 MIN_WARMUP_STEPS = 6
 MAX_WARMUP_STEPS = 60
@@ -41,8 +44,8 @@ MORE_TIMES = 3.0  # all pairs may take so many times as long as the first ones
 class PhasePass:
     """Times of phases, and of clean steps on the same batches; index i of every list is the same batch."""
 
-    phases: dict[str, list[float]]
-    samples: dict[str, list[float]]
+    phases: Phases
+    samples: Series
 
 
 class Watch(Protocol):
@@ -51,7 +54,7 @@ class Watch(Protocol):
     def start(self) -> None:
         """Begin."""
 
-    def stop(self) -> dict[str, Any]:
+    def stop(self) -> Mapping[str, object]:
         """Return the readings since `start`."""
 
 
@@ -59,9 +62,9 @@ class Watch(Protocol):
 class CleanPass:
     """The raw times, how they were taken, and the readings of each watch by its name."""
 
-    samples: dict[str, list[float]]
-    how: dict[str, Any]
-    readings: dict[str, dict[str, Any]]
+    samples: Series
+    how: Timing
+    readings: dict[str, Mapping[str, object]]
 
 
 def run_clean_pass(
@@ -108,7 +111,7 @@ def run_clean_pass(
     readings = {name: watch.stop() for name, watch in watches.items()}
     for shapes, result in results if note else ():
         note(shapes, result)  # type: ignore[misc]
-    how = {"warmup_steps": warmup, "steady": steady, "pilot_steps": len(pilot), "samples_wanted": wanted}
+    how: Timing = {"warmup_steps": warmup, "steady": steady, "pilot_steps": len(pilot), "samples_wanted": wanted}
     return CleanPass(samples, {**how, "samples": count, "wall_s": wall_s}, readings)
 
 

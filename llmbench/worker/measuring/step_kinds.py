@@ -6,11 +6,14 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from llmbench.contract.engines import Engine
 from llmbench.contract.specs import BACKWARD_FACTOR, Batch, BuildRequest, ModelSpec
-from llmbench.worker.measuring.loops import Feed, Shapes
+from llmbench.worker.measuring.loops import Feed
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Counts, Memory, Series, Shapes, Trace
 
 TRAIN_PHASES = ("input_s", "copy_s", "forward_s", "backward_s", "optimizer_s")
 PREDICT_PHASES = ("input_s", "copy_s", "forward_s")
@@ -29,7 +32,7 @@ class MarkedStep(NamedTuple):
 
 
 class StepKind(Protocol):
-    """A kind of step: how one is taken, and what is known of it afterwards."""
+    """A kind of step: how one is taken, whole or with marks, and what a record says of it."""
 
     @property
     def trains(self) -> bool:
@@ -52,16 +55,16 @@ class StepKind(Protocol):
     def note(self, shapes: Shapes, result: Any) -> None:
         """Remember a step of the clean pass: the shapes of its arrays, and its result."""
 
-    def samples(self) -> dict[str, list[float]]:
+    def samples(self) -> Series:
         """Return further samples, one number per step of the clean pass (`paired_...`: of the phase pass).
 
         A name whose numbers are not known is left out.
         """
 
-    def cache_memory(self) -> dict[str, float | None]:
+    def cache_memory(self) -> Memory:
         """Return the mean size of the generation cache in MiB as `kv_cache_mib`; empty where nothing is generated."""
 
-    def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
+    def counts(self, trace: Trace) -> Counts:
         """Return FLOPs, bytes and kernels of the mean step, from the trace of one batch."""
 
 
@@ -75,7 +78,7 @@ class _CellStep:
         self.model, self.request, self.element_bytes = model, request, element_bytes
         self.max_new_tokens = request.target_len
         self.shapes: list[OwnShapes] = []
-        self.generated: dict[str, list[float]] = {}
+        self.generated: Series = {}
 
     def note(self, shapes: Shapes, result: Any) -> None:
         """Remember the shapes, and the lengths of a generation."""
@@ -91,7 +94,7 @@ class _CellStep:
         """Return the number of tokens in each row of a generation; the end of the text counts as one."""
         return [min(len(row) + 1, self.max_new_tokens) for row in output]
 
-    def samples(self) -> dict[str, list[float]]:
+    def samples(self) -> Series:
         """Return the model FLOPs of each step, and the tokens of each generation."""
         flops = [self.model_flops(shapes) for shapes in self.shapes]
         known = [value for value in flops if value is not None]
@@ -102,7 +105,7 @@ class _CellStep:
         forward = self.model.flops(self.request, shapes) if self.model.flops else None
         return None if forward is None else forward * (BACKWARD_FACTOR if self.trains else 1)
 
-    def cache_memory(self) -> dict[str, float | None]:
+    def cache_memory(self) -> Memory:
         """Return the mean size of the generation cache in MiB as `kv_cache_mib`; empty where nothing is generated.
 
         None where the model's plugin does not say.
@@ -115,7 +118,7 @@ class _CellStep:
         known = [size / MIB for size in sizes if size is not None]
         return {"kv_cache_mib": statistics.fmean(known) if len(known) == len(sizes) else None}
 
-    def counts(self, trace: Mapping[str, Any]) -> dict[str, Any]:
+    def counts(self, trace: Trace) -> Counts:
         """Scale the traced batch to the mean one: by model FLOPs where they are known, else by the sizes of arrays."""
         traced_shapes = {name: tuple(shape) for name, shape in trace["shapes"].items()}
         known, traced_flops = self.samples().get("step_model_flops"), self.model_flops(traced_shapes)
@@ -125,9 +128,17 @@ class _CellStep:
         else:
             factor = statistics.fmean(map(_elements, self.shapes)) / (_elements(traced_shapes) or 1.0)
         totals = trace["totals"]
-        known_totals = {name: totals[name] for name in ("flops", "recomputed_flops", "bytes")}
-        scaled = {name: None if total is None else total * factor for name, total in known_totals.items()}
-        return {**scaled, "model_flops": model_flops, "kernels": totals["kernels"]}
+
+        def of_mean_step(total: float | None) -> float | None:
+            return None if total is None else total * factor
+
+        return {
+            "flops": of_mean_step(totals["flops"]),
+            "recomputed_flops": of_mean_step(totals["recomputed_flops"]),
+            "bytes": of_mean_step(totals["bytes"]),
+            "model_flops": model_flops,
+            "kernels": totals["kernels"],
+        }
 
 
 def _elements(shapes: OwnShapes) -> float:

@@ -1,7 +1,7 @@
 """What `torch.compile` did in the first steps: time, graphs, recompilations, graph breaks, cache hits.
 
-Dynamo keeps these counts anyway; they are read before and after, so that nothing is attached to the steps. Names as in
-`torch._dynamo.utils` of torch 2.4 to 2.13; a count that this version does not keep is None.
+Dynamo keeps these counts anyway. They are read before and after the steps, so that nothing is attached to the steps.
+The names are those of `torch._dynamo.utils` in torch 2.4 to 2.13; a count that this version does not keep is None.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-#: Dynamo's phases whose seconds are kept; the parts lie inside of the first two.
+if TYPE_CHECKING:
+    from llmbench.contract.record import Compilation, GraphBreak
+
+#: Dynamo's phases whose seconds go into the record; all others lie inside of the first two.
 PHASES = ("entire_frame_compile", "entire_backward_compile", "backend_compile", "inductor_compile", "code_gen")
-LONGEST_REASON = 300
+LONGEST_REASON = 300  # characters
 CACHES = {"fx_graph": ("inductor", "fxgraph_cache"), "autograd": ("aot_autograd", "autograd_cache")}
 
 
@@ -26,7 +29,7 @@ class Snapshot:
 
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     phase_s: Mapping[str, float] = field(default_factory=dict)
-    compiled: Mapping[Any, int] = field(default_factory=dict)  # frame -> how often it was compiled
+    compile_counts: Mapping[Any, int] = field(default_factory=dict)  # frame -> how often it was compiled
     breaks: Sequence[tuple[str, str | None]] = ()  # reason and place of every graph break so far
     events: Sequence[Any] = ()  # CompilationMetrics, the last 64
 
@@ -38,17 +41,17 @@ class CompileWatch:
         """Read the counts; call it before the first step."""
         self._start = snapshot()
 
-    def stop(self, first_step_s: float | None = None, steady_step_s: float | None = None) -> dict[str, Any]:
-        """Return what was compiled since `start`.
+    def stop(self, first_step_s: float | None = None, steady_step_s: float | None = None) -> Compilation:
+        """Return the counts since `start`, as the record's `compilation`.
 
         `first_step_s`: wall time of the first call, which compiles; `steady_step_s`: of a step when nothing is
         compiled any more. `dynamo_s` is Dynamo's own account, recompilations in later steps included.
         `graph_breaks`: one entry per place; `times` counts recompilations again. `fell_back`: why frames run eager.
         """
         end = snapshot()
-        counted = subtract(self._start.counters, end.counters)
+        grown = subtract(self._start.counters, end.counters)
         phase_s = {name: end.phase_s.get(name, 0.0) - self._start.phase_s.get(name, 0.0) for name in PHASES}
-        frames = counted.get("frames", {})
+        frames = grown.get("frames", {})
         new = [event for event in end.events if not any(event is old for old in self._start.events)]
         return {
             "first_step_s": first_step_s,
@@ -58,17 +61,17 @@ class CompileWatch:
             "phase_s": {name: seconds for name, seconds in phase_s.items() if seconds > 0},
             "frames": frames.get("total", 0),
             "frames_compiled": frames.get("ok", 0),
-            "graphs": counted.get("stats", {}).get("unique_graphs", 0),
-            "recompilations": recompilations(self._start.compiled, end.compiled),
+            "graphs": grown.get("stats", {}).get("unique_graphs", 0),
+            "recompilations": recompilations(self._start.compile_counts, end.compile_counts),
             "recompile_reasons": texts(new, "recompile_reason"),
-            "graph_breaks": graph_breaks(added(self._start.breaks, end.breaks), counted.get("graph_break", {})),
+            "graph_breaks": graph_breaks(new_items(self._start.breaks, end.breaks), grown.get("graph_break", {})),
             "fell_back": texts(new, "fail_reason"),
-            "cache": {name: hits(counted.get(group, {}), prefix) for name, (group, prefix) in CACHES.items()},
+            "cache": {name: hits(grown.get(group, {}), prefix) for name, (group, prefix) in CACHES.items()},
         }
 
 
 def compile_seconds(first_step_s: float | None, steady_step_s: float | None) -> float | None:
-    """Return what compiling added to the first step, in seconds; None where either is not known."""
+    """Return the seconds that compiling adds to the first step; None where either time is not known."""
     return None if first_step_s is None or steady_step_s is None else max(0.0, first_step_s - steady_step_s)
 
 
@@ -78,12 +81,12 @@ def snapshot() -> Snapshot:
     if utils is None:
         return Snapshot()
     convert = sys.modules.get("torch._dynamo.convert_frame")
-    spent: dict[str, float] = getattr(utils, "calculate_time_spent", dict)()
+    phase_s: dict[str, float] = getattr(utils, "calculate_time_spent", dict)()
     breaks = [(why(b.reason), place(b.user_stack)) for b in getattr(utils, "graph_break_reasons", ())]
     return Snapshot(
         counters={name: dict(counts) for name, counts in utils.counters.items()},
-        phase_s=spent,
-        compiled=dict(getattr(convert, "FRAME_COMPILE_COUNTER", {})),
+        phase_s=phase_s,
+        compile_counts=dict(getattr(convert, "FRAME_COMPILE_COUNTER", {})),
         breaks=breaks,
         events=list(getattr(utils, "get_compilation_metrics", list)()),
     )
@@ -98,8 +101,8 @@ def subtract(start: Mapping[str, Mapping[str, int]], end: Mapping[str, Mapping[s
     return {group: {name: n for name, n in counts.items() if n > 0} for group, counts in grown.items()}
 
 
-def added(start: Sequence[Any], end: Sequence[Any]) -> Sequence[Any]:
-    """Return what came to a list that only grows, unless a reset of Dynamo emptied it in between."""
+def new_items(start: Sequence[Any], end: Sequence[Any]) -> Sequence[Any]:
+    """Return the new items of a list that only grows, unless a reset of Dynamo emptied it in between."""
     return end[len(start) :] if len(end) >= len(start) else end
 
 
@@ -110,20 +113,20 @@ def recompilations(start: Mapping[Any, int], end: Mapping[Any, int]) -> int:
 
 def texts(events: Sequence[Any], name: str) -> list[str]:
     """Return the distinct texts of one field of Dynamo's compilation events."""
-    found = [getattr(event, name, None) for event in events]
-    return list(dict.fromkeys(short(str(text)) for text in found if text))
+    values = [getattr(event, name, None) for event in events]
+    return list(dict.fromkeys(short(str(text)) for text in values if text))
 
 
-def graph_breaks(places: Sequence[tuple[str, str | None]], counted: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return `{"reason", "where", "times"}` for each place that broke a graph; without places, by Dynamo's counts."""
+def graph_breaks(places: Sequence[tuple[str, str | None]], counts: Mapping[str, int]) -> list[GraphBreak]:
+    """Return each place that broke a graph, with its reason; without places, the reasons that Dynamo counts."""
     times: Counter[tuple[str, str | None]] = Counter(places)
     if not times:
-        times.update({(why(reason), None): count for reason, count in counted.items()})
+        times.update({(why(reason), None): count for reason, count in counts.items()})
     return [{"reason": reason, "where": where, "times": n} for (reason, where), n in times.items()]
 
 
 def why(reason: str) -> str:
-    """Return what broke a graph in one line: Dynamo's heading and its explanation, without hints and links."""
+    """Return why a graph broke, in one line: Dynamo's heading and its explanation, without hints and links."""
     lines = [line.strip() for line in reason.strip().splitlines()]
     explained = [line.removeprefix("Explanation:").strip() for line in lines if line.startswith("Explanation:")]
     return short(": ".join([*lines[:1], *explained[:1]]))

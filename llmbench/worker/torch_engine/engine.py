@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -24,13 +24,16 @@ from llmbench.worker.machine.environment import memory_mib
 from llmbench.worker.torch_engine.compilation import CompileWatch
 from llmbench.worker.torch_engine.loader import Collate, Fetch, TensorBatch, as_tensors, split_rows
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import Trace
+
 MAX_GRAD_NORM = 1.0
 EPS = 1e-8  # Kingma and Ba 2015, algorithm 1
 #: 1e-8 is 0 in float16, and so is the square of a gradient below 2.4e-4: where both are, an update is 0 / 0.
 EPS_FLOAT16 = 1e-4
 WARMUP_SHARE = 0.1  # of the steps, linear; then linear decay to zero (Devlin et al. 2019, appendix A.2)
 WEIGHT_DECAY = 0.01
-OPTIMIZERS: dict[str, dict[str, Any]] = {
+OPTIMIZERS: dict[str, dict[str, bool]] = {
     "adamw": {"fused": True},
     "adam": {"fused": True},  # no weight decay
     "adamw-foreach": {"foreach": True},
@@ -40,7 +43,7 @@ MAX_ANSWER_TOKENS = 30  # the SQuAD scripts' usual limit
 
 
 class TorchEngine:
-    """Drives an `nn.Module` on a CPU, CUDA or MPS device; the options are those of `schema.Cell`."""
+    """Drives an `nn.Module` on a CPU, CUDA or MPS device; the options are those of `llmbench.contract.cell.Cell`."""
 
     graphs = None  # a step is forward, backward and update, one after the other
 
@@ -105,7 +108,7 @@ class TorchEngine:
             },
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        kind = OPTIMIZERS[optimizer]
+        kind: Any = OPTIMIZERS[optimizer]
         if kind.get("fused"):
             kind = {"fused": self.device.type in ("cpu", "cuda")}
         half = any(p.dtype is torch.float16 for p in trained)
@@ -149,13 +152,14 @@ class TorchEngine:
         """Return the rows in `accumulation` parts; the shares make the sum the mean over the whole batch."""
         return split_rows(arrays, self.accumulation) if self.accumulation > 1 else ((arrays, 1.0),)
 
-    def _autocast(self) -> Any:
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the forward pass computes in the precision's type."""
         dtype = getattr(torch, self.precision.autocast) if self.precision.autocast else torch.float32
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision.autocast is not None)
 
     def forward(self, arrays: dict[str, Tensor]) -> Tensor:
         """Return the loss, a scalar on the device."""
-        with self._autocast():
+        with self.autocast():
             return self.module(**arrays)["loss"]
 
     def backward(self, loss: Tensor) -> None:
@@ -177,7 +181,7 @@ class TorchEngine:
     def predict(self, arrays: dict[str, Tensor], *, max_new_tokens: int) -> list[Any]:
         """Return one prediction per row, as the table in `llmbench.contract.specs` says."""
         self.module.eval()
-        with self._autocast():
+        with self.autocast():
             if self.head == "generate":
                 ids = self.module.generate(arrays, max_new_tokens)  # type: ignore[operator]
                 return [trim(row, self.eos, self.pad) for row in ids.tolist()]
@@ -195,7 +199,7 @@ class TorchEngine:
         return float(loss.detach())
 
     def synchronize(self) -> None:
-        """Wait for the device; the CPU is never behind."""
+        """Wait for the device; nothing is waited for on the CPU."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -218,7 +222,7 @@ class TorchEngine:
         return [b - a for a, b in zip(marks, marks[1:], strict=False)]
 
     def peak_memory_mib(self) -> float:
-        """Return the allocator's peak on CUDA, else the peak resident size of this process."""
+        """Return the MiB of the allocator's peak on CUDA, else of the peak resident size of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         if self.device.type == "mps":
@@ -227,7 +231,7 @@ class TorchEngine:
         return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
     def capacity_mib(self) -> float:
-        """Return the device's memory."""
+        """Return the MiB of the device's memory."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_properties(self.device).total_memory / 2**20
         return memory_mib()
@@ -267,15 +271,15 @@ class TorchEngine:
 
         return torch_trial(self, plain)
 
-    def memory_parts(self, batch: Batch, *, train: bool) -> dict[str, Any]:
-        """Return the sizes of what a step keeps; see `Engine.memory_parts`."""
+    def memory_parts(self, batch: Batch, *, train: bool) -> dict[str, float]:
+        """Return the MiB of each purpose; see `Engine.memory_parts`."""
         from llmbench.worker.torch_engine import memory
 
         if not train:
             return {"weights_mib": memory.weights_mib(self.module)}
         return memory.parts(self, self.parts(self.copy(batch))[0][0])
 
-    def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> dict[str, Any]:
+    def trace(self, batch: Batch, *, train: bool, max_new_tokens: int) -> Trace:
         """Count one step and profile a few; see `Engine.trace`."""
         from llmbench.worker.torch_engine.tracing import trace
 
@@ -299,17 +303,17 @@ class TorchEngine:
         if custom is not None:
             return list(custom(state))
         own = self.module.state_dict()
-        taken = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
-        self.module.load_state_dict(taken, strict=False)
-        return list(taken)
+        fitting = {name: t for name, t in state.items() if name in own and own[name].shape == t.shape}
+        self.module.load_state_dict(fitting, strict=False)
+        return list(fitting)
 
 
 def recompute_activations(module: torch.nn.Module) -> None:
     """Turn on activation checkpointing in the parts of `module` that know how; Unsupported where none does."""
-    found = [m for m in module.modules() if getattr(m, "supports_gradient_checkpointing", False)]
-    if not found:
+    able = [m for m in module.modules() if getattr(m, "supports_gradient_checkpointing", False)]
+    if not able:
         raise Unsupported("no part of the model can compute its activations again (checkpointing)")
-    for part in found:
+    for part in able:
         enable: Any = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
         enable({"use_reentrant": False})  # the first name is that of later transformers
 

@@ -1,4 +1,4 @@
-"""What a training step's memory is for. Sizes are of storages, each counted once however many tensors share it."""
+"""What the memory of a training step is for. A storage counts once, however many tensors share it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def parts(engine: Trained, arrays: Any) -> dict[str, float]:
     """
     module = engine.module
     weights = storages([*module.parameters(), *module.buffers()])
-    kept: dict[int, int] = {}
+    for_backward: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept.update(storages([tensor]))
+        for_backward.update(storages([tensor]))
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = engine.forward(arrays)
     known = weights.keys() | storages(arrays.values()).keys()
-    activations = sum(size for key, size in kept.items() if key not in known)
+    activations = sum(size for key, size in for_backward.items() if key not in known)
     engine.backward(loss)
     gradients = storages(p.grad for p in module.parameters() if p.grad is not None)
     engine.update()
@@ -57,16 +57,16 @@ def weights_mib(module: torch.nn.Module) -> float:
 
 
 def storages(tensors: Iterable[Tensor]) -> dict[int, int]:
-    """Return address -> bytes of the storages behind `tensors`."""
-    found = [tensor.untyped_storage() for tensor in tensors]
-    return {storage.data_ptr(): storage.nbytes() for storage in found if storage.nbytes()}
+    """Return address -> bytes of the storages that `tensors` lie in."""
+    every = [tensor.untyped_storage() for tensor in tensors]
+    return {storage.data_ptr(): storage.nbytes() for storage in every if storage.nbytes()}
 
 
 def limit_used() -> float | None:
-    """Return what share of this process's limit of private memory (`ulimit -d`) it uses, None without such a limit."""
+    """Return the share of its limit of private memory (`ulimit -d`) that this process uses, None without a limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
     status = Path("/proc/self/status")
     if limit == resource.RLIM_INFINITY or not status.exists():
         return None
-    found = re.search(r"^VmData:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-    return None if found is None else int(found.group(1)) * 1024 / limit
+    match = re.search(r"^VmData:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+    return None if match is None else int(match.group(1)) * 1024 / limit

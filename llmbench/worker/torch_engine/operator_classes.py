@@ -74,8 +74,8 @@ Formula = Callable[..., int]
 
 def operator_class(name: str, phase: str) -> str:
     """Return the class of an operator (name without namespace) that runs in `phase`."""
-    found = next((kind for kind, pattern in PATTERNS if re.search(pattern, name)), "other")
-    return phase if phase in OWN_CLASS_PHASES and found not in COUNTED else found
+    kind = next((kind for kind, pattern in PATTERNS if re.search(pattern, name)), "other")
+    return phase if phase in OWN_CLASS_PHASES and kind not in COUNTED else kind
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -103,7 +103,7 @@ def _batch_sum(_self: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
     return 2 * a.numel() * b.shape[-1]
 
 
-def _grouped(a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
+def _group_product(a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
     """Each row of `a` meets one group of `b`; where the groups are columns of `b`, each column one group of `a`."""
     groups = a.shape[0] if a.ndim == 3 and b.ndim == 2 else 1
     return 2 * a.numel() * b.shape[-1] // groups
@@ -155,7 +155,7 @@ def flop_formulas() -> dict[str, Formula]:
         "addbmm": _batch_sum,
         "_addmm_activation": _batch_sum,
         "baddbmm": baddbmm_flop,
-        **dict.fromkeys(("_grouped_mm", "_scaled_grouped_mm"), _grouped),
+        **dict.fromkeys(("_grouped_mm", "_scaled_grouped_mm"), _group_product),
         "_scaled_dot_product_flash_attention_for_cpu": sdpa_flop,
         "_scaled_dot_product_flash_attention_for_cpu_backward": sdpa_backward_flop,
         "_scaled_dot_product_fused_attention_overrideable": sdpa_flop,
@@ -170,8 +170,8 @@ def flop_formulas() -> dict[str, Formula]:
     }
 
 
-def recomputed_share(name: str) -> float:
-    """Return the share of an operator's FLOPs that repeats earlier work: the scores of a fused attention's backward."""
+def repeat_share(name: str) -> float:
+    """Return the share of FLOPs that repeats earlier work: the scores, in the backward of a fused attention."""
     return 1 / 5 if re.search(r"attention.*backward", name) else 0.0
 
 
@@ -179,7 +179,7 @@ def recomputed_share(name: str) -> float:
 
 
 def place_of(tensor: Tensor) -> tuple[Any, ...]:
-    """Return what two tensors have in common exactly when they are the same elements of memory."""
+    """Return a key that two tensors share exactly when they are the same elements of memory."""
     return (storage_of(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
@@ -197,7 +197,7 @@ def bytes_of(tensor: Tensor) -> int:
 
 
 def does_no_work(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
-    """Say whether an operator only allocates, or only looks at memory that it was given."""
+    """Return whether an operator only allocates, or only returns views of its arguments."""
     if func._schema.name.split("::")[1] in ALLOCATIONS or torch.Tag.inplace_view in func.tags:
         return True
     if not outputs or any(_writes(argument) for argument in func._schema.arguments):
@@ -206,7 +206,7 @@ def does_no_work(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor])
     return all(storage_of(t) in given for t in outputs)
 
 
-def moved_bytes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int:
+def count_bytes(func: Any, args: Sequence[Any], kwargs: Mapping[str, object], out: Any) -> int:
     """Return the bytes that one call reads and writes, as the head of this file says."""
     name = func._schema.name.split("::")[1]
     outputs = list(tensors_in(out))
@@ -219,7 +219,7 @@ def moved_bytes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: 
         for tensor in tensors_in(value):
             size = bytes_of(tensor)
             if index == 0 and name in PICKED | SCATTERED:
-                size = min(size, _picked(name, args, outputs) * tensor.element_size())
+                size = min(size, _elements_touched(name, args, outputs) * tensor.element_size())
             if reads:
                 read[place_of(tensor)] = size
             if writes:
@@ -233,8 +233,8 @@ def _writes(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
 
 
-def _picked(name: str, args: Sequence[Any], outputs: Sequence[Tensor]) -> int:
-    """Return how many elements of the table an indexing operator touches."""
+def _elements_touched(name: str, args: Sequence[Any], outputs: Sequence[Tensor]) -> int:
+    """Return the number of elements of the table that an indexing operator touches."""
     others = [t.numel() for value in args[1:] for t in tensors_in(value)]
     results = [t.numel() for t in outputs] if name in PICKED else []
     return max([*others, *results], default=0)

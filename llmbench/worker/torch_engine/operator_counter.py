@@ -36,7 +36,7 @@ class OperatorRow:
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
-        """What tells rows apart; the last part is the binary order of magnitude of one call's bytes."""
+        """Return the key of a row; its last part is the binary order of magnitude of one call's bytes."""
         return (self.phase, self.operator_class, self.name, self.dtype, (self.bytes // self.calls).bit_length())
 
     def plus(self, other: OperatorRow, sign: int = 1) -> OperatorRow:
@@ -64,7 +64,7 @@ class OperatorCounter(TorchDispatchMode):
         self._rows: dict[Any, OperatorRow] = {}
 
     def rows(self) -> list[OperatorRow]:
-        """Return what was counted."""
+        """Return the operators so far, by phase, class, name and type."""
         return list(self._rows.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -96,8 +96,8 @@ class OperatorCounter(TorchDispatchMode):
             dtype=str(inputs[0].dtype).removeprefix("torch.") if flops else "",
             calls=1,
             flops=flops,
-            recomputed_flops=flops if again else round(flops * operator_classes.recomputed_share(name)),
-            bytes=operator_classes.moved_bytes(func, args, kwargs, out),
+            recomputed_flops=flops if again else round(flops * operator_classes.repeat_share(name)),
+            bytes=operator_classes.count_bytes(func, args, kwargs, out),
         )
         before = self._rows.get(row.key)
         self._rows[row.key] = before.plus(row) if before else row
@@ -117,7 +117,7 @@ class OperatorCounter(TorchDispatchMode):
 
 
 def _multiplies_a_weight(name: str, inputs: list[Tensor]) -> bool:
-    """Say whether a batched product is one with a matrix that is the same for the whole batch."""
+    """Return whether a batched product is one with a matrix that is the same for the whole batch."""
     return name.startswith("bmm") and any(t.shape[0] > 1 and t.stride(0) == 0 and any(t.stride()) for t in inputs)
 
 
@@ -136,5 +136,5 @@ def difference(rows: Iterable[OperatorRow], minus: Iterable[OperatorRow]) -> lis
 
 def totals(rows: Iterable[OperatorRow]) -> dict[str, int]:
     """Return sums over `rows`: calls, flops, recomputed_flops, bytes."""
-    kept = list(rows)
-    return {name: sum(getattr(row, name) for row in kept) for name in ("calls", "flops", "recomputed_flops", "bytes")}
+    every = list(rows)
+    return {name: sum(getattr(row, name) for row in every) for name in ("calls", "flops", "recomputed_flops", "bytes")}

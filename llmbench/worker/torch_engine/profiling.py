@@ -10,7 +10,7 @@ The profiler makes every operator that it sees a little longer, so its times are
 
 So the times of a phase add up to its clean time, and shares can be scaled to any other clean time of the same step.
 On CUDA an operator's time is that of the kernels it launched, as measured, and HOST is when none of them ran.
-Phases are told apart by time: backward operators run on other threads, while the main thread waits in its range.
+Phases are separated by time: backward operators run on other threads, while the main thread waits in its range.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from llmbench.worker.torch_engine.profile_events import Event, host_events
 
-STEPS = 3
+STEPS = 3  # that are profiled
 HOST = "host"
 PREFIX = "llmbench."  # of the profiler's ranges, before the phase
-TRIVIAL_CALLS, TRIVIAL_ROUNDS = 100, 3
+TRIVIAL_CALLS = 100  # of an operator that does nothing, in each round
+TRIVIAL_ROUNDS = 3
 
 Enter = Callable[[str], AbstractContextManager[None]]
 Run = Callable[[Enter], None]  # a step, which enters each of its phases
@@ -48,7 +49,7 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class Times:
-    """What a profiled pass gives, per step."""
+    """The times of one step, from several profiled ones."""
 
     seconds: Mapping[TimeKey, float]
     phases_s: Mapping[str, float]  # clean
@@ -59,7 +60,7 @@ def measure(run: Run, where: Device, names: Mapping[str, set[str]], *, steps: in
     """Return the times of the operators called `names` (by phase), over `steps` profiled steps."""
     clean_s = clean_phases(run, where, max(2, steps))
     cuda = where.device.type == "cuda"
-    profiler = profiled(run, where, steps)
+    profiler = profile_steps(run, where, steps)
     events = host_events(profiler, cuda=cuda)
     added_s = 0.0 if cuda else profiler_cost_s()
     samples: dict[TimeKey, list[float]] = {}
@@ -74,7 +75,7 @@ def measure(run: Run, where: Device, names: Mapping[str, set[str]], *, steps: in
 
 def kernels(run: Run, where: Device) -> float:
     """Return the CUDA kernels of one step, of a compiled module too."""
-    return sum(map(is_kernel, profiled(run, where, STEPS).events())) / STEPS
+    return sum(map(is_kernel, profile_steps(run, where, STEPS).events())) / STEPS
 
 
 def clean_phases(run: Run, where: Device, steps: int) -> dict[str, float]:
@@ -94,8 +95,8 @@ def clean_phases(run: Run, where: Device, steps: int) -> dict[str, float]:
     return {phase: statistics.median(values) for phase, values in samples.items()}
 
 
-def profiled(run: Run, where: Device, steps: int) -> Any:
-    """Return the profile of `steps` steps; one step before them, which pays for its start, is left out."""
+def profile_steps(run: Run, where: Device, steps: int) -> Any:
+    """Return the profile of `steps` steps, after one that pays for the start of the profiler."""
     activities = [ProfilerActivity.CPU]
     if where.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -148,24 +149,25 @@ def attribute(
     seconds: dict[TimeKey, float] = {}
     for event in events:
         phase = next((name for name, begin, end in windows if begin <= event.start_s < end), None)
-        found = owner(event, names.get(phase, set())) if phase is not None else None
-        if found is not None and phase is not None:
-            spent = event.own_s - (0.0 if event is found else added_s)
-            seconds[phase, found.name] = seconds.get((phase, found.name), 0.0) + spent
+        operator = owner(event, names.get(phase, set())) if phase is not None else None
+        if operator is not None and phase is not None:
+            own_s = event.own_s - (0.0 if event is operator else added_s)
+            seconds[phase, operator.name] = seconds.get((phase, operator.name), 0.0) + own_s
     return seconds
 
 
 def owner(event: Event, names: set[str]) -> Event | None:
     """Return the outermost event around `event` (or itself) that is a counted operator, or None."""
-    found, around = None, event
+    outermost: Event | None = None
+    around: Event | None = event
     while around is not None:
-        found = around if around.name in names else found
-        around = around.around  # type: ignore[assignment]
-    return found
+        outermost = around if around.name in names else outermost
+        around = around.around
+    return outermost
 
 
 def is_kernel(event: Any) -> bool:
-    """Say whether an event is a kernel that ran on the device (copies and fills by the copy engine are not)."""
+    """Return whether an event is a kernel that ran on the device (copies and fills by the copy engine are not)."""
     on_device = event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
     return on_device and not event.name.startswith(("Memcpy", "Memset", PREFIX))
 
@@ -183,7 +185,7 @@ def with_host(seconds: Mapping[TimeKey, float], clean_s: Mapping[str, float], *,
 
 
 def split_generate(seconds: Mapping[TimeKey, float]) -> dict[TimeKey, float]:
-    """Return `seconds` with `decode`, what `generate` took more than `prefill`, in its place."""
+    """Return `seconds` with `decode` in the place of `generate`: what that took more than `prefill`."""
     rest = {
         ("decode", name): max(0.0, value - seconds.get(("prefill", name), 0.0))
         for (phase, name), value in seconds.items()
@@ -193,6 +195,6 @@ def split_generate(seconds: Mapping[TimeKey, float]) -> dict[TimeKey, float]:
 
 
 def split_phases(clean_s: Mapping[str, float]) -> dict[str, float]:
-    """Do the same for the phases' clean seconds."""
+    """Return the clean seconds of phases with `decode`, what `generate` took more than `prefill`, in its place."""
     keyed = split_generate({(phase, HOST): value for phase, value in clean_s.items()})
     return {phase: value for (phase, _), value in keyed.items()}

@@ -1,4 +1,4 @@
-"""Batches of any make: tensors, TensorBatch, mappings, sequences of them, and data classes' worth of those.
+"""The tensors of batches of any make: a tensor, a `Batch`, mappings and sequences of them, one inside of the other.
 
 Shapes: `B` rows.
 """
@@ -39,40 +39,40 @@ def _items(value: Any) -> list[tuple[Any, Any]]:
     return []
 
 
-def mapped(value: Any, change: Callable[[str, Tensor], Any], path: str = "") -> Any:
+def map_tensors(value: Any, change: Callable[[str, Tensor], Any], path: str = "") -> Any:
     """Return `value` with every tensor replaced by `change(name, tensor)`."""
     if isinstance(value, Tensor):
         return change(path or "0", value)
-    found = {name: mapped(item, change, f"{path}.{name}" if path else str(name)) for name, item in _items(value)}
-    if not found:
+    items = {name: map_tensors(item, change, f"{path}.{name}" if path else str(name)) for name, item in _items(value)}
+    if not items:
         return value
     if isinstance(value, Batch):
-        return dataclasses.replace(value, arrays=found)
+        return dataclasses.replace(value, arrays=items)
     if isinstance(value, Mapping):
-        return _mapping(value, found)
+        return _mapping(value, items)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*found.values())
-    return type(value)(found.values())
+        return type(value)(*items.values())
+    return type(value)(items.values())
 
 
-def _mapping(value: Mapping[Any, Any], found: dict[Any, Any]) -> Any:
-    """Return a mapping of the same make: a plain dict, or a copy (such as of transformers' outputs) that is filled."""
+def _mapping(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """Return a mapping of the type of `value` that holds `items`: a dict, or an output of transformers, say."""
     if type(value) is dict:
-        return found
+        return items
     try:
-        return type(value)(found)  # type: ignore[call-arg]
+        return type(value)(items)  # type: ignore[call-arg]
     except TypeError:
-        return type(value)(**found)
+        return type(value)(**items)
 
 
-def rebuilt(value: Any, found: Mapping[str, Tensor]) -> Any:
+def rebuild(value: Any, by_name: Mapping[str, Tensor]) -> Any:
     """Return the batch with other tensors under the same names."""
-    return mapped(value, found.get)
+    return map_tensors(value, by_name.get)
 
 
-def replaced(value: Any, by_id: Mapping[int, Tensor]) -> Any:
+def replace_tensors(value: Any, by_id: Mapping[int, Tensor]) -> Any:
     """Return `value` with the tensors of these ids replaced."""
-    return mapped(value, lambda _, tensor: by_id.get(id(tensor), tensor))
+    return map_tensors(value, lambda _, tensor: by_id.get(id(tensor), tensor))
 
 
 def rows(value: Any) -> int:
@@ -83,7 +83,7 @@ def rows(value: Any) -> int:
     return max(set(sizes), key=sizes.count)
 
 
-def merged(batches: Sequence[Any]) -> Any:
+def merge(batches: Sequence[Any]) -> Any:
     """Return one batch with the rows of all, shorter ones padded with zeros (labels: with -100) at the end.
 
     Raises Unisolated where they hold different tensors, or one that has no rows.
@@ -94,21 +94,21 @@ def merged(batches: Sequence[Any]) -> Any:
         raise Unisolated("batches hold different tensors, so they cannot be put together")
     out: dict[str, Tensor] = {}
     for name, first in parts[0].items():
-        found = [part[name] for part in parts]
-        if all(t.dim() and t.shape[0] == n for t, n in zip(found, counts, strict=True)):
-            out[name] = _joined(found, -100 if "label" in name else 0)
-        elif all(t.shape == first.shape and torch.equal(t, first) for t in found):
+        same_name = [part[name] for part in parts]
+        if all(t.dim() and t.shape[0] == n for t, n in zip(same_name, counts, strict=True)):
+            out[name] = _join(same_name, -100 if "label" in name else 0)
+        elif all(t.shape == first.shape and torch.equal(t, first) for t in same_name):
             out[name] = first
         else:
             raise Unisolated(f"{name!r} of the batch has no rows to put together")
-    joined = rebuilt(batches[0], out)
-    if isinstance(joined, Batch):
+    whole = rebuild(batches[0], out)
+    if isinstance(whole, Batch):
         sums = {key: sum(getattr(b, key) for b in batches) for key in ("examples", "tokens", "padding_tokens")}
-        return dataclasses.replace(joined, **sums)
-    return joined
+        return dataclasses.replace(whole, **sums)
+    return whole
 
 
-def _joined(parts: Sequence[Tensor], fill: int) -> Tensor:
+def _join(parts: Sequence[Tensor], fill: int) -> Tensor:
     """Return the rows of all parts, each padded to the longest in every further dimension."""
     shape = [max(t.shape[d] for t in parts) for d in range(1, parts[0].dim())]
     padded = []

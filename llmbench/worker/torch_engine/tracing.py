@@ -1,8 +1,8 @@
 """The trace pass of the torch engine: what a step does, operator by operator, and where its time goes.
 
-Runs behind all timing, in steps of its own: one counted (exact), a few profiled
-(`llmbench.worker.torch_engine.profiling` says how far their times can be trusted). A module that is compiled is traced
-as it was written (see `as_written`).
+It runs after all timing, in steps of its own: one is counted (exact), a few are profiled
+(`llmbench.worker.torch_engine.profiling` says how far their times can be trusted). A compiled module is traced as it
+was written (see `as_written`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
@@ -19,6 +19,9 @@ from llmbench.worker.measuring.step_kinds import GENERATED
 from llmbench.worker.torch_engine import profiling
 from llmbench.worker.torch_engine.operator_counter import OperatorCounter, OperatorRow, difference, totals
 from llmbench.worker.torch_engine.profiling import Enter
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import OperatorCount, OperatorTime, Trace
 
 
 class Traced(Protocol):
@@ -37,13 +40,13 @@ class Traced(Protocol):
     def synchronize(self) -> None: ...  # noqa: D102
 
 
-def trace(engine: Traced, batch: Batch, *, train: bool, max_new_tokens: int) -> dict[str, Any]:
-    """Return what one step on `batch` does: see `Engine.trace`."""
+def trace(engine: Traced, batch: Batch, *, train: bool, max_new_tokens: int) -> Trace:
+    """Count one step on `batch` and profile a few: see `Engine.trace`."""
     step = StepOf(engine, batch, train, max_new_tokens)
     with as_written(engine.module):
         rows, shapes = count(step)
     notes = [] if engine.device.type == "cpu" else ["bytes are those of operators, not of memory transactions"]
-    times: list[dict[str, Any]] | None = None
+    times: list[OperatorTime] | None = None
     kernels: float | None = sum(row.calls for row in rows)
     phases: Mapping[str, float] = {}
     if engine.device.type not in ("cpu", "cuda"):
@@ -56,15 +59,20 @@ def trace(engine: Traced, batch: Batch, *, train: bool, max_new_tokens: int) -> 
         names = {phase: {row.name for row in rows if row.phase == phase} for phase in {row.phase for row in rows}}
         if step.decodes:
             names["generate"] = names.get("prefill", set()) | names.get("decode", set())
-        measured = profiling.measure(step.run, engine, names, steps=1 if step.decodes else profiling.STEPS)
-        times, phases = with_classes(measured.seconds, rows), measured.phases_s
-        kernels = measured.kernels if engine.device.type == "cuda" else kernels
+        profile = profiling.measure(step.run, engine, names, steps=1 if step.decodes else profiling.STEPS)
+        times, phases = with_classes(profile.seconds, rows), profile.phases_s
+        kernels = profile.kernels if engine.device.type == "cuda" else kernels
     sums = totals(rows)
     return {
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "rows": [cast("OperatorCount", dataclasses.asdict(row)) for row in rows],
         "times": times,
         "phases_s": dict(phases),
-        "totals": {**{k: sums[k] for k in ("flops", "recomputed_flops", "bytes")}, "kernels": kernels},
+        "totals": {
+            "flops": sums["flops"],
+            "recomputed_flops": sums["recomputed_flops"],
+            "bytes": sums["bytes"],
+            "kernels": kernels,
+        },
         "shapes": {name: list(shape) for name, shape in shapes.items()},
         "notes": notes,
     }
@@ -90,8 +98,8 @@ class StepOf:
     def run(self, enter: Enter) -> None:
         """Run the step; `enter(phase)` is the context of each phase.
 
-        A generation runs twice, for one new token (`prefill`) and for all (`generate`): what the second does more
-        is decoding, whatever the model looks like inside.
+        A generation runs twice, for one new token (`prefill`) and for all (`generate`). What the second does more is
+        decoding, whatever the model looks like inside.
         """
         engine = self.engine
         with enter("copy"):
@@ -137,11 +145,11 @@ def count(step: StepOf) -> tuple[list[OperatorRow], dict[str, tuple[int, ...]]]:
         yield
 
     shapes = {name: array.shape for name, array in step.batch.arrays.items()}
-    with generated_shapes(step) as made, counter:
+    with watch_generated_shapes(step) as generated, counter:
         step.run(enter)
     rows = counter.rows()
     if step.decodes:
-        shapes[GENERATED] = made[-1]
+        shapes[GENERATED] = generated[-1]
         prefill = [row for row in rows if row.phase == "prefill"]
         decode = difference([row for row in rows if row.phase == "generate"], prefill)
         rows = [row for row in rows if row.phase != "generate"]
@@ -150,30 +158,30 @@ def count(step: StepOf) -> tuple[list[OperatorRow], dict[str, tuple[int, ...]]]:
 
 
 @contextmanager
-def generated_shapes(step: StepOf) -> Iterator[list[tuple[int, ...]]]:
-    """Note the shapes of what the module's `generate` returns."""
-    made: list[tuple[int, ...]] = []
+def watch_generated_shapes(step: StepOf) -> Iterator[list[tuple[int, ...]]]:
+    """Yield a list, to which the shape of each result of the module's `generate` is added."""
+    shapes: list[tuple[int, ...]] = []
     if not step.decodes:
-        yield made
+        yield shapes
         return
     module: Any = step.engine.module
     inner = module.generate
 
     def generate(*args: Any, **kwargs: Any) -> Any:
         ids = inner(*args, **kwargs)
-        made.append(tuple(ids.shape))
+        shapes.append(tuple(ids.shape))
         return ids
 
     module.generate = generate  # hides the method of the class
     try:
-        yield made
+        yield shapes
     finally:
         del module.generate
 
 
-def with_classes(seconds: Mapping[tuple[str, str], float], rows: list[OperatorRow]) -> list[dict[str, Any]]:
-    """Return rows of phase, operator_class, name and seconds; an operator of two classes is split by its work."""
-    out = []
+def with_classes(seconds: Mapping[tuple[str, str], float], rows: list[OperatorRow]) -> list[OperatorTime]:
+    """Return the seconds by phase, class and name; an operator of two classes is split by its work."""
+    out: list[OperatorTime] = []
     for (phase, name), value in seconds.items():
         work: dict[str, float] = {}
         for row in rows:

@@ -1,4 +1,4 @@
-"""A torch step under test, of built-in cells and of users' modules: what causes see (`llmbench.contract.specs.Trial`).
+"""A torch step under test, of built-in cells and of users' modules, as causes see it (`llmbench.contract.specs.Trial`).
 
 Shapes: `B` rows of a batch, `L` tokens of a row.
 """
@@ -7,58 +7,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from llmbench.contract.engines import Engine
 from llmbench.contract.errors import DoesNotApply, Unisolated
 from llmbench.contract.specs import Batch, CollateContext
 from llmbench.contract.step_trial import StepTrial
 from llmbench.worker.measuring.loops import Feed
-from llmbench.worker.measuring.step_kinds import StepKind
+from llmbench.worker.measuring.step_kinds import Origin, StepKind
 from llmbench.worker.torch_engine import padding
 from llmbench.worker.torch_engine import tensor_trees as trees
-
-if TYPE_CHECKING:
-    from llmbench.worker.torch_engine.engine import TorchEngine
-
-    pass
-from llmbench.worker.measuring.step_kinds import Origin
+from llmbench.worker.torch_engine.loader import as_tensors
 
 Function = Callable[..., Any]
 
 
 class TorchTrial(StepTrial):
-    """See `llmbench.contract.specs.Trial`; without `regroup` and `tokens`, padding is what tensors and module show."""
+    """See `llmbench.contract.specs.Trial`. Without `regroup` and `tokens`, tensors and module show the padding."""
 
     def tensors(self, batch: Any) -> dict[str, Tensor]:
         """Return the tensors of `batch` by a name each."""
         return trees.tensors(batch)
 
-    def rebuilt(self, batch: Any, tensors: Mapping[str, Any]) -> Any:
+    def rebuilt(self, batch: Any, tensors: Mapping[str, Tensor]) -> Any:
         """Return `batch` with other tensors under the same names."""
-        return trees.rebuilt(batch, tensors)
+        return trees.rebuild(batch, tensors)
 
     def real_tokens(self, batch: Any) -> int | None:
         """Return the tokens that are no padding."""
         if self.tokens is not None:
             return self.tokens(batch)
-        found = padding.find(self.module, self.pool)
-        return None if found is None else sum(found.lengths(trees.tensors(batch)))
+        shown = padding.find_padding(self.module, self.pool)
+        return None if shown is None else sum(shown.lengths(trees.tensors(batch)))
 
     def regrouped(self) -> list[Any]:
         """Return the pool's examples in batches of the same size, by length, no longer than needed."""
         if self.regroup is not None:
             return self.regroup()
-        found = padding.find(self.module, self.pool)
-        if found is None:
+        shown = padding.find_padding(self.module, self.pool)
+        if shown is None:
             raise DoesNotApply("no attention mask, padding index or repeated last token shows any padding")
-        return padding.regrouped(found, self.pool)
+        return padding.regroup(shown, self.pool)
 
     def merged(self, batches: Sequence[Any]) -> Any:
         """Return one batch with the examples of all."""
-        return trees.merged(batches)
+        return trees.merge(batches)
 
     def timed(self, parts: Callable[[Callable[[Function], Function]], AbstractContextManager[Any]]) -> list[float]:
         """Return the seconds per step that calls of the functions take, backward included, at the clean pass's pace."""
@@ -90,13 +86,13 @@ class Spans:
     def timer(self, function: Function) -> Function:
         """Return `function`, timed. A call inside of a timed one is part of that one."""
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             if self._inside or not self.on:
                 return function(*args, **kwargs)
             back: list[Any] = []
             if torch.is_grad_enabled():
                 self.marks.append(back)
-                args, kwargs = self._noting_end((args, kwargs), back, function)
+                args, kwargs = self._note_end((args, kwargs), back, function)
             self._inside += 1
             begin = self.mark()
             try:
@@ -104,39 +100,43 @@ class Spans:
             finally:  # checkpointing ends a recomputation by raising
                 self._inside -= 1
                 self.marks.append([begin, self.mark()])
-            return self._noting_start(result, back) if torch.is_grad_enabled() else result
+            return self._note_start(result, back) if torch.is_grad_enabled() else result
 
-        return timed
+        return call
 
-    def _noting_end(self, given: Any, back: list[Any], function: Function) -> Any:
+    def _note_end(self, given: Any, back: list[Any], function: Function) -> Any:
         """Note when the gradients of the arguments are there; without such arguments, those of the parameters."""
 
         def note() -> None:
             if back:
                 back[1:] = [self.mark()]
 
-        wanted = [t for t in trees.tensors(given).values() if t.requires_grad]
-        if not wanted:
+        tracked = [t for t in trees.tensors(given).values() if t.requires_grad]
+        if not tracked:
             owner = getattr(function, "__self__", None)
             for parameter in owner.parameters() if isinstance(owner, torch.nn.Module) else ():
                 if parameter.requires_grad:
                     _once(parameter, note)
             return given
-        return trees.replaced(given, dict(zip(map(id, wanted), _Noted.apply(note, *wanted), strict=True)))
+        return trees.replace_tensors(
+            given, dict(zip(map(id, tracked), _NoteGradients.apply(note, *tracked), strict=True))
+        )
 
-    def _noting_start(self, result: Any, back: list[Any]) -> Any:
+    def _note_start(self, result: Any, back: list[Any]) -> Any:
         """Note when the gradients of the results are there."""
 
         def note() -> None:
             back[:1] = [self.mark()]
 
-        wanted = [t for t in trees.tensors(result).values() if t.requires_grad and t.is_floating_point()]
-        if not wanted:
+        tracked = [t for t in trees.tensors(result).values() if t.requires_grad and t.is_floating_point()]
+        if not tracked:
             return result
-        return trees.replaced(result, dict(zip(map(id, wanted), _Noted.apply(note, *wanted), strict=True)))
+        return trees.replace_tensors(
+            result, dict(zip(map(id, tracked), _NoteGradients.apply(note, *tracked), strict=True))
+        )
 
 
-class _Noted(torch.autograd.Function):
+class _NoteGradients(torch.autograd.Function):
     """Hands tensors on as they are; its backward pass calls `note` when their gradients are there."""
 
     @staticmethod
@@ -163,10 +163,22 @@ def _once(parameter: Tensor, note: Callable[[], None]) -> None:
     handle = parameter.register_post_accumulate_grad_hook(hook)
 
 
-def torch_trial(engine: TorchEngine, plain: StepTrial) -> TorchTrial:
-    """Return what the torch engine shows of a cell's step beyond `plain`."""
-    pass
+class TrialEngine(Protocol):
+    """What is needed of the torch engine."""
 
+    module: torch.nn.Module
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    compiled: bool
+    eos: int
+
+    def copy(self, batch: Batch) -> dict[str, Tensor]: ...  # noqa: D102
+    def autocast(self) -> AbstractContextManager[Any]: ...  # noqa: D102
+
+
+def torch_trial(engine: TrialEngine, plain: StepTrial) -> TorchTrial:
+    """Return the trial of a cell's step: `plain`, with the module and the optimizer of the torch engine."""
     if plain.trains:
         engine.schedule.base_lrs = [0.0 for _ in engine.schedule.base_lrs]
     trial = TorchTrial(**{**vars(plain), "module": engine.module, "device": engine.device.type})
@@ -174,38 +186,38 @@ def torch_trial(engine: TorchEngine, plain: StepTrial) -> TorchTrial:
     trial.compiled = engine.compiled
     if plain.generates:
         origin: Origin = plain.origin
-        pool = dict(zip(map(id, trial.pool), origin.order, strict=True))
-        trial.facts["teacher_forced"] = _Teacher(engine, origin.feed, pool, origin.work)
+        examples = dict(zip(map(id, trial.pool), origin.order, strict=True))
+        trial.one_pass = OnePass(engine, origin.feed, examples, origin.work)
     return trial
 
 
-class _Teacher:
-    """One pass over prompt and generated tokens of a batch, by the layout that training uses."""
+class OnePass:
+    """Reads prompt and generated tokens of a batch in one pass, by the layout that training uses.
 
-    def __init__(self, engine: TorchEngine, feed: Feed, order: dict[int, list[int]], work: StepKind) -> None:
-        self.engine, self.feed, self.order, self.work = engine, feed, order, work
+    `examples` are the indices of a batch's examples, by the batch's `id`.
+    """
+
+    def __init__(self, engine: TrialEngine, feed: Feed, examples: dict[int, list[int]], work: StepKind) -> None:
+        self.engine, self.feed, self.examples, self.work = engine, feed, examples, work
 
     def __call__(self, batch: Batch) -> tuple[int, Callable[[], Any]]:
-        """Return how many passes the generation takes, and the one pass."""
-        import torch
-
-        from llmbench.worker.torch_engine.loader import as_tensors
-
+        """Return the number of passes that the generation takes, and a function that makes the one pass."""
         engine, feed = self.engine, self.feed
-        made = self.work.step(engine, batch)
-        longest = max(len(ids) for ids in made) + 1
-        filled = [ids + [engine.eos] * (longest - 1 - len(ids)) for ids in made]
-        features = [{**feed.features[i], "target": ids} for i, ids in zip(self.order[id(batch)], filled, strict=True)]
+        answers = self.work.step(cast(Engine, engine), batch)
+        longest = max(len(ids) for ids in answers) + 1
+        targets = [ids + [engine.eos] * (longest - 1 - len(ids)) for ids in answers]
+        indices = self.examples[id(batch)]
+        features = [{**feed.features[i], "target": ids} for i, ids in zip(indices, targets, strict=True)]
         ctx = CollateContext(**{**vars(feed.ctx), "train": True})
         forced = as_tensors(feed.layout.collate(features, ctx))
         if "labels" not in forced.arrays:
             raise Unisolated("the model's layout has no arrays with known targets")
 
         @torch.inference_mode()
-        def once() -> Any:
+        def read() -> Any:
             engine.module.eval()
             arrays = {name: t for name, t in engine.copy(forced).items() if name != "labels"}
-            with engine._autocast():
+            with engine.autocast():
                 return engine.module(**arrays)
 
-        return longest, once
+        return longest, read

@@ -1,4 +1,4 @@
-"""Trials of built-in cells: the step of an engine, its batches from the cell's features, and what only a cell knows."""
+"""Trials of built-in cells: the step of an engine, and its batches from the cell's features."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ POOL_BATCHES = 16  # on which causes are tried, in a cell and in `diagnose`
 def causes(registry: Registry, device: str | None = None) -> list[CauseSpec]:
     """Return all causes, in the order of their names; their advice ends with the remedies that answer them.
 
-    With a `device` (its kind), those that it can have.
+    With a `device` (its kind), those remedies that the device can have.
     """
     remedies = [registry.get("remedy", name) for name in registry.names("remedy")]
     remedies = [remedy for remedy in remedies if device is None or device in remedy.devices]
-    found = []
+    specs = []
     for name in registry.names("cause"):
         cause = registry.get("cause", name)
         answers = ", ".join(remedy.name for remedy in remedies if name in remedy.answers)
         advice = "; ".join(filter(None, [cause.advice, f"remedies: {answers}" if answers else ""]))
-        found.append(replace(cause, advice=advice))
-    return found
+        specs.append(replace(cause, advice=advice))
+    return specs
 
 
 def make_cell_trial(
-    engine: Engine, feed: Feed, order: Sequence[list[int]], work: StepKind, cell: Cell, *, name: str, memory_used: float
+    engine: Engine, feed: Feed, order: Sequence[list[int]], kind: StepKind, cell: Cell, *, name: str, memory_used: float
 ) -> StepTrial:
     """Return the trial of a cell's step. `order` are batches of indices, of which the first are the pool.
 
@@ -46,19 +46,19 @@ def make_cell_trial(
         module=None,
         optimizer=None,
         device=cell.device.partition(":")[0],
-        trains=work.trains,
-        generates=work.generates,
+        trains=kind.trains,
+        generates=kind.generates,
         pool=list(ready(chosen)),
-        take_step=lambda batch: work.step(engine, batch),
+        take_step=lambda batch: kind.step(engine, batch),
         make_fresh=lambda: _endless(feed, chosen),
         mark=engine.mark,
         between=engine.seconds_between,
         workers=feed.workers,
         regroup=lambda: _regroup(ready, chosen, cell.batch_size),
         tokens=lambda batch: batch.tokens,
-        facts={"memory_used": memory_used},
+        memory_used=memory_used,
         engine=name,
-        origin=Origin(ready, chosen, work),
+        origin=Origin(ready, chosen, kind),
     )
     return engine.trial(plain)
 

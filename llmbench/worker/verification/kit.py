@@ -1,10 +1,10 @@
-"""A step of a built-in model outside of a run: what the conformance kit tries causes on."""
+"""A step of a built-in model outside of a run: the conformance kit tries causes on it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbench.contract.cell import Cell
 from llmbench.contract.engines import Engine
@@ -16,6 +16,9 @@ from llmbench.worker.measuring.loops import Feed
 from llmbench.worker.measuring.step_kinds import Prediction, StepKind, Training
 from llmbench.worker.verification.cell_trial import make_cell_trial
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import Measurements
+
 
 @dataclass(frozen=True)
 class Step:
@@ -24,17 +27,17 @@ class Step:
     engine: Engine
     feed: Feed
     order: Sequence[list[int]]
-    work: StepKind
+    kind: StepKind
 
     def trial(self, cell: Cell, name: str) -> StepTrial:
         """Return a trial of the step, settled: learning rates are 0 from here on. `name` is the engine's."""
-        trial = make_cell_trial(self.engine, self.feed, self.order, self.work, cell, name=name, memory_used=0.0)
+        trial = make_cell_trial(self.engine, self.feed, self.order, self.kind, cell, name=name, memory_used=0.0)
         trial.settle(0.05)
         return trial
 
-    def measure(self, job: Job) -> dict[str, Any]:
-        """Return the fields of a record that measuring the step gives."""
-        return measure(job, self.engine, self.feed, self.work)
+    def measure(self, job: Job) -> Measurements:
+        """Measure the step; return the fields of its record."""
+        return measure(job, self.engine, self.feed, self.kind)
 
 
 def open_step(

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import llmbench
-from llmbench_plugins.causes._pairs import paced_s
-from llmbench_plugins.causes._swap import Function, forwards, replaced
+from llmbench_plugins.causes._pairs import measure_at_pace
+from llmbench_plugins.causes._swap import Function, forwards, substitute
 
 LEAST_CALLS = 4
 
@@ -28,24 +28,24 @@ class CellLoops:
     def record(self, trial: llmbench.Trial) -> None:
         """Take a step on each batch of the pool and keep what each cell was given, per shape of the input."""
 
-        def noting(inner: Function) -> Function:
+        def note(inner: Function) -> Function:
             cell = inner.__self__  # type: ignore[attr-defined]
 
             def call(x: Any, state: Any = None) -> Any:
-                calls.setdefault((id(cell), tuple(x.shape)), []).append((x.detach(), _detached(state)))
+                calls.setdefault((id(cell), tuple(x.shape)), []).append((x.detach(), _detach(state)))
                 return inner(x, state)
 
             return call
 
         for batch in trial.pool:
             calls: dict[Any, list[tuple[Any, Any]]] = {}
-            with replaced(forwards(self.cells), noting):
+            with substitute(forwards(self.cells), note):
                 trial.step(batch)
-            for key, found in calls.items():
-                if len(found) > len(self.calls.get(key, ())):
-                    self.calls[key] = found
+            for key, given in calls.items():
+                if len(given) > len(self.calls.get(key, ())):
+                    self.calls[key] = given
 
-    def known_s(self, trial: llmbench.Trial) -> float:
+    def measure_s(self, trial: llmbench.Trial) -> float:
         """Return the seconds per step of the cells alone, all calls at once."""
         import torch
 
@@ -62,12 +62,12 @@ class CellLoops:
                         torch.autograd.grad(out, list(cell.parameters()), out.detach())
 
             call()  # warm up
-            total += paced_s(trial, lambda: trial.once(call))
+            total += measure_at_pace(trial, lambda: trial.once(call))
         return total
 
     @contextlib.contextmanager
-    def changed(self) -> Iterator[None]:
-        """All calls of a cell in a step as one."""
+    def join_calls(self) -> Iterator[None]:
+        """Make all calls of a cell in a step as one."""
         import torch
 
         class Linked(torch.autograd.Function):
@@ -113,7 +113,7 @@ class CellLoops:
 
         hook = self.module.register_forward_pre_hook(fresh)
         try:
-            with replaced(forwards(self.cells), once):
+            with substitute(forwards(self.cells), once):
                 yield
         finally:
             hook.remove()
@@ -124,7 +124,7 @@ def _source(x: Any) -> Any:
     return x._base if x._is_view() and x._base.requires_grad else x
 
 
-def _detached(state: Any) -> Any:
+def _detach(state: Any) -> Any:
     if state is None:
         return None
     return tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()

@@ -1,4 +1,4 @@
-"""Attention that is written by hand: scores, softmax, mixing, found in what a module calls, and replaced there.
+"""Attention that is written by hand: its scores, softmax and mixing are found among a module's calls, and replaced.
 
 A chain is a product whose result reaches a softmax over its last dimension through elementwise calls, and from
 there, again through elementwise calls, the first operand of a second product. It is replaced by position: the n-th
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbench_plugins.causes._swap import replaced
+from llmbench_plugins.causes._swap import substitute
 
 PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm", "einsum"})
 #: A function's name, and the number of its call in a module.
@@ -47,7 +47,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Chain:
-    """Places of the score product, of what lies between, and of the mixing product, within one call of a module."""
+    """Places of the score product, of the calls in between, and of the mixing product, within one call of a module."""
 
     scores: Place
     between: frozenset[Place]
@@ -57,7 +57,7 @@ class Chain:
 
 @dataclass
 class _Places:
-    """Counts calls by function: what others (hooks, counters) call in between moves no place."""
+    """Counts calls by function, so that calls of other functions in between (by hooks, counters) move no place."""
 
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -74,14 +74,14 @@ class _Frame:
 
 
 def find(module: Any, run: Callable[[], Any]) -> list[tuple[Any, Chain]]:
-    """Return the innermost modules that hold a chain, with their chains; a step is run once to see."""
+    """Run a step; return the innermost modules that hold a chain, each with its chain."""
     import torch
     from torch.nn.modules import module as hooks
     from torch.overrides import TorchFunctionMode
 
     frames: list[tuple[Any, _Frame]] = []
     done: list[tuple[Any, _Frame]] = []
-    kept: list[Any] = []  # ids stay those of one tensor while it lives
+    alive: list[Any] = []  # an id is that of one tensor only while that lives
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -89,7 +89,7 @@ def find(module: Any, run: Callable[[], Any]) -> list[tuple[Any, Chain]]:
             out = func(*args, **(kwargs or {}))
             if frames and isinstance(out, torch.Tensor):
                 given = [t for t in _flat(args) if isinstance(t, torch.Tensor)]
-                kept.extend((*given, out))
+                alive.extend((*given, out))
                 ids = [id(t) for t in given]
                 for (_, frame), place in zip(frames, places, strict=True):
                     frame.calls.append(Call(place, len(frame.calls), ids, id(out), tuple(out.shape)))
@@ -103,14 +103,14 @@ def find(module: Any, run: Callable[[], Any]) -> list[tuple[Any, Chain]]:
     finally:
         before.remove()
         after.remove()
-    found: dict[int, tuple[Any, Chain]] = {}
-    taken: set[int] = set()
+    by_module: dict[int, tuple[Any, Chain]] = {}
+    known: set[int] = set()
     for owner, frame in done:  # inner modules are done before outer ones
         for chain, ids in _chains(frame.calls):
-            if not ids & taken:
-                taken |= ids
-                found.setdefault(id(owner), (owner, chain))
-    return list(found.values())
+            if not ids & known:
+                known |= ids
+                by_module.setdefault(id(owner), (owner, chain))
+    return list(by_module.values())
 
 
 def _flat(args: Any) -> Iterator[Any]:
@@ -148,9 +148,9 @@ def _chains(calls: Sequence[Call]) -> Iterator[tuple[Chain, set[int]]]:
             at = by_output.get(at.inputs[0]) if at.inputs else None
         if at is None or at.name not in PRODUCTS:
             continue
-        behind = {call.output}
+        after = {call.output}
         for later in calls:
-            if later.order <= call.order or not later.inputs or later.inputs[0] not in behind:
+            if later.order <= call.order or not later.inputs or later.inputs[0] not in after:
                 continue
             if later.name in PRODUCTS:
                 places = frozenset(c.place for c in between)
@@ -158,7 +158,7 @@ def _chains(calls: Sequence[Call]) -> Iterator[tuple[Chain, set[int]]]:
                 break
             if later.elements == call.elements:
                 between.append(later)
-                behind.add(later.output)
+                after.add(later.output)
 
 
 def passing() -> Any:
@@ -169,16 +169,16 @@ def passing() -> Any:
         @staticmethod
         def forward(ctx: Any, shape: Any, v: Any, *others: Any) -> Any:
             ctx.shapes = [t.shape for t in (v, *others)]
-            return fitted(v, shape)
+            return fit_shape(v, shape)
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            return (None, *(fitted(grads[0], shape) for shape in ctx.shapes))
+            return (None, *(fit_shape(grads[0], shape) for shape in ctx.shapes))
 
     return Passing
 
 
-def fitted(tensor: Any, shape: Any) -> Any:
+def fit_shape(tensor: Any, shape: Any) -> Any:
     """Return a tensor of `shape` from the elements of `tensor`: itself, cut or repeated, at most at a copy's cost."""
     if tensor.shape == shape:
         return tensor.view_as(tensor)
@@ -195,8 +195,8 @@ def fitted(tensor: Any, shape: Any) -> Any:
 
 
 @contextlib.contextmanager
-def without_chains(found: Sequence[tuple[Any, Chain]]) -> Iterator[None]:
-    """Leave the chains out: what mixes returns its second operand, and all before it does nothing."""
+def without_chains(chains: Sequence[tuple[Any, Chain]]) -> Iterator[None]:
+    """Leave the chains out: the mixing product returns its second operand, and all before it does nothing."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -236,8 +236,8 @@ def without_chains(found: Sequence[tuple[Any, Chain]]) -> Iterator[None]:
         return wrap
 
     with contextlib.ExitStack() as stack:
-        for module, chain in found:
-            stack.enter_context(replaced([(module, "forward")], skipping(chain)))
+        for module, chain in chains:
+            stack.enter_context(substitute([(module, "forward")], skipping(chain)))
         yield
 
 

@@ -1,4 +1,4 @@
-"""A few steps beside something else: what a change saves, and what a part takes at the pace of the clean pass."""
+"""A few ordinary steps in turns with others: what a change saves, and what a part takes at the clean pass's pace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import llmbench
 PAIRS = 6
 
 
-def saved(trial: llmbench.Trial, changed: Callable[[], AbstractContextManager[Any]], batches: Sequence[Any]) -> float:
+def measure_saving(
+    trial: llmbench.Trial, changed: Callable[[], AbstractContextManager[Any]], batches: Sequence[Any]
+) -> float:
     """Return the seconds per step that a change saves: the median over a few pairs, never below 0."""
     differences = []
     for i in range(PAIRS):
@@ -24,6 +26,6 @@ def saved(trial: llmbench.Trial, changed: Callable[[], AbstractContextManager[An
     return max(0.0, statistics.median(differences))
 
 
-def paced_s(trial: llmbench.Trial, once: Callable[[], float]) -> float:
+def measure_at_pace(trial: llmbench.Trial, once: Callable[[], float]) -> float:
     """Return the seconds that `once()` returns, at the pace of the clean pass: the median over a few calls."""
     return statistics.median(trial.paced(once, batch) for batch in trial.probes())

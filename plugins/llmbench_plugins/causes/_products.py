@@ -1,4 +1,4 @@
-"""All the ways in which torch code multiplies by a weight, behind one callback.
+"""All the ways in which torch code multiplies by a weight, with one callback for all.
 
 Shapes: `N` rows, `I` inputs, `O` outputs; a weight is (O, I).
 """
@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmbench_plugins.causes._swap import Function, places_of, replaced
+from llmbench_plugins.causes._swap import Function, places_of, substitute
 
 #: Operators that multiply by a weight, forward and backward; products of two activations are `bmm`.
 PRODUCTS = frozenset({"mm", "addmm", "linear", "mkldnn_linear", "_addmm_activation"})
@@ -33,7 +33,7 @@ def products(product: Product) -> Iterator[None]:
 
     inside = False
 
-    def guarded(x: Any, weight: Any, bias: Any, original: Callable[[], Any]) -> Any:
+    def guard(x: Any, weight: Any, bias: Any, original: Callable[[], Any]) -> Any:
         nonlocal inside
         if inside:
             return original()
@@ -47,7 +47,7 @@ def products(product: Product) -> Iterator[None]:
         def call(input: Any, weight: Any, bias: Any = None) -> Any:  # noqa: A002
             if parameter_of(weight) is None:
                 return inner(input, weight, bias)
-            return guarded(input, weight, bias, lambda: inner(input, weight, bias))
+            return guard(input, weight, bias, lambda: inner(input, weight, bias))
 
         return call
 
@@ -56,7 +56,7 @@ def products(product: Product) -> Iterator[None]:
             fits = isinstance(other, torch.Tensor) and isinstance(x, torch.Tensor) and not args and not kwargs
             if not fits or x.dim() < 2 or parameter_of(other) is None:
                 return inner(x, other, *args, **kwargs)
-            return guarded(x, other.t(), None, lambda: inner(x, other))
+            return guard(x, other.t(), None, lambda: inner(x, other))
 
         return call
 
@@ -64,22 +64,22 @@ def products(product: Product) -> Iterator[None]:
         def call(bias: Any, x: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
             if args or kwargs or bias.dim() != 1 or parameter_of(other) is None:
                 return inner(bias, x, other, *args, **kwargs)
-            return guarded(x, other.t(), bias, lambda: inner(bias, x, other))
+            return guard(x, other.t(), bias, lambda: inner(bias, x, other))
 
         return call
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(replaced(places_of(functional, "linear"), linear))
+        stack.enter_context(substitute(places_of(functional, "linear"), linear))
         for owner, name in ((torch, "matmul"), (torch, "mm")):
-            stack.enter_context(replaced(places_of(owner, name), matmul))
+            stack.enter_context(substitute(places_of(owner, name), matmul))
         for name in ("matmul", "mm", "__matmul__"):
-            stack.enter_context(replaced([(torch.Tensor, name)], matmul))
-        stack.enter_context(replaced(places_of(torch, "addmm"), addmm))
+            stack.enter_context(substitute([(torch.Tensor, name)], matmul))
+        stack.enter_context(substitute(places_of(torch, "addmm"), addmm))
         yield
 
 
 @contextlib.contextmanager
-def timed_products(timer: Callable[[Function], Function], wanted: Callable[[Any], bool]) -> Iterator[None]:
+def time_products(timer: Callable[[Function], Function], wanted: Callable[[Any], bool]) -> Iterator[None]:
     """Time the products with weights that are wanted, backward included."""
 
     def product(x: Any, weight: Any, bias: Any, original: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Elementwise operators on tensors far larger than the caches: found, timed, and done on a piece that stays in them."""
+"""Elementwise operators on tensors far larger than the caches: finding them, and doing them on a piece in a cache."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 
 import llmbench
 
-LARGE, PIECE = 32 * 2**20, 2**18  # bytes: of a tensor that no cache holds, and of what stays in one
+LARGE = 32 * 2**20  # bytes of a tensor that no cache holds
+PIECE = 2**18  # bytes of a piece that stays in a cache
 OTHERS = frozenset({"copy_", "fill_", "zero_", "clone", "sum", "mean"})
-STEPS, WARMUP = 4, 1
+STEPS = 4  # that are timed
+WARMUP = 1  # steps before them
 
 
-def _pieces(func: Any, args: Sequence[Any], kwargs: Any) -> tuple[list[Any], int] | None:
+def _take_piece(func: Any, args: Sequence[Any], kwargs: Any) -> tuple[list[Any], int] | None:
     """Return the arguments with large tensors cut to pieces, and how many pieces they have; None for other calls."""
     import torch
 
@@ -31,18 +33,18 @@ def _pieces(func: Any, args: Sequence[Any], kwargs: Any) -> tuple[list[Any], int
     if any(t.numel() != count or not t.is_contiguous() for t in tensors):
         return None
     piece = PIECE // large[0].element_size()
-    cut = [t.view(-1)[:piece].clone() if isinstance(t, torch.Tensor) and t.numel() > 1 else t for t in args]
-    return cut, -(-count // piece)
+    with_pieces = [t.view(-1)[:piece].clone() if isinstance(t, torch.Tensor) and t.numel() > 1 else t for t in args]
+    return with_pieces, -(-count // piece)
 
 
-def _in_pieces(func: Any, args: Sequence[Any], found: tuple[list[Any], int]) -> Any:
-    """Do as much work on a piece that stays in the cache; what comes back has the right shape and any values."""
+def _in_pieces(func: Any, args: Sequence[Any], cut: tuple[list[Any], int]) -> Any:
+    """Do as much work on a piece that stays in the cache; return a result of the right shape, with any values."""
     import torch
 
-    cut, times = found
+    with_pieces, times = cut
     out = None
     for _ in range(times):
-        out = func(*cut)
+        out = func(*with_pieces)
     if func.overloadpacket.__name__.endswith("_"):
         return args[0]
     if isinstance(out, torch.Tensor) and out.numel() > 1:
@@ -51,10 +53,10 @@ def _in_pieces(func: Any, args: Sequence[Any], found: tuple[list[Any], int]) -> 
     return out
 
 
-def saved_by_caches(trial: llmbench.Trial) -> list[float]:
+def cache_savings_s(trial: llmbench.Trial) -> list[float]:
     """Return the seconds per step that large elementwise operators take longer than pieces in the cache would.
 
-    Where the first step has none, no other is looked at.
+    Where the first step has none, no further step is taken.
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -63,13 +65,13 @@ def saved_by_caches(trial: llmbench.Trial) -> list[float]:
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal seconds, seen
-            found = _pieces(func, args, kwargs)
+            cut = _take_piece(func, args, kwargs)
             begin = time.perf_counter()
             out = func(*args, **(kwargs or {}))
             middle = time.perf_counter()
-            if found is not None:
+            if cut is not None:
                 seen = True
-                _in_pieces(func, args, found)
+                _in_pieces(func, args, cut)
                 seconds += (middle - begin) - (time.perf_counter() - middle)
             return out
 
@@ -86,15 +88,15 @@ def saved_by_caches(trial: llmbench.Trial) -> list[float]:
 
 @contextlib.contextmanager
 def in_the_cache(*, pieces: bool = True) -> Iterator[None]:
-    """Do large elementwise operators on pieces; or only look for them, which takes as long as that does."""
+    """Do large elementwise operators on pieces. Without `pieces`, only search for them, which takes the same time."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Pieces(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            found = _pieces(func, args, kwargs)
-            if found is None or not pieces:
+            cut = _take_piece(func, args, kwargs)
+            if cut is None or not pieces:
                 return func(*args, **(kwargs or {}))
-            return _in_pieces(func, args, found)
+            return _in_pieces(func, args, cut)
 
     with Pieces():
         yield

@@ -1,4 +1,4 @@
-"""Putting one function in the place of another for a while."""
+"""Putting other functions in the place of a module's or an object's, for a while."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _ABSENT = object()
 
 
 @contextlib.contextmanager
-def replaced(places: Sequence[Place], new: Callable[[Function], Function]) -> Iterator[None]:
-    """Put `new(function)` in the place of each function; an attribute that an object only inherits is hidden."""
+def substitute(places: Sequence[Place], new: Callable[[Function], Function]) -> Iterator[None]:
+    """Put `new(function)` in the place of each function; an attribute that is only inherited is hidden."""
     before = [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in places]
     try:
         for owner, name in places:
@@ -30,15 +30,15 @@ def replaced(places: Sequence[Place], new: Callable[[Function], Function]) -> It
 
 
 def places_of(module: Any, name: str) -> list[Place]:
-    """Return where the function `module.name` is bound: there, and wherever code outside of torch imported it."""
+    """Return the places of the function `module.name`: there, and wherever code outside of torch imported it."""
     function = getattr(module, name)
-    found = [(module, name)]
+    places = [(module, name)]
     for other in list(sys.modules.values()):
         package = getattr(other, "__name__", "").partition(".")[0]
         if other is None or other is module or package in ("torch", "builtins", "numpy", ""):
             continue
-        found += [(other, key) for key, value in list(vars(other).items()) if value is function]
-    return found
+        places += [(other, key) for key, value in list(vars(other).items()) if value is function]
+    return places
 
 
 def forwards(modules: Sequence[Any]) -> list[Place]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import llmbench
 from llmbench_plugins.causes import _core
-from llmbench_plugins.causes._swap import Function, Place, places_of, replaced
-from llmbench_plugins.causes._watch import seconds_of
+from llmbench_plugins.causes._operators import seconds_of
+from llmbench_plugins.causes._swap import Function, Place, places_of, substitute
 
 
-def _fused_places() -> list[Place]:
+def _places_of_fused() -> list[Place]:
     from torch.nn import functional
 
     return places_of(functional, "scaled_dot_product_attention")
@@ -30,7 +30,7 @@ def _find(trial: llmbench.Trial) -> tuple[int, list[tuple[Any, _core.Chain]]]:
         raise llmbench.Unisolated("compiled: its operators cannot be replaced")
     fused = 0
 
-    def counted(inner: Function) -> Function:
+    def count(inner: Function) -> Function:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal fused
             fused += 1
@@ -38,7 +38,7 @@ def _find(trial: llmbench.Trial) -> tuple[int, list[tuple[Any, _core.Chain]]]:
 
         return call
 
-    with replaced(_fused_places(), counted):
+    with substitute(_places_of_fused(), count):
         trial.step(trial.pool[0])
     chains = [] if fused else _core.find(trial.module, lambda: trial.step(trial.pool[0]))
     if not fused and not chains:
@@ -47,7 +47,7 @@ def _find(trial: llmbench.Trial) -> tuple[int, list[tuple[Any, _core.Chain]]]:
 
 
 @contextlib.contextmanager
-def _returning_v() -> Iterator[None]:
+def _return_v() -> Iterator[None]:
     import torch
 
     passing = _core.passing()
@@ -63,7 +63,7 @@ def _returning_v() -> Iterator[None]:
 
         return call
 
-    with replaced(_fused_places(), core):
+    with substitute(_places_of_fused(), core):
         yield
 
 
@@ -71,14 +71,18 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
     """Return how many cores a step has, and the seconds per step in them."""
     fused, chains = _find(trial)
     if fused:
-        return {"cores": fused, "kind": "fused", "part_s": trial.timed(lambda timer: replaced(_fused_places(), timer))}
+        return {
+            "cores": fused,
+            "kind": "fused",
+            "part_s": trial.timed(lambda timer: substitute(_places_of_fused(), timer)),
+        }
     shapes = {chain.shape[-2:] for _, chain in chains}
     shapes |= {shape[::-1] for shape in shapes}
 
-    def wanted(name: str, tensors: Sequence[Any]) -> bool:
+    def belongs(name: str, tensors: Sequence[Any]) -> bool:
         return any(t.dim() > 2 and tuple(t.shape[-2:]) in shapes for t in tensors)
 
-    return {"cores": len(chains), "kind": "written by hand", "part_s": seconds_of(trial, wanted)}
+    return {"cores": len(chains), "kind": "written by hand", "part_s": seconds_of(trial, belongs)}
 
 
 def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:
@@ -91,7 +95,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     fused, chains = _find(trial)
     check = {"cores": fused or len(chains)}
     if fused:
-        return llmbench.Intervention(_returning_v, check=check)
+        return llmbench.Intervention(_return_v, check=check)
     return llmbench.Intervention(lambda: _core.without_chains(chains), check=check)
 
 

@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import llmbench
-from llmbench_plugins.causes._swap import Function, replaced
-
-#: Arguments of torch's checkpoint generator between `preserve_rng_state` and those of the function.
-_OPTIONS = 4  # context_fn, determinism_check, debug, early_stop
+from llmbench_plugins.causes._checkpoints import regions_of
+from llmbench_plugins.causes._swap import Function, substitute
 
 
 @contextlib.contextmanager
-def _kept(seen: list[int]) -> Iterator[None]:
+def _keep_activations(seen: list[int]) -> Iterator[None]:
     """Run checkpointed functions as if they were not."""
     from torch.utils import checkpoint
 
@@ -25,7 +23,7 @@ def _kept(seen: list[int]) -> Iterator[None]:
 
         return generator
 
-    def called(_: Function) -> Function:
+    def no_apply(_: Function) -> Function:
         def apply(run_function: Function, preserve: bool, *args: Any) -> Any:
             seen.append(1)
             return run_function(*args)
@@ -33,8 +31,8 @@ def _kept(seen: list[int]) -> Iterator[None]:
         return apply
 
     with (
-        replaced([(checkpoint, "_checkpoint_without_reentrant_generator")], no_checkpoint),
-        replaced([(checkpoint.CheckpointFunction, "apply")], called),
+        substitute([(checkpoint, "_checkpoint_without_reentrant_generator")], no_checkpoint),
+        substitute([(checkpoint.CheckpointFunction, "apply")], no_apply),
     ):
         yield
 
@@ -43,73 +41,11 @@ def _check(trial: llmbench.Trial) -> int:
     if not trial.trains:
         raise llmbench.DoesNotApply("nothing is kept for a backward pass")
     seen: list[int] = []
-    with _kept(seen):
+    with _keep_activations(seen):
         trial.step(trial.pool[0])
     if not seen:
         raise llmbench.DoesNotApply("no torch.utils.checkpoint in a step")
     return len(seen)
-
-
-def regions_of(trial: llmbench.Trial, batch: Any) -> list[Function]:
-    """Return the checkpointed calls of a step on `batch`, outermost ones; each can be run again by itself."""
-    import torch
-    from torch.utils import checkpoint
-
-    found: list[Function] = []
-    inside = False
-
-    def note(run: Function, preserve: bool, args: Any, kwargs: Any) -> None:
-        given = [t.detach().requires_grad_(t.requires_grad) if isinstance(t, torch.Tensor) else t for t in args]
-        dtype = torch.get_autocast_dtype(trial.device)
-        enabled = torch.is_autocast_enabled(trial.device)
-
-        def call() -> Any:
-            with torch.autocast(trial.device, dtype, enabled=enabled):
-                return checkpoint.checkpoint(run, *given, use_reentrant=False, preserve_rng_state=preserve, **kwargs)
-
-        found.append(call)
-
-    @contextlib.contextmanager
-    def nothing_inside() -> Iterator[bool]:
-        nonlocal inside
-        outermost, inside = not inside, True
-        try:
-            yield outermost
-        finally:
-            inside = not outermost
-
-    def generator(inner: Function) -> Function:
-        def noted(run: Function, preserve: bool, *rest: Any, **kwargs: Any) -> Iterator[None]:
-            with nothing_inside() as outermost:
-                if outermost:
-                    note(run, preserve, rest[_OPTIONS:], kwargs)
-                yield from inner(run, preserve, *rest, **kwargs)
-
-        return noted
-
-    def apply(inner: Function) -> Function:
-        def noted(run: Function, preserve: bool, *args: Any) -> Any:
-            with nothing_inside() as outermost:
-                if outermost:
-                    note(run, preserve, args, {})
-                return inner(run, preserve, *args)
-
-        return noted
-
-    def backward(inner: Function) -> Function:
-        def without_notes(*args: Any, **kwargs: Any) -> Any:
-            with nothing_inside():  # what is computed again there calls what is checkpointed inside of it
-                return inner(*args, **kwargs)
-
-        return without_notes
-
-    with (
-        replaced([(checkpoint, "_checkpoint_without_reentrant_generator")], generator),
-        replaced([(checkpoint.CheckpointFunction, "apply")], apply),
-        replaced([(torch.autograd, "backward"), (torch.autograd, "grad")], backward),
-    ):
-        trial.step(batch)
-    return found
 
 
 def _run(trial: llmbench.Trial, regions: Sequence[Function]) -> None:
@@ -146,9 +82,9 @@ def _again_s(trial: llmbench.Trial, batch: Any) -> float:
     regions = regions_of(trial, batch)
 
     def longer() -> float:
-        with replaced([(checkpoint.CheckpointFunction, "apply")], _not_reentrant):  # a nested one; `grad` needs that
+        with substitute([(checkpoint.CheckpointFunction, "apply")], _not_reentrant):  # a nested one; `grad` needs that
             checkpointed = trial.once(lambda: _run(trial, regions))
-        with _kept([]):
+        with _keep_activations([]):
             return checkpointed - trial.once(lambda: _run(trial, regions))
 
     return trial.paced(longer, batch)
@@ -157,8 +93,8 @@ def _again_s(trial: llmbench.Trial, batch: Any) -> float:
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
     """Return how many regions are checkpointed, and the seconds per step that they take longer by that.
 
-    They are run by themselves, forward and backward, checkpointed and not: besides the second pass, that counts what
-    keeping track of it takes.
+    The regions are run by themselves, forward and backward, checkpointed and not. The difference is the second pass and
+    the bookkeeping for it.
     """
     regions = _check(trial)
     _again_s(trial, trial.pool[0])  # warm up
@@ -173,7 +109,7 @@ def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Switch it off."""
     _check(trial)
-    return llmbench.Intervention(lambda: _kept([]))
+    return llmbench.Intervention(lambda: _keep_activations([]))
 
 
 @llmbench.hookimpl

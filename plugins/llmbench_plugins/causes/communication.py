@@ -3,80 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import llmbench
-from llmbench_plugins.causes._collectives import LISTS, OUTPUTS, collectives
-from llmbench_plugins.causes._swap import Function, Place, replaced
+from llmbench_plugins.causes._collectives import collectives, copy_locally
+from llmbench_plugins.causes._swap import Place, substitute
 
-BURN, STEPS = 2, 4  # a partner that waits for us is early for the first steps of a block
-
-
-class _Done:
-    """A finished request."""
-
-    def wait(self, *_: Any) -> bool:
-        return True
-
-    def is_completed(self) -> bool:
-        return True
-
-    def get_future(self) -> Any:
-        import torch
-
-        future: Any = torch.futures.Future()
-        future.set_result([])
-        return future
+STEPS = 4  # of a block
+BURN = 2  # a partner that waits for this process is early for the first steps of a block
 
 
 def _places() -> list[tuple[str, list[Place]]]:
-    found = collectives()
-    if not found:
+    places = collectives()
+    if not places:
         raise llmbench.DoesNotApply("one process, no torch.distributed group")
-    return found
+    return places
 
 
 @contextlib.contextmanager
-def _timed(timer: Any) -> Iterator[None]:
+def _time(timer: Any) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for _, places in _places():
-            stack.enter_context(replaced(places, timer))
-        yield
-
-
-@contextlib.contextmanager
-def local(places: Sequence[tuple[str, list[Place]]], when: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Put local copies in the place of collectives, whenever `when()` is true."""
-
-    def without(name: str) -> Any:
-        def make(inner: Function) -> Function:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                if not when():
-                    return inner(*args, **kwargs)
-                if name in LISTS and args[0]:
-                    for out in args[0]:
-                        out.copy_(args[1])
-                elif name in OUTPUTS:
-                    out, given = args[0].flatten(), args[1].flatten()
-                    n = min(len(out), len(given))
-                    out[:n].copy_(given[:n])
-                return _Done() if kwargs.get("async_op") or name in ("isend", "irecv") else None
-
-            return call
-
-        return make
-
-    with contextlib.ExitStack() as stack:
-        for name, some in places:
-            stack.enter_context(replaced(some, without(name)))
+            stack.enter_context(substitute(places, timer))
         yield
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
     """Return the seconds per step in collectives that the step calls."""
     _places()
-    part_s = trial.timed(_timed)
+    part_s = trial.timed(_time)
     if not any(part_s):
         raise llmbench.DoesNotApply("a step calls no collective of torch.distributed")
     return {"part_s": part_s}
@@ -93,7 +49,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     Partners wait meanwhile, so each block starts with untimed steps.
     """
     places = _places()
-    return llmbench.Intervention(lambda: local(places), steps=STEPS, burn=BURN)
+    return llmbench.Intervention(lambda: copy_locally(places), steps=STEPS, burn=BURN)
 
 
 @llmbench.hookimpl

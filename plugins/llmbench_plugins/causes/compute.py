@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import llmbench
+from llmbench_plugins.causes._operators import seconds_of
 from llmbench_plugins.causes._products import PRODUCTS, products, shapes_of_products
-from llmbench_plugins.causes._watch import seconds_of
 
 LEAST_ROWS = 64  # half of fewer rows would be another kernel
 HALF = (0.35, 0.85)  # half of the rows take about half of the time where arithmetic is the limit
@@ -58,7 +58,7 @@ def _cast(tensors: list[Any], device: str) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _halved(device: str) -> Iterator[None]:
+def _halve_products(device: str) -> Iterator[None]:
     function = _half_rows()
 
     def product(x: Any, weight: Any, bias: Any, original: Callable[[], Any]) -> Any:
@@ -116,7 +116,7 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
     seen = _check(trial)
     part_s = seconds_of(trial, lambda name, tensors: name in PRODUCTS)
     half = _half_share(trial, _largest(seen))
-    getattr(trial, "facts", {})["half_share"] = half
+    trial.scratch["compute"] = half
     return {"part_s": part_s, "half_share": half, "products": len(seen)}
 
 
@@ -128,10 +128,10 @@ def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Multiply half of the rows; the other half of the output repeats them. Copying that half is taken into account."""
     seen = _check(trial)
-    found = getattr(trial, "facts", {}).get("half_share") or _half_share(trial, _largest(seen))
+    found = trial.scratch.get("compute") or _half_share(trial, _largest(seen))
     if not HALF[0] <= found <= HALF[1]:
         raise llmbench.Unisolated(f"half of the rows take {100 * found:.0f} % of the time: not the same kernel")
-    return llmbench.Intervention(lambda: _halved(trial.device), share=min(1.0, 2 * (1 - found)))
+    return llmbench.Intervention(lambda: _halve_products(trial.device), share=min(1.0, 2 * (1 - found)))
 
 
 @llmbench.hookimpl

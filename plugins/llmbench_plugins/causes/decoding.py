@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import llmbench
-from llmbench_plugins.causes._swap import Function, forwards, replaced
+from llmbench_plugins.causes._swap import Function, forwards, substitute
 
 LEAST_PASSES = 4
 
@@ -18,14 +18,13 @@ LEAST_PASSES = 4
 def _passes(trial: llmbench.Trial, batch: Any) -> tuple[int, Callable[[], Any]]:
     """Return how many passes a step makes over growing tokens, and one pass over all of them.
 
-    A trial of a built-in cell says so itself (`teacher_forced`). Elsewhere the calls of modules are looked at, outer
+    A trial of a built-in cell says so itself (`one_pass`). Elsewhere the calls of modules show it, outer
     modules first: their first argument of whole numbers (B, n) grows from call to call, or holds the next tokens only.
     """
     import torch
 
-    teacher = getattr(trial, "facts", {}).get("teacher_forced")
-    if teacher is not None:
-        return teacher(batch)
+    if trial.one_pass is not None:
+        return trial.one_pass(batch)
     calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any], Any]]] = {}
 
     def ids_of(args: Any, kwargs: Any) -> Any:
@@ -33,7 +32,7 @@ def _passes(trial: llmbench.Trial, batch: Any) -> tuple[int, Callable[[], Any]]:
         found = [t for t in given if isinstance(t, torch.Tensor) and t.dim() == 2 and not t.is_floating_point()]
         return found[0] if found else None
 
-    def noted(inner: Function) -> Function:
+    def note(inner: Function) -> Function:
         def call(*args: Any, **kwargs: Any) -> Any:
             ids = ids_of(args, kwargs)
             if ids is not None:
@@ -43,7 +42,7 @@ def _passes(trial: llmbench.Trial, batch: Any) -> tuple[int, Callable[[], Any]]:
         return call
 
     modules = [m for m in trial.module.modules() if not isinstance(m, torch.nn.Embedding)]
-    with replaced(forwards(modules), noted):
+    with substitute(forwards(modules), note):
         trial.step(batch)
     for module in modules:
         made = [ids for *_, ids in calls.get(id(module), [])]
@@ -57,11 +56,11 @@ def _passes(trial: llmbench.Trial, batch: Any) -> tuple[int, Callable[[], Any]]:
         else:
             continue
 
-        def forced(module: Any = module, whole: Any = whole) -> Any:
+        def read_all(module: Any = module, whole: Any = whole) -> Any:
             with torch.no_grad():
                 return module(whole)
 
-        return len(made), forced
+        return len(made), read_all
     raise llmbench.DoesNotApply("a step makes no tokens one by one")
 
 

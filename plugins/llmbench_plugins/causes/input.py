@@ -11,7 +11,7 @@ AHEAD = 2  # batches that each loader process prepares ahead (torch's default pr
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
-    """Return how batches are loaded; the wait itself is in the record."""
+    """Return how batches are load; the wait itself is in the record."""
     return {"workers": trial.workers}
 
 
@@ -21,7 +21,7 @@ def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
 
 
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
-    """Take the batches that the unchanged arm has just loaded once more, from memory.
+    """Take the batches that the unchanged arm has just load once more, from memory.
 
     With loader processes a block begins with as many untimed steps as they may have batches ready: those that they
     prepared while the other arm ran would hide the wait.
@@ -29,7 +29,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     loader = trial.fresh()
     held: list[Any] = list(trial.pool)
 
-    def loaded(batches: Sequence[Any]) -> None:
+    def load(batches: Sequence[Any]) -> None:
         taken = []
         for _ in batches:
             taken.append(next(loader))
@@ -42,7 +42,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
 
     ahead = AHEAD * trial.workers
     steps = max(8, 2 * ahead) if ahead else None
-    return llmbench.Intervention(steps=steps, treated=in_memory, clean=loaded, burn=ahead + 1)
+    return llmbench.Intervention(steps=steps, treated=in_memory, clean=load, burn=ahead + 1)
 
 
 @llmbench.hookimpl

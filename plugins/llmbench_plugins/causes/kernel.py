@@ -1,12 +1,30 @@
-"""`kernel`: operators too small or ill-shaped for the hardware. Removed by doing as much with half of the operators.
+"""`kernel`: operators too small or ill-shaped for the hardware. Removed by adding more of them, and subtracting.
 
-A batch is split into pieces: the same examples and arithmetic by as many times more operators, on smaller tensors; the
-optimizer steps as often as before. What that takes longer is what the operators of the step cost beside their
-arithmetic, once per piece more, and taking it off (of halves the share is -1: the cause was doubled) is the headroom.
-Smaller tensors may stay in a cache that whole ones leave, which hides some of it, once for any number of pieces: so
-there are `PIECES`. But a piece must keep all threads busy, so with several threads there are two. Or two batches are
-put together, where that shows more. What pieces spend on reading weights and other large tensors again belongs to
-memory: it is left out.
+A step takes `r + c`: `r` is its arithmetic, and `c` is what its operators cost apart from their arithmetic, such as
+being started. `c` cannot be switched off, but it can be multiplied. A batch is split into pieces of fewer rows, and
+they go through the step one after the other. `n` pieces are the same examples and the same arithmetic, in `n` times as
+many operators: `r + n c`. The optimizer steps as often as before, once after the last piece.
+
+An example with halves. An ordinary step takes 10 ms, and the two halves of its batch take 13 ms:
+
+    r +   c = 10 ms    the unchanged arm: the cost is counted once
+    r + 2 c = 13 ms    the changed arm: the cost is counted twice
+
+So `c` is 3 ms, and the headroom is 10 / (10 - 3) = 1.43. The changed arm is not without the cause: it has it once more
+than the unchanged one. Therefore its `share` (`Intervention.share`, the part of the cause that the changed arm is
+without) is -1. With `n` pieces it is `1 - n`. Two batches put together are half as many operators per example,
+`r + c / 2`: the share is 1/2.
+
+Weights, and other tensors that are as large for fewer rows, are read again for every piece. That belongs to memory, not
+to operators, so its time (`weights_s`) is measured and left out. If 1 of the 3 ms is reading again, `c` is 2 ms. Of
+what the changed arm takes longer only 2/3 is the cause, and the share is -1 / (2/3) = -1.5: the 3 ms over 1.5 are 2 ms.
+
+Which way is taken:
+
+- Smaller tensors may stay in a cache that whole ones leave. That makes the arithmetic faster and hides a part of `c`,
+  once for any number of pieces. Therefore a batch is split into `PIECES`, so that `c` is added several times.
+- But a piece must be large enough to keep all threads busy. With several threads there are two pieces.
+- Where two batches put together show more, that is taken instead.
 """
 
 from __future__ import annotations
@@ -14,122 +32,99 @@ from __future__ import annotations
 import contextlib
 import itertools
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import llmbench
-from llmbench_plugins.causes import communication, host, memory_capacity
-from llmbench_plugins.causes._collectives import collectives
+from llmbench_plugins.causes._collectives import collectives, copy_locally
+from llmbench_plugins.causes._full_memory import FULL, larger_x
+from llmbench_plugins.causes._operators import seconds_by_kind
 from llmbench_plugins.causes._products import PRODUCTS
+from llmbench_plugins.causes._replay import saving_s
 from llmbench_plugins.causes._streams import LARGE
-from llmbench_plugins.causes._swap import Function, replaced
-from llmbench_plugins.causes._watch import operator_seconds
+from llmbench_plugins.causes._swap import Function, substitute
 
-CLOSER = 0.5  # of the seconds: a cause that alone gives more is the closer explanation
-LEAST_GAIN = 0.05  # of the step
-PAIRS, LONG_PAIRS = 3, 2  # a stall in one of three does not make the operators all of the step
-PIECES, PIECE_ROWS = 4, 2  # of a batch, and the rows that each has at least
-WARM_S, LONG_S = 0.01, 0.06  # shorter steps get a warm-up each; longer ones are split in two, for fewer pairs
+CLOSER = 0.5  # of the seconds: another cause that alone gives more is the closer explanation
+LEAST_GAIN = 0.05  # of the step: less is not worth a closer look
+MATERIAL = 1.10  # headroom of a larger batch from which on memory is the closer explanation
+PAIRS = 3  # a stall in one of three does not make the operators all of the step
+LONG_PAIRS = 2  # of steps longer than LONG_S
+PIECES = 4  # of a batch
+PIECE_ROWS = 2  # that each piece has at least
+WARM_S = 0.01  # shorter steps get a warm-up each
+LONG_S = 0.06  # longer steps are split in two, for fewer pairs
 BLOCK_S = 0.03  # of ordinary steps in a block
-MATERIAL = 1.10
+MAX_BLOCK_STEPS = 16
+EMPTY_CALLS = 500  # of a product that is next to nothing, in each of a few samples
+
+
+class Regrouped:
+    """The examples of the pool in other batches: in `pieces` each, or (1) two batches as one.
+
+    `groups[i]` are the batches that stand for `steps` ordinary steps, those from batch `i` of the pool on.
+    """
+
+    def __init__(self, trial: llmbench.Trial, pieces: int) -> None:
+        self.trial, self.pieces = trial, pieces
+        self.split = pieces > 1
+        self.steps = 1 if self.split else 2
+        self.last = True  # whether the batch of a group that is taken now is the last one
+        pool = trial.pool
+        if self.split:
+            self.groups = [_pieces(trial, batch, pieces) for batch in pool]
+        else:
+            self.groups = [[trial.merged([batch, pool[(i + 1) % len(pool)]])] for i, batch in enumerate(pool)]
+
+    @property
+    def times_more(self) -> float:
+        """Return how many times more operators there are: 1 for halves; two batches as one are half of them less."""
+        return self.pieces - 1 if self.split else -0.5
+
+    def change(self) -> Any:
+        """Return the context in which a group updates as often as the steps that it stands for."""
+        return _update_after_the_last(self) if self.split else _update_twice(self.trial)
+
+    def run_plain(self, index: int) -> None:
+        """Take the ordinary steps."""
+        pool = self.trial.pool
+        for k in range(self.steps):
+            self.trial.step(pool[(index + k) % len(pool)])
+
+    def run_regrouped(self, index: int) -> None:
+        """Take the same examples in other batches."""
+        group = self.groups[index % len(self.groups)]
+        for number, batch in enumerate(group):
+            self.last = number == len(group) - 1
+            self.trial.step(batch)
 
 
 @contextlib.contextmanager
-def _every_second(trial: llmbench.Trial, is_first: Callable[[], bool]) -> Iterator[None]:
-    """Let the optimizer step, and processes exchange, only where `is_first()` is false."""
+def _update_after_the_last(regrouped: Regrouped) -> Iterator[None]:
+    """Let the optimizer step, and processes exchange, only in the last piece of a batch."""
 
     def seldom(inner: Function) -> Function:
-        return lambda *args, **kwargs: None if is_first() else inner(*args, **kwargs)
+        return lambda *args, **kwargs: inner(*args, **kwargs) if regrouped.last else None
 
-    update = [(trial.optimizer, "step")] if trial.optimizer is not None else []
-    with replaced(update, seldom), communication.local(collectives(), is_first):
+    optimizer = regrouped.trial.optimizer
+    update = [(optimizer, "step")] if optimizer is not None else []
+    with substitute(update, seldom), copy_locally(collectives(), lambda: not regrouped.last):
         yield
 
 
 @contextlib.contextmanager
-def _twice(trial: llmbench.Trial) -> Iterator[None]:
+def _update_twice(trial: llmbench.Trial) -> Iterator[None]:
     """Let the optimizer step two times where it steps once."""
 
-    def repeated(inner: Function) -> Function:
+    def twice(inner: Function) -> Function:
         def call(*args: Any, **kwargs: Any) -> Any:
             inner(*args, **kwargs)
             return inner(*args, **kwargs)
 
         return call
 
-    with replaced([(trial.optimizer, "step")] if trial.optimizer is not None else [], repeated):
+    with substitute([(trial.optimizer, "step")] if trial.optimizer is not None else [], twice):
         yield
-
-
-class _Arms:
-    """Steps as they are, and the same examples in `pieces` times as many operators, or (1) in half as many.
-
-    `steps` ordinary steps of `plain` are one entry of `other` in the changed arm.
-    """
-
-    def __init__(self, trial: llmbench.Trial, pieces: int) -> None:
-        self.trial, self.pieces, self.split, self.first = trial, pieces, pieces > 1, False
-        self.steps, self.plain = (1 if self.split else 2), list(trial.pool)
-        if self.split:
-            self.other = [_pieces(trial, batch, pieces) for batch in self.plain]
-        else:
-            self.other = [[trial.merged([b, self.plain[(i + 1) % len(self.plain)]])] for i, b in enumerate(self.plain)]
-
-    def change(self) -> Any:
-        """Return the context of the changed arm."""
-        return _every_second(self.trial, lambda: self.first) if self.split else _twice(self.trial)
-
-    def run_plain(self, index: int) -> None:
-        """Take the ordinary steps."""
-        for k in range(self.steps):
-            self.trial.step(self.plain[(index + k) % len(self.plain)])
-
-    def run_other(self, index: int) -> None:
-        """Take the same examples in other pieces."""
-        pieces = self.other[index % len(self.other)]
-        for number, batch in enumerate(pieces):
-            self.first = number < len(pieces) - 1
-            self.trial.step(batch)
-
-    def pairs(self) -> tuple[list[float], list[float]]:
-        """Return the seconds of a few pairs, each per ordinary step, at the pace of the clean pass."""
-        plain, other = [], []
-        warm = self.trial.step_s < WARM_S  # the first pair is not counted, and warms up where steps are longer
-        timed = (lambda call: self.trial.seconds(call, least=1)[0]) if warm else self.trial.once
-        for i in range((PAIRS if self.trial.step_s < LONG_S else LONG_PAIRS) + 1):
-            plain.append(timed(lambda i=i: self.run_plain(i)))  # type: ignore[misc]
-            with self.change():
-                other.append(timed(lambda i=i: self.run_other(i)))  # type: ignore[misc]
-        paces = [self.trial.pace_s * self.steps / t if self.trial.pace_s else 1.0 for t in plain]
-        scaled = [[t * pace / self.steps for t, pace in zip(some, paces, strict=True)] for some in (plain, other)]
-        return scaled[0][1:], scaled[1][1:]
-
-    def read_again_s(self) -> float:
-        """Return the seconds per step that go into reading again, in more operators, what is as large for fewer rows.
-
-        That is products with weights, less their calls, and operators on large tensors of any other kind.
-        """
-        runs = [operator_seconds(self.trial, run, _reads) for run in (self.run_plain, self.run_other)]
-        total = 0.0
-        for kind in ("product", "large"):
-            (plain_s, plain), (other_s, other) = (_median([one.get(kind, (0.0, 0)) for one in run]) for run in runs)
-            more_s, calls = (other_s - plain_s, other - plain) if self.split else (plain_s - other_s, plain - other)
-            total += max(0.0, more_s - calls * _empty_s(self.trial.device))
-        return total / self.steps
-
-
-def _reads(func: Any, args: Sequence[Any]) -> str | None:
-    """Return what kind of operator reads as much for fewer rows, as far as that can be told from one call."""
-    import torch
-
-    if func.overloadpacket.__name__ in PRODUCTS:
-        return "product"
-    sizes = (t.numel() * t.element_size() for t in args if isinstance(t, torch.Tensor))
-    return "large" if max(sizes, default=0) >= LARGE else None
-
-
-def _median(found: Sequence[tuple[float, int]]) -> tuple[float, int]:
-    return statistics.median(seconds for seconds, _ in found), found[0][1]
 
 
 def _rows(trial: llmbench.Trial, batch: Any) -> int:
@@ -158,120 +153,162 @@ def _piece_count(trial: llmbench.Trial) -> int:
     return 2 if fewest >= 2 else 0
 
 
-def _ways(trial: llmbench.Trial) -> list[_Arms]:
+def _ways(trial: llmbench.Trial) -> list[Regrouped]:
     """Return the ways that are open: pieces of batches, and two as one where memory and collectives allow it."""
     if trial.generates:
         raise llmbench.Unisolated("rows of a larger batch end at other lengths")
     if trial.compiled:
         raise llmbench.Unisolated("compiled for other shapes")
     pieces = _piece_count(trial)
-    ways = [_Arms(trial, pieces)] if pieces else []
-    full = getattr(trial, "facts", {}).get("memory_used", 0.0) >= memory_capacity.FULL
+    ways = [Regrouped(trial, pieces)] if pieces else []
+    full = (trial.memory_used or 0.0) >= FULL
     if len(trial.pool) > 1 and not full and not collectives():
         with contextlib.suppress(llmbench.Unisolated):
-            ways.append(_Arms(trial, 1))
+            ways.append(Regrouped(trial, 1))
     if not ways:
         raise llmbench.Unisolated("batches can be neither split nor put together")
     return ways
 
 
+# --- times ----------------------------------------------------------------------------------------------
+
+
+def _time_pairs(way: Regrouped) -> tuple[list[float], list[float]]:
+    """Return the seconds per ordinary step of a few pairs, plain and regrouped, at the pace of the clean pass."""
+    trial = way.trial
+    plain, other = [], []
+    warm = trial.step_s < WARM_S  # the first pair is not counted, and warms up where steps are longer
+    timed = (lambda call: trial.seconds(call, least=1)[0]) if warm else trial.once
+    for i in range((PAIRS if trial.step_s < LONG_S else LONG_PAIRS) + 1):
+        plain.append(timed(lambda i=i: way.run_plain(i)))  # type: ignore[misc]
+        with way.change():
+            other.append(timed(lambda i=i: way.run_regrouped(i)))  # type: ignore[misc]
+    paces = [trial.pace_s * way.steps / t if trial.pace_s else 1.0 for t in plain]
+    scaled = [[t * pace / way.steps for t, pace in zip(times, paces, strict=True)] for times in (plain, other)]
+    return scaled[0][1:], scaled[1][1:]
+
+
+def _reading_again_s(way: Regrouped) -> float:
+    """Return the seconds per step of reading again, in more operators, what is as large for fewer rows.
+
+    These are products with weights, without the cost of calling them, and operators of other kinds on large tensors.
+    """
+    runs = [seconds_by_kind(way.trial, run, _reading_kind) for run in (way.run_plain, way.run_regrouped)]
+    total = 0.0
+    for kind in ("product", "large"):
+        (plain_s, plain), (other_s, other) = (_median([row.get(kind, (0.0, 0)) for row in run]) for run in runs)
+        more_s, calls = (other_s - plain_s, other - plain) if way.split else (plain_s - other_s, plain - other)
+        total += max(0.0, more_s - calls * _empty_s(way.trial.device))
+    return total / way.steps
+
+
+def _reading_kind(func: Any, args: Sequence[Any]) -> str | None:
+    """Return the kind of an operator that reads as much for fewer rows, as far as one call shows it, else None."""
+    import torch
+
+    if func.overloadpacket.__name__ in PRODUCTS:
+        return "product"
+    sizes = (t.numel() * t.element_size() for t in args if isinstance(t, torch.Tensor))
+    return "large" if max(sizes, default=0) >= LARGE else None
+
+
+def _median(calls: Sequence[tuple[float, int]]) -> tuple[float, int]:
+    return statistics.median(seconds for seconds, _ in calls), calls[0][1]
+
+
 def _empty_s(device: str) -> float:
     """Return the seconds of a product that is next to nothing."""
-    import time
-
     import torch
 
     x = torch.zeros(1, 1, device=device)
     times = []
     for _ in range(5):
         begin = time.perf_counter()
-        for _ in range(500):
+        for _ in range(EMPTY_CALLS):
             torch.mm(x, x)
-        times.append((time.perf_counter() - begin) / 500)
+        times.append((time.perf_counter() - begin) / EMPTY_CALLS)
     return min(times)
 
 
 def _gain(facts: Mapping[str, Any]) -> float:
-    """Return the seconds per step that the operators cost beside their arithmetic, without reading weights."""
+    """Return the seconds per step that the operators cost apart from their arithmetic, without reading weights."""
     plain, other = facts["plain_s"], facts["other_s"]
+    times_more = facts["pieces"] - 1 if facts["pieces"] > 1 else -0.5  # as `Regrouped.times_more`, of a record
     more = statistics.median([abs(o) - abs(p) for p, o in zip(plain, other, strict=True)])
-    return max(0.0, more / _times_more(facts["pieces"]) - facts["weights_s"] / abs(_times_more(facts["pieces"])))
+    return max(0.0, more / times_more - facts["weights_s"] / abs(times_more))
 
 
-def _times_more(pieces: int) -> float:
-    """Return how many times more operators that makes: one for halves; two as one is half of them less."""
-    return pieces - 1 if pieces > 1 else -0.5
-
-
-def _tried(trial: llmbench.Trial) -> tuple[_Arms, dict[str, Any]]:
+def _best_way(trial: llmbench.Trial) -> tuple[Regrouped, dict[str, Any]]:
     """Return the way that shows more, and its facts.
 
-    Both show too little where smaller tensors stay in a cache that larger ones leave.
+    Either may show too little, where smaller tensors stay in a cache that larger ones leave.
     """
-    found = []
-    for arms in _ways(trial):
-        plain, other = arms.pairs()
-        found.append((arms, {"pieces": arms.pieces, "plain_s": plain, "other_s": other, "weights_s": 0.0}))
-    best: tuple[_Arms, dict[str, Any]] | None = None
-    for arms, facts in sorted(found, key=lambda way: -_gain(way[1])):
+    ways = []
+    for way in _ways(trial):
+        plain, other = _time_pairs(way)
+        ways.append((way, {"pieces": way.pieces, "plain_s": plain, "other_s": other, "weights_s": 0.0}))
+    best: tuple[Regrouped, dict[str, Any]] | None = None
+    for way, facts in sorted(ways, key=lambda pair: -_gain(pair[1])):
         if best is not None and _gain(facts) <= _gain(best[1]):
-            break  # what is taken off makes it even less
+            break  # leaving out what is read again makes it even less
         if _gain(facts) > LEAST_GAIN * trial.step_s:
-            facts["weights_s"] = arms.read_again_s()
+            facts["weights_s"] = _reading_again_s(way)
         if best is None or _gain(facts) > _gain(best[1]):
-            best = arms, facts
+            best = way, facts
     assert best is not None  # there is a way, or _ways had raised
     return best
 
 
-def probe(trial: llmbench.Trial) -> dict[str, Any]:
-    """Return the times of a few steps, of the same examples in other pieces, and what of that is reading weights.
+# --- the cause ------------------------------------------------------------------------------------------
 
-    `two_s` and `merged_s` say the same of two batches one by one, and (measured or by proportion) as one.
+
+def probe(trial: llmbench.Trial) -> dict[str, Any]:
+    """Return the times of a few steps and of the same examples regrouped, and the part of it that is reading weights.
+
+    `two_s` and `merged_s` are the times of two batches one by one and, measured or by proportion, as one.
     """
-    arms, facts = _tried(trial)
-    getattr(trial, "facts", {})["kernel"] = arms, facts
+    way, facts = _best_way(trial)
+    trial.scratch["kernel"] = way, facts
     plain, other = facts["plain_s"], facts["other_s"]
-    more = _times_more(arms.pieces)
-    merged = [2 * p - (o - p) / more if arms.split else 2 * o for p, o in zip(plain, other, strict=True)]
+    more = way.times_more
+    merged = [2 * p - (o - p) / more if way.split else 2 * o for p, o in zip(plain, other, strict=True)]
     return {**facts, "two_s": [2 * p for p in plain], "merged_s": merged}
 
 
 def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:
-    """T / (T - t): t, what the operators cost beside their arithmetic, from a few steps in two ways."""
+    """T / (T - c): c, the cost of the operators apart from their arithmetic, from a few steps in two ways."""
     return llmbench.without(record, [_gain(facts)])
 
 
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
-    """Take the same examples in pieces; leave out what reading the weights again takes."""
-    if memory_capacity.larger_x(trial) > MATERIAL:
+    """Take the same examples in other batches; leave out the time of reading the weights again."""
+    if larger_x(trial) > MATERIAL:
         raise llmbench.Unisolated("memory is too full for larger batches, which would help: see memory_capacity")
-    arms, facts = getattr(trial, "facts", {}).get("kernel") or _tried(trial)
+    way, facts = trial.scratch.get("kernel") or _best_way(trial)
     gain = _gain(facts)
-    if gain > LEAST_GAIN * trial.step_s and host.saved_s(trial) > CLOSER * gain:
+    if gain > LEAST_GAIN * trial.step_s and saving_s(trial) > CLOSER * gain:
         raise llmbench.Unisolated("most of it is Python between the operators: see the cause host")
-    more = _times_more(arms.pieces)
+    more = way.times_more
     whole = gain + facts["weights_s"] / abs(more)
-    part = max(gain / whole, 1e-3) if whole > 0 else 1.0
-    turn = iter(range(10**9))
+    part = max(gain / whole, 1e-3) if whole > 0 else 1.0  # of the difference between the arms: that is the cause
+    turn = itertools.count()
 
-    def run(which: Callable[[int], None]) -> Callable[[Sequence[Any]], None]:
-        def some(batches: Sequence[Any]) -> None:
-            for _ in range(max(1, len(batches) // arms.steps)):
-                which(next(turn))
+    def run(take: Callable[[int], None]) -> Callable[[Sequence[Any]], None]:
+        def block(batches: Sequence[Any]) -> None:
+            for _ in range(max(1, len(batches) // way.steps)):
+                take(next(turn))
 
-        return some
+        return block
 
-    share = -more / part  # of the cause, how much the changed arm is without; halves have it twice
-    steps = arms.steps * max(1, round(BLOCK_S / max(trial.step_s, 1e-6) / arms.steps))
+    steps = way.steps * max(1, round(BLOCK_S / max(trial.step_s, 1e-6) / way.steps))
     return llmbench.Intervention(
-        arms.change,
-        steps=min(steps, 16),
-        treated=run(arms.run_other),
-        clean=run(arms.run_plain),
-        burn=arms.steps,  # tensors of other sizes: the allocator asks for memory anew
-        share=share,
-        check={"pieces": arms.pieces, "weights_s": facts["weights_s"]},
+        way.change,
+        steps=min(steps, MAX_BLOCK_STEPS),
+        treated=run(way.run_regrouped),
+        clean=run(way.run_plain),
+        burn=way.steps,  # tensors of other sizes: the allocator asks for memory anew
+        share=-more / part,
+        check={"pieces": way.pieces, "weights_s": facts["weights_s"]},
     )
 
 

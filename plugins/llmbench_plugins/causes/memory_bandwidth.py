@@ -1,4 +1,4 @@
-"""`memory_bandwidth`: what comes from main memory. Removed by reading it from the caches.
+"""`memory_bandwidth`: reading from main memory. Removed by reading from the caches.
 
 Weights: one layer's for all layers of a shape, with the same kernels and FLOPs; gradients go to each weight as before.
 Elementwise operators on tensors that no cache holds: as much of them on a piece that stays there (on the CPU).
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import llmbench
-from llmbench_plugins.causes._pairs import paced_s
-from llmbench_plugins.causes._products import parameter_of, products, shapes_of_products, timed_products
-from llmbench_plugins.causes._streams import in_the_cache, saved_by_caches
+from llmbench_plugins.causes._pairs import measure_at_pace
+from llmbench_plugins.causes._products import parameter_of, products, shapes_of_products, time_products
+from llmbench_plugins.causes._streams import cache_savings_s, in_the_cache
 
 
 def _groups(trial: llmbench.Trial) -> dict[tuple[int, ...], list[Any]]:
@@ -35,7 +35,7 @@ NOTHING = "no two weights of one shape, of which one could stand for both, and n
 
 def _streams(trial: llmbench.Trial) -> list[float]:
     """Return the seconds per step that large elementwise operators spend on memory; none on a device."""
-    return saved_by_caches(trial) if trial.device == "cpu" else [0.0]
+    return cache_savings_s(trial) if trial.device == "cpu" else [0.0]
 
 
 def _stand_ins(trial: llmbench.Trial) -> dict[int, Any]:
@@ -64,7 +64,7 @@ def _with_weight_of_another() -> Any:
 
 
 @contextlib.contextmanager
-def replaced_parameters(module: Any, instead: Mapping[int, Any]) -> Iterator[None]:
+def substitute_parameters(module: Any, instead: Mapping[int, Any]) -> Iterator[None]:
     """Let modules hold other parameters."""
     found = [
         (m._parameters, name, p)
@@ -82,13 +82,13 @@ def replaced_parameters(module: Any, instead: Mapping[int, Any]) -> Iterator[Non
 
 
 @contextlib.contextmanager
-def _shared(trial: llmbench.Trial) -> Iterator[None]:
+def _share_weights(trial: llmbench.Trial) -> Iterator[None]:
     import torch
     from torch.nn import functional
 
     instead, function = _stand_ins(trial), _with_weight_of_another()
     if not trial.trains:  # no gradient needs a weight of its own
-        with replaced_parameters(trial.module, instead):
+        with substitute_parameters(trial.module, instead):
             yield
         return
 
@@ -140,7 +140,7 @@ def _hot_s(trial: llmbench.Trial, calls: Mapping[tuple[int, int, int], tuple[int
     def once() -> float:
         return sum(count * trial.once(call) / times for count, call, times in made)
 
-    return paced_s(trial, once) if made else 0.0
+    return measure_at_pace(trial, once) if made else 0.0
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
@@ -152,12 +152,12 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
             key = (rows, inputs, outputs)
             calls[key] = (calls.get(key, (0, None))[0] + 1, parameter)
     streams_s = _streams(trial)
-    getattr(trial, "facts", {})["streams_s"] = streams_s
+    trial.scratch["memory_bandwidth"] = streams_s
     if not known and not any(streams_s):
         raise llmbench.Unisolated(NOTHING)
     hot_s = _hot_s(trial, calls)
     wanted = lambda weight: id(parameter_of(weight)) in known  # noqa: E731
-    part_s = trial.timed(lambda timer: timed_products(timer, wanted)) if known else [0.0]
+    part_s = trial.timed(lambda timer: time_products(timer, wanted)) if known else [0.0]
     return {"part_s": part_s, "hot_s": hot_s, "weights": len(known), "streams_s": streams_s}
 
 
@@ -170,23 +170,23 @@ def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
 def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Share weights, and do large elementwise operators on pieces."""
     groups = _groups(trial)
-    streams = any(getattr(trial, "facts", {}).get("streams_s") or _streams(trial))
+    streams = any(trial.scratch.get("memory_bandwidth") or _streams(trial))
     if not groups and not streams:
         raise llmbench.Unisolated(NOTHING)
 
     @contextlib.contextmanager
-    def changed() -> Iterator[None]:
-        with _shared(trial), in_the_cache() if streams else contextlib.nullcontext():
+    def change() -> Iterator[None]:
+        with _share_weights(trial), in_the_cache() if streams else contextlib.nullcontext():
             yield
 
-    def looked_at(batches: Sequence[Any]) -> None:
-        with in_the_cache(pieces=False):  # looking on takes time: in both arms, or it would hide what pieces save
+    def step_watched(batches: Sequence[Any]) -> None:
+        with in_the_cache(pieces=False):  # watching takes time: in both arms, or it would hide the saving
             for batch in batches:
                 trial.step(batch)
 
     shared = {str(k): len(v) for k, v in groups.items()}
     check = {"shared": shared, "streams": streams}
-    return llmbench.Intervention(changed, clean=looked_at if streams else None, check=check)
+    return llmbench.Intervention(change, clean=step_watched if streams else None, check=check)
 
 
 @llmbench.hookimpl

@@ -8,9 +8,10 @@ from typing import Any
 
 import llmbench
 from llmbench_plugins.causes._collectives import collectives
-from llmbench_plugins.causes._swap import Function, replaced
+from llmbench_plugins.causes._swap import Function, substitute
 
-STEPS, WARMUP = 4, 1
+STEPS = 4  # that are timed
+WARMUP = 1  # steps before them
 
 
 def _check(trial: llmbench.Trial) -> None:
@@ -18,14 +19,14 @@ def _check(trial: llmbench.Trial) -> None:
         raise llmbench.DoesNotApply("nothing is updated")
 
 
-def _behind_backward(trial: llmbench.Trial) -> list[float]:
-    """Return the seconds of a step behind its last backward pass, collectives left out."""
+def _after_backward_s(trial: llmbench.Trial) -> list[float]:
+    """Return the seconds of a step after its last backward pass, collectives left out."""
     import torch
 
     ends: list[float] = []
     exchanged = 0.0
 
-    def noted(inner: Function) -> Function:
+    def note_end(inner: Function) -> Function:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal exchanged
             out = inner(*args, **kwargs)
@@ -35,7 +36,7 @@ def _behind_backward(trial: llmbench.Trial) -> list[float]:
 
         return call
 
-    def left_out(inner: Function) -> Function:
+    def leave_out(inner: Function) -> Function:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal exchanged
             begin = time.perf_counter()
@@ -48,7 +49,7 @@ def _behind_backward(trial: llmbench.Trial) -> list[float]:
 
     found = []
     others = [place for _, places in collectives() for place in places]
-    with replaced([(torch.autograd, "backward")], noted), replaced(others, left_out):
+    with substitute([(torch.autograd, "backward")], note_end), substitute(others, leave_out):
         for i in range(WARMUP + STEPS):
             ends.clear()
             trial.step(trial.pool[i % len(trial.pool)])
@@ -59,16 +60,16 @@ def _behind_backward(trial: llmbench.Trial) -> list[float]:
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
-    """Return the seconds per step in `optimizer.step`; without an optimizer, those behind the backward pass.
+    """Return the seconds per step in `optimizer.step`; without an optimizer, those after the backward pass.
 
-    Of another engine than torch the record's phases tell.
+    For another engine than torch, the phases of the record have it.
     """
     _check(trial)
     if trial.engine != "torch":
         return {"kind": "an optimizer"}
     if trial.optimizer is None:
-        return {"part_s": _behind_backward(trial), "kind": "the step's own"}
-    return {"part_s": trial.timed(lambda timer: replaced([(trial.optimizer, "step")], timer)), "kind": "an optimizer"}
+        return {"part_s": _after_backward_s(trial), "kind": "the step's own"}
+    return {"part_s": trial.timed(lambda timer: substitute([(trial.optimizer, "step")], timer)), "kind": "an optimizer"}
 
 
 def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:
@@ -87,7 +88,7 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     def nothing(_: Function) -> Function:
         return lambda closure=None: None if closure is None else closure()
 
-    return llmbench.Intervention(lambda: replaced([(trial.optimizer, "step")], nothing))
+    return llmbench.Intervention(lambda: substitute([(trial.optimizer, "step")], nothing))
 
 
 @llmbench.hookimpl

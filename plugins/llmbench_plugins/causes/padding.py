@@ -23,14 +23,14 @@ def _size(trial: llmbench.Trial, batch: Any) -> tuple[float, float]:
     return float(sum(b * n for b, n in shapes)), float(sum(b * n * n for b, n in shapes))
 
 
-def _paced(trial: llmbench.Trial, batch: Any) -> float:
+def _step_at_pace(trial: llmbench.Trial, batch: Any) -> float:
     return trial.paced(lambda: trial.once(lambda: trial.step(batch)), trial.pool[0])
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
     """Return the share of padding, the sizes of batches with and without it, and the times of a few of them."""
     if trial.generates:
-        raise llmbench.DoesNotApply("prompts of a generation are padded at most once")
+        raise llmbench.DoesNotApply("prompts of a generation are take_padded at most once")
     regrouped = trial.regrouped()
     before, after = ([_size(trial, batch) for batch in some] for some in (trial.pool, regrouped))
     whole = sum(size for size, _ in before)
@@ -41,7 +41,7 @@ def probe(trial: llmbench.Trial) -> dict[str, Any]:
     some = [*regrouped[::steps], *trial.pool[:2]]
     for batch in some:  # warm up
         trial.step(batch)
-    rounds = [[_paced(trial, batch) for batch in some] for _ in range(ROUNDS)]
+    rounds = [[_step_at_pace(trial, batch) for batch in some] for _ in range(ROUNDS)]
     times = [statistics.median(of_batch) for of_batch in zip(*rounds, strict=True)]
     return {
         "padding_share": share,
@@ -78,18 +78,18 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
     """Take the pool as it is, and its examples regrouped."""
     regrouped = trial.regrouped()
 
-    def padded(_: Sequence[Any]) -> None:
+    def take_padded(_: Sequence[Any]) -> None:
         for batch in trial.pool:
             trial.step(batch)
 
-    def without(_: Sequence[Any]) -> None:
+    def take_regrouped(_: Sequence[Any]) -> None:
         for batch in regrouped:
             trial.step(batch)
 
     return llmbench.Intervention(
         steps=len(trial.pool),
-        treated=without,
-        clean=padded,
+        treated=take_regrouped,
+        clean=take_padded,
         burn=0,
         check={"batches": [len(trial.pool), len(regrouped)]},
     )

@@ -13,8 +13,8 @@ from typing import Any
 
 import llmbench
 from llmbench_plugins.causes._cells import CellLoops
-from llmbench_plugins.causes._pairs import paced_s
-from llmbench_plugins.causes._swap import Function, forwards, replaced
+from llmbench_plugins.causes._pairs import measure_at_pace
+from llmbench_plugins.causes._swap import Function, forwards, substitute
 
 
 def _find(trial: llmbench.Trial) -> tuple[list[Any], list[Any]]:
@@ -27,7 +27,7 @@ def _find(trial: llmbench.Trial) -> tuple[list[Any], list[Any]]:
         raise llmbench.Unisolated("compiled: its operators cannot be replaced")
     called: dict[int, Any] = {}
 
-    def seen(inner: Any) -> Function:  # a bound method
+    def note(inner: Any) -> Function:  # a bound method
         def call(*args: Any, **kwargs: Any) -> Any:
             called[id(inner.__self__)] = inner.__self__
             return inner(*args, **kwargs)
@@ -36,7 +36,7 @@ def _find(trial: llmbench.Trial) -> tuple[list[Any], list[Any]]:
 
     layers: list[Any] = [m for m in trial.module.modules() if isinstance(m, nn.RNNBase)]
     cells: list[Any] = [m for m in trial.module.modules() if isinstance(m, nn.RNNCellBase)]
-    with replaced(forwards([*layers, *cells]), seen):
+    with substitute(forwards([*layers, *cells]), note):
         trial.step(trial.pool[0])
     layers, cells = ([m for m in some if id(m) in called] for some in (layers, cells))
     if not layers and not cells:
@@ -103,7 +103,7 @@ def _record(layer: Any, x_LBI: Any, state: Any) -> list[list[Any]]:
 
 
 def _at_once(layer: Any, x_NI: Any, weights: Sequence[Any], before: Sequence[Any]) -> Any:
-    """Return the states (N, H) behind one time step of N rows, by the kernel that the layer itself uses."""
+    """Return the states (N, H) after one time step of N rows, by the kernel that the layer itself uses."""
     import torch
 
     kernels: dict[str, Any] = {"LSTM": torch._VF.lstm, "GRU": torch._VF.gru, "RNN_TANH": torch._VF.rnn_tanh}
@@ -160,7 +160,7 @@ class _Layers:
             import torch
 
             if isinstance(x, torch.nn.utils.rnn.PackedSequence):
-                return self._packed(layer, x)
+                return self._run_packed(layer, x)
             single = x.dim() == 2
             x_LBI = x[:, None] if single else x.transpose(0, 1) if layer.batch_first else x
             if torch.is_autocast_enabled(x.device.type):
@@ -181,7 +181,7 @@ class _Layers:
 
         return call
 
-    def _packed(self, layer: Any, packed: Any) -> Any:
+    def _run_packed(self, layer: Any, packed: Any) -> Any:
         """Return the outputs of a packed sequence (N, I); backwards its rows get states of the same size."""
         import torch
 
@@ -198,25 +198,25 @@ class _Layers:
         h, c = (torch.cat([part.expand(1, rows, -1) for part in last]) for last in (last_h, last_c))
         return packed._replace(data=out[:, 0]), ((h, c) if layer.mode == "LSTM" else h)
 
-    def changed(self) -> Any:
+    def use_known_states(self) -> Any:
         """Return the context in which the layers' steps do not wait for each other."""
-        return replaced(forwards(self.layers), self.without)
+        return substitute(forwards(self.layers), self.without)
 
 
-def _known_s(trial: llmbench.Trial, layers: list[Any]) -> float:
+def _alone_s(trial: llmbench.Trial, layers: list[Any]) -> float:
     """Return the seconds per step of the layers alone, with states that are known, on inputs of the step's shapes."""
     import torch
 
     given: list[tuple[Any, Any]] = []
 
-    def noted(inner: Function) -> Function:
+    def note(inner: Function) -> Function:
         def call(x: Any, *args: Any, **kwargs: Any) -> Any:
             given.append((inner.__self__, x))  # type: ignore[attr-defined]
             return inner(x, *args, **kwargs)
 
         return call
 
-    with replaced(forwards(layers), noted):
+    with substitute(forwards(layers), note):
         trial.step(trial.pool[0])
     total = 0.0
     for layer, x in given:
@@ -233,30 +233,30 @@ def _known_s(trial: llmbench.Trial, layers: list[Any]) -> float:
                     torch.autograd.grad(out, [data, *layer.parameters()], out.detach(), allow_unused=True)
 
         def once(call: Callable[[], None] = call, alone: _Layers = alone) -> float:
-            with alone.changed():
+            with alone.use_known_states():
                 return trial.once(call)
 
         once()  # warm up, and record
-        total += paced_s(trial, once)
+        total += measure_at_pace(trial, once)
     return total
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
     """Return the seconds per step in recurrent layers and cells, and of their products done at once.
 
-    Of another engine than torch nothing is timed apart; whether it applies shows when it is tried.
+    For another engine than torch nothing is timed; whether it applies shows when it is removed.
     """
     if trial.engine != "torch":
         with trial.without_recurrence():
             return {}
     layers, cells = _find(trial)
     facts: dict[str, Any] = {"layers": len(layers), "cells": len(cells)}
-    facts["part_s"] = trial.timed(lambda timer: replaced(forwards([*layers, *cells]), timer))
-    facts["known_s"] = _known_s(trial, layers)
+    facts["part_s"] = trial.timed(lambda timer: substitute(forwards([*layers, *cells]), timer))
+    facts["known_s"] = _alone_s(trial, layers)
     if cells:
         loops = CellLoops(cells, trial.module)
         loops.record(trial)
-        facts["known_s"] += loops.known_s(trial)
+        facts["known_s"] += loops.measure_s(trial)
     return facts
 
 
@@ -275,14 +275,14 @@ def intervene(trial: llmbench.Trial) -> llmbench.Intervention:
         loops.record(trial)
 
     @contextlib.contextmanager
-    def changed() -> Iterator[None]:
-        with fused.changed(), loops.changed():
+    def change() -> Iterator[None]:
+        with fused.use_known_states(), loops.join_calls():
             yield
 
-    with changed():  # records the states of all shapes that will come
+    with change():  # records the states of all shapes that will come
         for batch in trial.pool:
             trial.step(batch)
-    return llmbench.Intervention(changed, check={"layers": len(layers), "cells": len(cells)})
+    return llmbench.Intervention(change, check={"layers": len(layers), "cells": len(cells)})
 
 
 @llmbench.hookimpl

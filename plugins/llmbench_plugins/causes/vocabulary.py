@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import llmbench
-from llmbench_plugins.causes._products import parameter_of, products, shapes_of_products, timed_products
-from llmbench_plugins.causes._swap import Function, Place, replaced
-from llmbench_plugins.causes._watch import seconds_of
+from llmbench_plugins.causes._operators import seconds_of
+from llmbench_plugins.causes._products import parameter_of, products, shapes_of_products, time_products
+from llmbench_plugins.causes._swap import Function, Place, substitute
 
 ROWS = 256
 LEAST = 512  # a smaller vocabulary costs little more than 256 rows
@@ -31,7 +31,7 @@ def _find(trial: llmbench.Trial) -> tuple[int, Any]:
     heads: dict[int, Any] = {}  # what was last multiplied by, before a loss over as many classes
     last: dict[int, Any] = {}
 
-    def noted(inner: Function) -> Function:
+    def note(inner: Function) -> Function:
         def call(
             input: Any,  # noqa: A002
             *args: Any,
@@ -48,7 +48,7 @@ def _find(trial: llmbench.Trial) -> tuple[int, Any]:
         last[weight.shape[0]] = parameter_of(weight)
         return original()
 
-    with products(product), replaced(_losses(), noted):
+    with products(product), substitute(_losses(), note):
         trial.step(trial.pool[0])
     known = {m.num_embeddings for m in trial.module.modules() if isinstance(m, torch.nn.Embedding)}
     found = list(heads) if classes else [v for v in known if v in last]
@@ -65,7 +65,7 @@ def _find(trial: llmbench.Trial) -> tuple[int, Any]:
     return size, heads[size]
 
 
-def _timed(trial: llmbench.Trial, size: int, head: Any) -> list[float]:
+def _part_s(trial: llmbench.Trial, size: int, head: Any) -> list[float]:
     """Return the seconds per step of what is done over the vocabulary.
 
     Where nothing but the head has V inputs or outputs: of the operators that read or write something of V columns,
@@ -74,11 +74,13 @@ def _timed(trial: llmbench.Trial, size: int, head: Any) -> list[float]:
     """
     if all(i != size and (o != size or p is head) for _, i, o, p in shapes_of_products(trial)):
         shape = tuple(head.shape)
-        return seconds_of(trial, lambda name, tensors: _over(size, name, tensors) or _summed(shape, name, tensors))
+        return seconds_of(
+            trial, lambda name, tensors: _over(size, name, tensors) or _is_sum_of_gradients(shape, name, tensors)
+        )
 
     @contextlib.contextmanager
     def parts(timer: Function) -> Iterator[None]:
-        with timed_products(timer, lambda weight: parameter_of(weight) is head), replaced(_losses(), timer):
+        with time_products(timer, lambda weight: parameter_of(weight) is head), substitute(_losses(), timer):
             yield
 
     return trial.timed(parts)
@@ -91,7 +93,7 @@ def _over(size: int, name: str, tensors: Sequence[Any]) -> bool:
     return wide or (("mm" in name or "linear" in name) and any(size in t.shape for t in tensors))
 
 
-def _summed(shape: tuple[int, ...], name: str, tensors: Sequence[Any]) -> bool:
+def _is_sum_of_gradients(shape: tuple[int, ...], name: str, tensors: Sequence[Any]) -> bool:
     """Return whether the head's gradient is added to another: of an embedding that shares it, or of an earlier pass."""
     return name in ("add", "add_") and all(tuple(t.shape) == shape for t in tensors)
 
@@ -151,16 +153,16 @@ def _small(trial: llmbench.Trial, size: int, head: Any) -> Iterator[None]:
     numbers = list({(id(owner), name): (owner, name) for owner, name in numbers}.values())
     update = [(trial.optimizer, "step")] if trial.optimizer is not None else []
     with contextlib.ExitStack() as stack:
-        for change in (products(product), replaced(_losses(), loss), replaced(update, with_gradient)):
+        for change in (products(product), substitute(_losses(), loss), substitute(update, with_gradient)):
             stack.enter_context(change)
-        stack.enter_context(replaced(numbers, lambda _: ROWS))  # type: ignore[arg-type, return-value]
+        stack.enter_context(substitute(numbers, lambda _: ROWS))  # type: ignore[arg-type, return-value]
         yield
 
 
 def probe(trial: llmbench.Trial) -> dict[str, Any]:
     """Return V and the seconds per step of what is done over it."""
     size, head = _find(trial)
-    return {"vocabulary": size, "part_s": _timed(trial, size, head)}
+    return {"vocabulary": size, "part_s": _part_s(trial, size, head)}
 
 
 def predict(record: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:

@@ -28,7 +28,7 @@ def parse(argument: str) -> tuple[str, dict[str, str]]:
 
 
 def load_tables(name: str, options: Mapping[str, str], where: str) -> Any:
-    """Return what `datasets.load_dataset` makes of it; whatever goes wrong there becomes one line."""
+    """Load tables with `datasets.load_dataset`. Raises DataError, in one line, for whatever goes wrong there."""
     try:
         import datasets
     except ModuleNotFoundError as error:

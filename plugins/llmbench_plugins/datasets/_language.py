@@ -1,4 +1,4 @@
-"""The probabilistic language behind `synthetic`: every word is drawn from a known distribution, so that
+"""The probabilistic language of `synthetic`: every word is drawn from a known distribution, so that
 log p(document) is exact.
 
 A document has one latent *component* (a kind of text and a topic). Given it, the document is a chain: the state
@@ -18,7 +18,11 @@ from itertools import accumulate
 from typing import Protocol
 
 END = ""  # the end of a document
-STOP, CUE, WHAT, DOES, ASK = ".", "notably", "what", "does", "?"
+STOP = "."
+CUE = "notably"
+WHAT = "what"
+DOES = "does"
+ASK = "?"
 
 
 class Choice:
@@ -95,7 +99,7 @@ class Lexicon:
         shares = [own if i == topic else (1 - own) / others for i in range(len(groups))]
         return blend((share, g.probability) for share, g in zip(shares, groups, strict=True)).probability
 
-    def renamed(self, names: Mapping[str, str], noun_first: bool) -> Lexicon:
+    def rename_words(self, names: Mapping[str, str], noun_first: bool) -> Lexicon:
         """Return the same lexicon with each word replaced by `names[word]`."""
         words = {c: [[names[w] for w in group] for group in groups] for c, groups in self.words.items()}
         determiners = {names[w]: p for w, p in self.determiners.items()}
@@ -325,7 +329,7 @@ class Mixture:
 
 
 def follow(chain: Chain, words: Sequence[str]) -> tuple[float, Hashable]:
-    """Return log p(words | chain) in nats and the state behind them; -inf where the chain cannot say them."""
+    """Return log p(words | chain) in nats and the state after them; -inf where the chain cannot say them."""
     state, log_prob = chain.start, 0.0
     for word in words:
         probability = chain.options(state).probability.get(word, 0.0)

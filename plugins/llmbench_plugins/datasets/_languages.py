@@ -40,8 +40,8 @@ def languages_in(name: str) -> tuple[str, str] | None:
     return (iso_code(words[0]), iso_code(words[1])) if len(words) == 2 else None
 
 
-def _seen_language(texts: Sequence[str]) -> str | None:
-    """Return `zh` or `ja` where the script of most texts says so."""
+def _script_language(texts: Sequence[str]) -> str | None:
+    """Return `zh` or `ja` where most texts are in that script, else None."""
     counts = Counter("ja" if _KANA.search(t) else "zh" if _IDEOGRAPH.search(t) else "" for t in texts)
     if counts["ja"] + counts["zh"] < len(texts) / 2:
         return None
@@ -51,7 +51,7 @@ def _seen_language(texts: Sequence[str]) -> str | None:
 def pair_languages(named: Languages, rows: Sequence[Mapping[str, Any]]) -> Languages:
     """Return the languages of source and target: what the script says, else what the names say."""
     source, target = named
-    seen = _seen_language([r["source"] for r in rows[:1000]]), _seen_language([r["target"] for r in rows[:1000]])
+    seen = _script_language([r["source"] for r in rows[:1000]]), _script_language([r["target"] for r in rows[:1000]])
     if (seen[0] and seen[0] == target) or (seen[1] and seen[1] == source):
         source, target = target, source  # named in the other order than the columns have
     return seen[0] or source, seen[1] or target

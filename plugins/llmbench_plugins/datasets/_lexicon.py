@@ -44,4 +44,4 @@ def _dictionary() -> dict[str, str]:
 
 
 DICTIONARY = _dictionary()
-FOREIGN = NATIVE.renamed(DICTIONARY, noun_first=True)
+FOREIGN = NATIVE.rename_words(DICTIONARY, noun_first=True)

@@ -225,7 +225,7 @@ def _read_split(found: _Found, units: Sequence[Unit]) -> Rows:
 
 
 def _info(found: _Found, raw: dict[str, Rows]) -> dict[str, Any]:
-    """Return what is known beside the examples; labels that are names become class numbers."""
+    """Return the fields that describe all examples; labels that are names become class numbers."""
     if found.kind == "classification":
         return {"labels": _number_labels(found, [row for rows in raw.values() for row in rows])}
     if found.kind == "translation":

@@ -49,7 +49,7 @@ def language(shares: Mapping[str, float], plans: Plans = STORY_PLANS) -> Mixture
 
 
 def translate(source: str) -> str:
-    """Return the foreign sentence: word by word, with each adjective behind its noun."""
+    """Return the foreign sentence: word by word, with each adjective after its noun."""
     words: list[str] = []
     adjective = None
     for word in source.split():

@@ -31,7 +31,7 @@ class Driver:
     def take(self, model: Any) -> None:
         """Drive this model from now on."""
         self.model, self.changed = model, {}
-        self.compiled = {"outputs": compiled(self.predicted)}
+        self.compiled = {"outputs": compiled(self.predict_outputs)}
 
     def prepare(self, optimizer: Any) -> None:
         """Train with this optimizer from now on; constants in it, such as the peak rate, are compiled in."""
@@ -39,9 +39,9 @@ class Driver:
         self.compiled = {name: compiled(body) for name, body in self.bodies().items()}
 
     def bodies(self) -> dict[str, Any]:
-        """Return what is compiled, by name."""
+        """Return the functions that are compiled, by name."""
         steps = {"loss": self.loss, "gradients": self.loss_and_gradients, "step": self.step}
-        return {**steps, "outputs": self.predicted}
+        return {**steps, "outputs": self.predict_outputs}
 
     def tensors(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arrays on the device; JAX computes with 32-bit integers."""
@@ -69,7 +69,7 @@ class Driver:
         return self.last
 
     def outputs(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the model makes of the arrays, as numpy arrays."""
+        """Return the outputs of the model as numpy arrays, by name."""
         return {name: np.asarray(v) for name, v in self.compiled["outputs"](*self._values(), arrays).items()}
 
     def synchronize(self) -> None:
@@ -91,7 +91,7 @@ class Driver:
             self.updates = True
 
     @contextlib.contextmanager
-    def changed_model(self) -> Iterator[None]:
+    def use_changed_model(self) -> Iterator[None]:
         """Use compiled steps of their own while the model's layers do something else (always the same)."""
         self.compiled, self.changed = self.changed, self.compiled
         if not self.compiled:
@@ -102,7 +102,7 @@ class Driver:
             self.compiled, self.changed = self.changed, self.compiled
 
     def trace(self, arrays: Mapping[str, Any], *, train: bool) -> dict[str, Any]:
-        """Tell nothing: the operators of this backend are not counted."""
+        """Return no rows: the operators of this backend are not counted."""
         totals = dict.fromkeys(("flops", "recomputed_flops", "bytes", "kernels"))
         return {"rows": [], "totals": totals, "notes": ["operators are not counted for Keras on JAX"]}
 
@@ -121,8 +121,8 @@ class Driver:
         loss, gradients = self.loss_and_gradients(weights, others, arrays)
         return loss, *self.optimizer.stateless_apply(state, gradients, weights)
 
-    def predicted(self, weights: Values, others: Values, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the model makes of the arrays."""
+    def predict_outputs(self, weights: Values, others: Values, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the outputs of the model, by name."""
         return self.model.stateless_call(weights, others, arrays, training=False)[0]
 
     def _values(self) -> tuple[Values, Values]:

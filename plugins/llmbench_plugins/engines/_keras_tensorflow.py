@@ -54,7 +54,7 @@ class Driver:
         return self._graph("step", arrays)(arrays) if self.updates else self.run_gradients(arrays)
 
     def outputs(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the model makes of the arrays, as numpy arrays."""
+        """Return the outputs of the model as numpy arrays, by name."""
         return {name: value.numpy() for name, value in self._graph("outputs", arrays)(arrays).items()}
 
     def synchronize(self) -> None:
@@ -73,7 +73,7 @@ class Driver:
             self.updates = True
 
     @contextlib.contextmanager
-    def changed_model(self) -> Iterator[None]:
+    def use_changed_model(self) -> Iterator[None]:
         """Use graphs of their own while the model's layers do something else (always the same)."""
         self.known, self.changed = self.changed, self.known
         try:
@@ -83,12 +83,12 @@ class Driver:
 
     def trace(self, arrays: Mapping[str, Any], *, train: bool) -> dict[str, Any]:
         """Count the graph of one step on arrays of these shapes; see `Engine.trace`."""
-        from llmbench_plugins.engines._tensorflow_graph import counted
+        from llmbench_plugins.engines._tensorflow_graph import count_graph
 
         specs = {name: tf.TensorSpec(t.shape, t.dtype) for name, t in arrays.items()}
-        body = self.step if train else self.predicted
+        body = self.step if train else self.predict_outputs
         graph = tf.function(body).get_concrete_function(specs).graph
-        return counted(graph, tokens=arrays["input_ids"].shape[1])
+        return count_graph(graph, tokens=arrays["input_ids"].shape[1])
 
     # --- what the graphs do ---
 
@@ -110,8 +110,8 @@ class Driver:
             self.optimizer.apply(gradients, self.model.trainable_variables)
         return loss
 
-    def predicted(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the model makes of the arrays."""
+    def predict_outputs(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the outputs of the model, by name."""
         with tf.name_scope("forward"):
             return self.model(arrays, training=False)
 
@@ -125,7 +125,7 @@ class Driver:
                 "step": self.step,
                 "loss": self.loss,
                 "gradients": self.loss_and_gradients,
-                "outputs": self.predicted,
+                "outputs": self.predict_outputs,
             }
             specs = {name: tf.TensorSpec([None] * len(t.shape), t.dtype) for name, t in arrays.items()}
             self.known[key] = tf.function(bodies[kind], input_signature=[specs])

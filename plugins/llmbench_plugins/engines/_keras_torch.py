@@ -51,12 +51,12 @@ class Driver:
         self.forget()
 
     def outputs(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the model makes of the arrays, as numpy arrays."""
+        """Return the outputs of the model as numpy arrays, by name."""
         with torch.inference_mode():
             return {name: value.numpy() for name, value in self.model(arrays, training=False).items()}
 
     def synchronize(self) -> None:
-        """Do nothing: on the CPU nothing is behind."""
+        """Do nothing: on the CPU a call has run when it returns."""
 
     def forget(self) -> None:
         """Drop gradients."""
@@ -72,11 +72,11 @@ class Driver:
         finally:
             self.updates = True
 
-    def changed_model(self) -> AbstractContextManager[None]:
+    def use_changed_model(self) -> AbstractContextManager[None]:
         """Do nothing: layers are called anew in every step."""
         return contextlib.nullcontext()
 
     def trace(self, arrays: Mapping[str, Any], *, train: bool) -> dict[str, Any]:
-        """Tell nothing: the operators of this backend are not counted."""
+        """Return no rows: the operators of this backend are not counted."""
         totals = dict.fromkeys(("flops", "recomputed_flops", "bytes", "kernels"))
         return {"rows": [], "totals": totals, "notes": ["operators are not counted for Keras on torch"]}

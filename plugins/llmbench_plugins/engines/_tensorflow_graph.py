@@ -3,7 +3,7 @@
 A FLOP is one of a matrix product, 2 per multiply-add. The bytes of a call are those of its inputs and outputs.
 TensorFlow optimizes a graph before it runs it (constants are folded, elementwise operators joined), which leaves
 products as they are and may save bytes. What nothing depends on is not run, and not counted: Keras makes a recurrent
-step beside its loop, to look at the shapes.
+step next to its loop, to look at the shapes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NOTES = [
 ]
 
 
-def counted(graph: Any, *, tokens: int) -> dict[str, Any]:
+def count_graph(graph: Any, *, tokens: int) -> dict[str, Any]:
     """Return `rows`, `totals` and `notes` (see `llmbench.Engine.trace`) of a graph whose loops run `tokens` times."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     unknown: set[str] = set()

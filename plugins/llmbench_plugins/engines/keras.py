@@ -27,11 +27,15 @@ import llmbench
 
 Graph = Callable[[Any], Any]
 MIB = 2**20
-MAX_GRAD_NORM, WARMUP_SHARE, WEIGHT_DECAY, LEAST_RATE = 1.0, 0.1, 0.01, 0.02  # as the torch engine
+# As in the torch engine.
+MAX_GRAD_NORM = 1.0
+WARMUP_SHARE = 0.1  # of the steps
+WEIGHT_DECAY = 0.01
+LEAST_RATE = 0.02  # of the peak
 EPSILON = 1e-8  # of Adam, torch's default (Keras: 1e-7)
 OPTIMIZERS = ("adamw", "adam")
 INSTALL = "pip install 'llmbench[keras]'"
-#: Backend -> the packages that it needs beside Keras.
+#: Backend -> the packages that it needs in addition to Keras.
 BACKENDS = {"tensorflow": INSTALL, "torch": "pip install keras", "jax": "pip install keras jax"}
 
 
@@ -84,10 +88,10 @@ class KerasEngine:
         ctx: llmbench.CollateContext,
         workers: int,
     ) -> Iterator[llmbench.Batch]:
-        """Collate in this process when the batch is asked for; no process can be forked beside TensorFlow's threads."""
+        """Collate in this process, when a batch is asked for: TensorFlow's threads allow no process to be forked."""
         if workers:
             raise llmbench.Unsupported(f"the engine {self.name} loads in its own process: workers must be 0")
-        return collated(features, order, layout, ctx)
+        return collate_batches(features, order, layout, ctx)
 
     def copy(self, batch: llmbench.Batch) -> Any:
         """Return the arrays as tensors of the backend."""
@@ -158,7 +162,7 @@ class KerasEngine:
         return sum(math.prod(v.shape) for v in self.model.variables if is_weight(v))
 
     def compile_watch(self) -> None:
-        """Nothing: what tracing a graph takes is not told apart from the first step."""
+        """Return None: tracing a graph is a part of the first step that does not show."""
 
     def trial(self, plain: llmbench.StepTrial) -> llmbench.StepTrial:
         """Return a step whose update can be left out."""
@@ -177,7 +181,7 @@ class KerasEngine:
         return {**weights, **sizes, "activations_mib": None, "parts_reason": why}
 
     def trace(self, batch: llmbench.Batch, *, train: bool, max_new_tokens: int) -> dict[str, Any]:
-        """Return what the step's graph multiplies and moves; operators have no times here."""
+        """Count the FLOPs and bytes of the step's graph; operators have no times here."""
         found: dict[str, Any] = self.driver.trace(self.copy(batch), train=train)
         shapes = {name: list(array.shape) for name, array in batch.arrays.items()}
         return {"times": None, "phases_s": {}, "shapes": shapes, **found}
@@ -186,13 +190,14 @@ class KerasEngine:
         """Write the weights by their paths in the model."""
         from safetensors.numpy import save_file
 
-        save_file({name: self.keras.ops.convert_to_numpy(v) for name, v in named(self.model).items()}, str(path))
+        weights = weights_by_path(self.model)
+        save_file({name: self.keras.ops.convert_to_numpy(v) for name, v in weights.items()}, str(path))
 
     def load(self, path: Path, *, strict: bool) -> list[str]:
         """Read weights of equal path and shape. Raises ValueError when `strict` and some are missing or left over."""
         from safetensors.numpy import load_file
 
-        state, own = load_file(str(path)), named(self.model)
+        state, own = load_file(str(path)), weights_by_path(self.model)
         taken = [name for name, v in own.items() if name in state and state[name].shape == tuple(v.shape)]
         if strict and (len(taken) < len(own) or len(taken) < len(state)):
             wrong = sorted((own.keys() | state.keys()) - set(taken))
@@ -221,7 +226,7 @@ class KerasTrial(llmbench.StepTrial):
         layers = recurrence.recurrent_layers(self.keras, self.module)
         if not layers:
             raise llmbench.DoesNotApply("no recurrent layer in a step")
-        with recurrence.at_once(self.keras, layers), self.driver.changed_model():
+        with recurrence.at_once(self.keras, layers), self.driver.use_changed_model():
             yield
 
 
@@ -256,13 +261,13 @@ def start_keras(backend: str, name: str) -> Any:
     return keras
 
 
-def collated(
+def collate_batches(
     features: Sequence[Mapping[str, Any]],
     order: Sequence[Sequence[int]],
     layout: llmbench.Layout,
     ctx: llmbench.CollateContext,
 ) -> Iterator[llmbench.Batch]:
-    """Yield batches with what making them took."""
+    """Yield batches with the seconds that making them took."""
     for indices in order:
         begin = time.perf_counter()
         rows = [features[i] for i in indices]
@@ -290,13 +295,13 @@ def schedule(keras: Any, peak: float, steps: int) -> Any:
     return WarmUpAndDecay()
 
 
-def named(model: Any) -> dict[str, Any]:
-    """Return the weights by path, the model's own name left out."""
+def weights_by_path(model: Any) -> dict[str, Any]:
+    """Return the weights by their paths in the model, without the name of the model."""
     return {v.path.removeprefix(f"{model.name}/"): v for v in model.variables if is_weight(v)}
 
 
 def is_weight(variable: Any) -> bool:
-    """Say whether it is a parameter or a moving average, and not the state of a random generator."""
+    """Return whether it is a parameter or a moving average, and not the state of a random generator."""
     return "seed_generator" not in variable.path
 
 

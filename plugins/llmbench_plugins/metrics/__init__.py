@@ -1,1 +1,1 @@
-"""Built-in metrics."""
+"""The built-in metrics, one file for each kind of answer: classes, spans, texts, probabilities."""

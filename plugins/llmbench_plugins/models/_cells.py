@@ -44,7 +44,7 @@ def reverse_rows(values: Any, mask_BL: Any) -> Any:
     return values.gather(1, index if values.dim() == 2 else index[:, :, None].expand_as(values))
 
 
-def weighted(scores_BTL: Any, values_BLH: Any, mask_BL: Any) -> Any:
+def softmax_mean(scores_BTL: Any, values_BLH: Any, mask_BL: Any) -> Any:
     """Return, for each query, the mean of `values_BLH` weighted by the softmax, in float32, of its scores."""
     weights_BTL = scores_BTL.float().masked_fill(mask_BL[:, None] == 0, float("-inf")).softmax(-1)
     return weights_BTL.to(values_BLH.dtype) @ values_BLH
@@ -52,11 +52,11 @@ def weighted(scores_BTL: Any, values_BLH: Any, mask_BL: Any) -> Any:
 
 def attend(query_BTH: Any, keys_BLH: Any, values_BLH: Any, mask_BL: Any) -> Any:
     """Return, for each query, the mean of `values_BLH` weighted by dot products."""
-    return weighted(query_BTH @ keys_BLH.transpose(1, 2), values_BLH, mask_BL)
+    return softmax_mean(query_BTH @ keys_BLH.transpose(1, 2), values_BLH, mask_BL)
 
 
 def directions(inputs: int, request: llmbench.BuildRequest, layers: int) -> Any:
-    """Return a module that reads (B, L, inputs) both ways and returns both states side by side (B, L, 2H)."""
+    """Return a module that reads (B, L, inputs) both ways and returns the states of both, joined (B, L, 2H)."""
     import torch
     from torch import nn
 
@@ -75,7 +75,7 @@ def directions(inputs: int, request: llmbench.BuildRequest, layers: int) -> Any:
 
 
 def ends(states_BLH: Any, mask_BL: Any) -> tuple[Any, Any]:
-    """Return what each direction (H each) holds behind its last token."""
+    """Return the state (H) of each direction after its last token."""
     import torch
 
     hidden = states_BLH.shape[-1] // 2
@@ -84,7 +84,7 @@ def ends(states_BLH: Any, mask_BL: Any) -> tuple[Any, Any]:
 
 
 def body(request: llmbench.BuildRequest) -> Any:
-    """Return what pretraining shares with every other head: the embedding and both stacks of layers."""
+    """Return the part that all heads share: the embedding and both stacks of layers."""
     from torch import nn
 
     hidden = request.config["hidden"]
@@ -106,7 +106,7 @@ def body(request: llmbench.BuildRequest) -> Any:
     return Body()
 
 
-def tied_head(body: Any) -> Any:
+def make_tied_head(body: Any) -> Any:
     """Return the output projection (H -> V) that shares `body`'s embedding and has a bias of its own."""
     from torch import nn
 

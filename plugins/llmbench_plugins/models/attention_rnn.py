@@ -20,11 +20,11 @@ from llmbench.layouts import EncoderDecoder
 from llmbench_plugins.models._cells import (
     body,
     ends,
+    make_tied_head,
     refuse_weights,
+    softmax_mean,
     stack_flops,
     stack_parameters,
-    tied_head,
-    weighted,
 )
 from llmbench_plugins.models.heads import greedy, linear_flops, linear_parameters, token_losses, wider
 
@@ -63,7 +63,7 @@ def build(request: llmbench.BuildRequest) -> Any:
         def forward(self, embedded_BH: Any, memory: tuple[Any, Any, Any], state_BH: Any) -> tuple[Any, Any]:
             keys_BLH, values_BLE, mask_BL = memory
             scores_BL1 = self.score(torch.tanh(self.query(state_BH)[:, None] + keys_BLH))
-            context_BE = weighted(scores_BL1.transpose(1, 2), values_BLE, mask_BL)[:, 0]
+            context_BE = softmax_mean(scores_BL1.transpose(1, 2), values_BLE, mask_BL)[:, 0]
             return self.cell(torch.cat([embedded_BH, context_BE], -1), state_BH), context_BE
 
     class EncoderDecoderRNN(nn.Module):
@@ -74,7 +74,7 @@ def build(request: llmbench.BuildRequest) -> Any:
             self.keys = nn.Linear(2 * hidden, hidden) if look else None
             self.decoder = Looks() if look else nn.GRU(3 * hidden, hidden, batch_first=True)
             self.combine = nn.Linear(4 * hidden, hidden, bias=False)
-            self.lm_head = tied_head(self.body)
+            self.lm_head = make_tied_head(self.body)
 
         def encode(self, ids_BL: Any, mask_BL: Any) -> tuple[Any, Any]:
             states_BLE = self.body(ids_BL, mask_BL)

@@ -21,8 +21,8 @@ from llmbench_plugins.models.heads import (
     layer_parameters,
     linear_flops,
     linear_parameters,
+    losses_and_logits,
     plain_linear,
-    projected_losses,
     resize_vocabulary,
     span_output,
     take_pretrained,
@@ -75,7 +75,7 @@ def _body(request: llmbench.BuildRequest, pooler: bool = False) -> Any:
     return body
 
 
-def _masked_lm(request: llmbench.BuildRequest) -> tuple[Any, Any]:
+def _load_masked_lm(request: llmbench.BuildRequest) -> tuple[Any, Any]:
     """Return body and masked-LM head, whose output projection is the embedding's transpose."""
     from transformers import BertForMaskedLM
 
@@ -96,14 +96,14 @@ def _language_model(request: llmbench.BuildRequest) -> Any:
     class BertLanguageModel(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body, self.lm_head = _masked_lm(request)
+            self.body, self.lm_head = _load_masked_lm(request)
 
         def forward(self, input_ids: Any, attention_mask: Any, labels: Any = None) -> dict[str, Any]:
             hidden_BLH = self.body(input_ids, attention_mask).last_hidden_state
             if labels is None:
                 return {"logits": self.lm_head(hidden_BLH)}
             labelled = request.labelled_logits
-            loss, nll_B, tokens_B, logits_BLV = projected_losses(self.lm_head, hidden_BLH, labels, labelled)
+            loss, nll_B, tokens_B, logits_BLV = losses_and_logits(self.lm_head, hidden_BLH, labels, labelled)
             return {"loss": loss, "logits": logits_BLV, "nll": nll_B, "tokens": tokens_B}
 
     return BertLanguageModel()
@@ -174,7 +174,7 @@ def _generator(request: llmbench.BuildRequest) -> Any:
     class BertToBert(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body, self.lm_head = _masked_lm(request)
+            self.body, self.lm_head = _load_masked_lm(request)
             self.decoder = _decoder(self.body, request.weights is not None)
 
         def load_pretrained(self, state: Mapping[str, Any]) -> list[str]:
@@ -198,7 +198,7 @@ def _generator(request: llmbench.BuildRequest) -> Any:
             ).last_hidden_state
             if labels is None:
                 return {"logits": self.lm_head(hidden_BTH)}
-            loss, _, _, logits_BTV = projected_losses(self.lm_head, hidden_BTH, labels, request.labelled_logits)
+            loss, _, _, logits_BTV = losses_and_logits(self.lm_head, hidden_BTH, labels, request.labelled_logits)
             return {"loss": loss, "logits": logits_BTV}
 
         @torch.no_grad()

@@ -18,9 +18,9 @@ from llmbench_plugins.models.heads import (
     class_output,
     greedy,
     linear_flops,
+    losses_and_logits,
     next_token_labels,
     plain_linear,
-    projected_losses,
     span_output,
 )
 
@@ -43,21 +43,21 @@ def _language_model(request: llmbench.BuildRequest, body: Any, head: Any) -> Any
         def __init__(self) -> None:
             super().__init__()
             self.body = body
-            self.lm_head = tied_head(body) if head is None else head
+            self.lm_head = make_tied_head(body) if head is None else head
 
         def forward(self, input_ids: Any, attention_mask: Any = None, labels: Any = None) -> dict[str, Any]:
             hidden_BLH = self.body(input_ids, use_cache=False).last_hidden_state
             if labels is None:
                 return {"logits": self.lm_head(hidden_BLH)}
             targets_BL, labelled = next_token_labels(labels), request.labelled_logits
-            loss, nll_B, tokens_B, logits_BLV = projected_losses(self.lm_head, hidden_BLH, targets_BL, labelled)
+            loss, nll_B, tokens_B, logits_BLV = losses_and_logits(self.lm_head, hidden_BLH, targets_BL, labelled)
             if request.head == "pretrain":
                 return {"loss": loss, "logits": logits_BLV, "nll": nll_B, "tokens": tokens_B}
             return {"loss": loss, "logits": logits_BLV}
 
         @torch.no_grad()
         def generate(self, arrays: dict[str, Any], max_new_tokens: int) -> Any:
-            """Return greedy ids (B, T) behind prompts that are padded on the left."""
+            """Return greedy ids (B, T) after prompts that are padded on the left."""
             if not request.kv_cache:
                 return self.generate_again(arrays, max_new_tokens)
             mask_BL = arrays["attention_mask"]
@@ -83,7 +83,7 @@ def _language_model(request: llmbench.BuildRequest, body: Any, head: Any) -> Any
             return greedy(self.lm_head(out.last_hidden_state[:, -1]), step, max_new_tokens, request.special)
 
         def generate_again(self, arrays: dict[str, Any], max_new_tokens: int) -> Any:
-            """Return what `generate` does, reading everything again for every token."""
+            """Generate as `generate` does, but read everything again for every token."""
             ids_BL, mask_BL = arrays["input_ids"], arrays["attention_mask"]
 
             def logits() -> Any:
@@ -147,7 +147,7 @@ def _reader(body: Any) -> Any:
     return CausalReader()
 
 
-def tied_head(body: Any) -> Any:
+def make_tied_head(body: Any) -> Any:
     """Return the output projection (H -> V) that is the embedding's transpose."""
     from torch import nn
 
@@ -174,19 +174,19 @@ class Widths:
     """The sizes of a transformer's matrices: `queries` and `keys` are heads times their width."""
 
     layers: int
-    hidden: int
+    hidden_size: int
     inner: int
     queries: int
     keys: int
-    gated: bool  # a third matrix in the feed-forward layer (GLU)
+    has_gate: bool  # a third matrix in the feed-forward layer (GLU)
 
     def layer_flops(self, tokens: float, keys: float) -> float:
         """Return the matmul FLOPs, 2 per multiply-add, of a layer over `tokens` that see `keys` tokens each.
 
         As `heads.layer_flops`, with fewer keys and values than queries where those are grouped.
         """
-        projections = linear_flops(tokens, self.hidden, 2 * self.queries + 2 * self.keys)
-        feed_forward = linear_flops(tokens, self.hidden, (3 if self.gated else 2) * self.inner)
+        projections = linear_flops(tokens, self.hidden_size, 2 * self.queries + 2 * self.keys)
+        feed_forward = linear_flops(tokens, self.hidden_size, (3 if self.has_gate else 2) * self.inner)
         return projections + feed_forward + 4 * tokens * keys * self.queries
 
 
@@ -214,14 +214,14 @@ def flops(request: llmbench.BuildRequest, shapes: Mapping[str, tuple[int, ...]],
     rows, length = shapes["input_ids"]
     body = size.layers * size.layer_flops(length, length)
     if request.head == "classify":
-        return rows * (body + linear_flops(1, size.hidden, request.num_labels))
+        return rows * (body + linear_flops(1, size.hidden_size, request.num_labels))
     if request.head == "span":
-        return rows * (body + linear_flops(length, size.hidden, 2))
+        return rows * (body + linear_flops(length, size.hidden_size, 2))
     if not generates:
-        return rows * (body + linear_flops(length, size.hidden, request.vocab_size))
+        return rows * (body + linear_flops(length, size.hidden_size, request.vocab_size))
     made = shapes["new_ids"][1]
     decoded = size.layers * size.layer_flops(made - 1, length + made / 2)  # on average length + made / 2 keys
-    return rows * (body + decoded + linear_flops(made, size.hidden, request.vocab_size))
+    return rows * (body + decoded + linear_flops(made, size.hidden_size, request.vocab_size))
 
 
 def cache_bytes(

@@ -76,7 +76,7 @@ def _widths(request: llmbench.BuildRequest) -> causal.Widths:
     """Return the widths of the size, or of the weights' configuration."""
     if request.weights is None:
         layers, hidden = request.config["layers"], request.config["hidden"]
-        return causal.Widths(layers, hidden, 4 * hidden, hidden, hidden, gated=False)
+        return causal.Widths(layers, hidden, 4 * hidden, hidden, hidden, has_gate=False)
     from transformers import GPT2Config
 
     return causal.widths(GPT2Config.from_pretrained(request.weights))

@@ -30,8 +30,8 @@ def token_losses(logits_BLV: Any, labels_BL: Any) -> tuple[Any, Any, Any]:
     return nll_B.sum() / tokens_B.sum().clamp(min=1), nll_B, tokens_B
 
 
-def projected_losses(head: Any, hidden_BLH: Any, labels_BL: Any, labelled: bool) -> tuple[Any, Any, Any, Any]:
-    """Return what `token_losses` does, and the logits of `head`: (B, L, V), or None where only labels are projected.
+def losses_and_logits(head: Any, hidden_BLH: Any, labels_BL: Any, labelled: bool) -> tuple[Any, Any, Any, Any]:
+    """Return the losses of `token_losses`, and the logits of `head` (B, L, V), None where only labels are projected.
 
     With `labelled` the head sees the N positions that have a label, and no others: the same loss and gradients up to
     rounding, since what has no label has no gradient.
@@ -81,9 +81,9 @@ def span_output(scores_BL2: Any, answer_mask: Any, starts_B: Any | None, ends_B:
 
 
 def greedy(logits_BV: Any, step: Callable[[Any], Any], max_new_tokens: int, special: llmbench.SpecialTokens) -> Any:
-    """Return the most likely continuation, token by token: ids (B, T), `eos` and then `pad` behind the end.
+    """Return the most likely continuation, token by token: ids (B, T), `eos` and then `pad` after the end.
 
-    `logits_BV` predict the first token; `step(token_B)` returns the logits behind one more. Stops when every row
+    `logits_BV` predict the first token; `step(token_B)` returns the logits after one more. Stops when every row
     has ended or after `max_new_tokens` (at least 1).
     """
     import torch

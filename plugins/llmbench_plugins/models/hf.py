@@ -92,7 +92,7 @@ def _seq2seq(request: llmbench.BuildRequest) -> Any:
     return seq2seq.build(request, _load("AutoModelForSeq2SeqLM", request, request.vocab_size + seq2seq.SENTINELS))
 
 
-def _masked(request: llmbench.BuildRequest) -> Any:
+def _encoder(request: llmbench.BuildRequest) -> Any:
     """Return the module for `pretrain`, `classify` (from the first token) or `span`."""
     from torch import nn
 
@@ -158,7 +158,7 @@ def _masked(request: llmbench.BuildRequest) -> Any:
 BUILDERS: Mapping[str, tuple[Callable[[llmbench.BuildRequest], Any], Mapping[str, Any]]] = MappingProxyType(
     {
         "causal": (_causal, causal.LAYOUTS),
-        "masked": (_masked, MASKED_LAYOUTS),
+        "masked": (_encoder, MASKED_LAYOUTS),
         "seq2seq": (_seq2seq, seq2seq.LAYOUTS),
     }
 )

@@ -89,7 +89,7 @@ def _widths(request: llmbench.BuildRequest) -> causal.Widths:
     if request.weights is None:
         size, hidden = request.config, request.config["hidden"]
         keys = hidden * size["kv_heads"] // size["heads"]
-        return causal.Widths(size["layers"], hidden, size["inner"], hidden, keys, gated=True)
+        return causal.Widths(size["layers"], hidden, size["inner"], hidden, keys, has_gate=True)
     from transformers import LlamaConfig
 
     return causal.widths(LlamaConfig.from_pretrained(request.weights))
@@ -105,10 +105,10 @@ def parameters(request: llmbench.BuildRequest) -> int | None:
     if request.weights is not None or request.lora is not None:
         return None
     size = _widths(request)
-    layer = size.hidden * (2 * size.queries + 2 * size.keys + 3 * size.inner + 2)  # two normalizations
-    body = (request.vocab_size + 1) * size.hidden + size.layers * layer
+    layer = size.hidden_size * (2 * size.queries + 2 * size.keys + 3 * size.inner + 2)  # two normalizations
+    body = (request.vocab_size + 1) * size.hidden_size + size.layers * layer
     outputs = {"classify": request.num_labels, "span": 2}.get(request.head)
-    return body if outputs is None else body + linear_parameters(size.hidden, outputs)
+    return body if outputs is None else body + linear_parameters(size.hidden_size, outputs)
 
 
 def cache_bytes(

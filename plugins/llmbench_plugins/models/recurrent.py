@@ -20,21 +20,21 @@ from llmbench_plugins.models._cells import (
     body,
     directions,
     ends,
+    make_tied_head,
     refuse_weights,
     reverse_rows,
     stack,
     stack_flops,
     stack_parameters,
     states_of,
-    tied_head,
 )
 from llmbench_plugins.models.heads import (
     class_output,
     greedy,
     linear_flops,
     linear_parameters,
+    losses_and_logits,
     next_token_labels,
-    projected_losses,
     span_output,
     take_pretrained,
     wider,
@@ -61,7 +61,7 @@ def _language_model(request: llmbench.BuildRequest) -> Any:
     """Return the module for `pretrain`.
 
     Both directions predict the same tokens, all but the mark at the beginning: forward from what is before,
-    backward from `eos` and what is behind. They share embedding and softmax.
+    backward from `eos` and the tokens after it. They share embedding and softmax.
     """
     import torch
     from torch import nn
@@ -70,7 +70,7 @@ def _language_model(request: llmbench.BuildRequest) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.body = body(request)
-            self.lm_head = tied_head(self.body)
+            self.lm_head = make_tied_head(self.body)
 
         def direction(self, layers: Any, ids_BL: Any) -> Any:
             return self.body.dropout(layers(self.body.embed(ids_BL))[0])
@@ -80,14 +80,14 @@ def _language_model(request: llmbench.BuildRequest) -> Any:
             ahead_BLH = self.direction(both.ahead, input_ids)
             if labels is None:
                 return {"logits": self.lm_head(ahead_BLH)}
-            ahead = projected_losses(self.lm_head, ahead_BLH, next_token_labels(labels), labelled)
+            ahead = losses_and_logits(self.lm_head, ahead_BLH, next_token_labels(labels), labelled)
             loss, nll_B, tokens_B, logits_BLV = ahead
             behind_BL = reverse_rows(input_ids, attention_mask)
             eos_B1 = torch.full_like(behind_BL[:, :1], request.special.eos)
             inputs_BL = torch.cat([eos_B1, behind_BL[:, :-1]], 1)
             targets_BL = reverse_rows(labels.index_fill(1, labels.new_zeros(1), IGNORE), attention_mask)
             back_BLH = self.direction(both.back, inputs_BL)
-            back, nll_back_B, _, _ = projected_losses(self.lm_head, back_BLH, targets_BL, labelled)
+            back, nll_back_B, _, _ = losses_and_logits(self.lm_head, back_BLH, targets_BL, labelled)
             out = {"loss": (loss + back) / 2, "logits": logits_BLV}
             return {**out, "nll": nll_B, "nll_backward": nll_back_B, "tokens": tokens_B}
 
@@ -180,7 +180,7 @@ def _generator(request: llmbench.BuildRequest) -> Any:
             self.keys = nn.Linear(2 * hidden, hidden, bias=False)  # Luong's "general" score
             self.decoder = stack(hidden, request, layers)
             self.combine = nn.Linear(3 * hidden, hidden, bias=False)
-            self.lm_head = tied_head(self.body)
+            self.lm_head = make_tied_head(self.body)
 
         def load_pretrained(self, state: Mapping[str, Any]) -> list[str]:
             """Take embedding and both directions, and start the decoder from the forward language model."""
@@ -196,10 +196,10 @@ def _generator(request: llmbench.BuildRequest) -> Any:
             return memory, state if states > 1 else state[0]
 
         def decode(self, ids_BT: Any, memory: tuple[Any, Any, Any], state: Any) -> tuple[Any, Any]:
-            mixed_BTH, state = self.mixed(ids_BT, memory, state)
+            mixed_BTH, state = self.mix(ids_BT, memory, state)
             return self.lm_head(mixed_BTH), state
 
-        def mixed(self, ids_BT: Any, memory: tuple[Any, Any, Any], state: Any) -> tuple[Any, Any]:
+        def mix(self, ids_BT: Any, memory: tuple[Any, Any, Any], state: Any) -> tuple[Any, Any]:
             states_BTH, state = self.decoder(self.body.embed(ids_BT), state)
             context_BTH = attend(states_BTH, *memory)
             mixed_BTH = torch.tanh(self.combine(torch.cat([context_BTH, states_BTH], -1)))
@@ -213,10 +213,10 @@ def _generator(request: llmbench.BuildRequest) -> Any:
             decoder_attention_mask: Any = None,
             labels: Any = None,
         ) -> dict[str, Any]:
-            mixed_BTH, _ = self.mixed(decoder_input_ids, *self.encode(input_ids, attention_mask))
+            mixed_BTH, _ = self.mix(decoder_input_ids, *self.encode(input_ids, attention_mask))
             if labels is None:
                 return {"logits": self.lm_head(mixed_BTH)}
-            loss, _, _, logits_BTV = projected_losses(self.lm_head, mixed_BTH, labels, request.labelled_logits)
+            loss, _, _, logits_BTV = losses_and_logits(self.lm_head, mixed_BTH, labels, request.labelled_logits)
             return {"loss": loss, "logits": logits_BTV}
 
         @torch.no_grad()

@@ -58,7 +58,7 @@ class Halves:
 
 
 def _encoder(request: llmbench.BuildRequest) -> Any:
-    """Return an embedding and a GRU whose state behind the last token is the vector (B, H)."""
+    """Return an embedding and a GRU whose state after the last token is the vector (B, H)."""
     import torch
     from torch import nn
 

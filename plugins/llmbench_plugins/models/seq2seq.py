@@ -248,15 +248,15 @@ def flops(
     rows, length = shapes["input_ids"]
     body = encoder.layers * encoder.layer_flops(length, length)
     if request.head == "span":
-        return rows * (body + linear_flops(length, encoder.hidden, 2))
+        return rows * (body + linear_flops(length, encoder.hidden_size, 2))
     made = 1 if request.head == "classify" else shapes.get("decoder_input_ids", shapes.get("new_ids", (0, 0)))[1]
     keys = (made + 1) / 2 if "new_ids" in shapes else made  # on average
-    cross = linear_flops(made, decoder.hidden, 2 * decoder.queries)
-    cross += linear_flops(length, decoder.hidden, 2 * decoder.keys) + 4 * made * length * decoder.queries
+    cross = linear_flops(made, decoder.hidden_size, 2 * decoder.queries)
+    cross += linear_flops(length, decoder.hidden_size, 2 * decoder.keys) + 4 * made * length * decoder.queries
     body += decoder.layers * (decoder.layer_flops(made, keys) + cross)
     if request.head == "classify":
-        return rows * (body + linear_flops(1, decoder.hidden, request.num_labels))
-    return rows * (body + linear_flops(made, decoder.hidden, request.vocab_size + SENTINELS))
+        return rows * (body + linear_flops(1, decoder.hidden_size, request.num_labels))
+    return rows * (body + linear_flops(made, decoder.hidden_size, request.vocab_size + SENTINELS))
 
 
 def cache_bytes(

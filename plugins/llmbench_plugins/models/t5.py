@@ -77,7 +77,7 @@ def _widths(request: llmbench.BuildRequest) -> tuple[Widths, Widths]:
     """Return the widths of encoder and decoder: of the size, or of the weights' configuration."""
     if request.weights is None:
         layers, hidden = request.config["layers"], request.config["hidden"]
-        stack = Widths(layers, hidden, 4 * hidden, hidden, hidden, gated=False)
+        stack = Widths(layers, hidden, 4 * hidden, hidden, hidden, has_gate=False)
         return stack, stack
     from transformers import T5Config
 
@@ -99,7 +99,7 @@ def parameters(request: llmbench.BuildRequest) -> int | None:
     if request.weights is not None or request.lora is not None:
         return None
     encoder, decoder = _widths(request)
-    hidden, places = encoder.hidden, BUCKETS * request.config["heads"]
+    hidden, places = encoder.hidden_size, BUCKETS * request.config["heads"]
     layer = hidden * (4 * encoder.queries + 2 * encoder.inner + 2)
     embedding = (request.vocab_size + seq2seq.SENTINELS) * hidden
     first = encoder.layers * layer + places + hidden

@@ -1,1 +1,1 @@
-"""Built-in precisions."""
+"""The built-in precisions: the types of parameters, of autocast and of matmuls."""

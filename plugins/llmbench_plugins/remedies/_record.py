@@ -1,4 +1,4 @@
-"""What predictions read from a record: medians of its phases, and its clean step."""
+"""Reading a record for a prediction: medians of its phases, and headrooms of causes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import llmbench
 
 
 def phase_s(record: Mapping[str, Any], *names: str) -> float | None:
-    """Return the sum of the median seconds of phases (`forward` ...), None where none was measured."""
+    """Return the sum of the median seconds of phases (`forward` ...), None where none is in the record."""
     times = [record.get("phases", {}).get(f"{name}_s") for name in names]
     known = [statistics.median(t) for t in times if t]
     return sum(known) if known else None
@@ -29,7 +29,7 @@ def less(record: Mapping[str, Any], part_s: float | None, left_s: float, reason:
     return llmbench.Forecast(llmbench.without(record, [part_s], left_s), reason)
 
 
-def answered(record: Mapping[str, Any], cause: str, reason: str) -> llmbench.Forecast:
+def forecast_headroom(record: Mapping[str, Any], cause: str, reason: str) -> llmbench.Forecast:
     """Return the headroom of a cause as the forecast of what removes it."""
     gain = llmbench.headroom_of(record, cause)
     return llmbench.Forecast(gain, reason if gain is not None else f"{reason}: the cause was not tried")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import llmbench
-from llmbench_plugins.remedies._record import answered
+from llmbench_plugins.remedies._record import forecast_headroom
 
 
 def _change(cell: Any) -> Any:
@@ -17,7 +17,7 @@ def _change(cell: Any) -> Any:
 
 
 def _predict(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench.Forecast:
-    return answered(record, "attention", "at most what the whole core of attention takes")
+    return forecast_headroom(record, "attention", "at most what the whole core of attention takes")
 
 
 @llmbench.hookimpl

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import llmbench
-from llmbench_plugins.remedies._record import answered
+from llmbench_plugins.remedies._record import forecast_headroom
 
 
 def _compile(cell: Any) -> Any:
@@ -22,13 +22,13 @@ def _graphs(cell: Any) -> Any:
     return dataclasses.replace(cell, compile=True, cuda_graphs=True)
 
 
-def _fused(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench.Forecast:
+def _predict_fusion(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench.Forecast:
     """Nothing in a record says which operators a compiler will fuse, so nothing is predicted."""
     return llmbench.Forecast(None, "what a compiler fuses is only known when it has")
 
 
-def _replayed(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench.Forecast:
-    return answered(record, "host", "the device no longer waits for the host")
+def _predict_replay(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench.Forecast:
+    return forecast_headroom(record, "host", "the device no longer waits for the host")
 
 
 @llmbench.hookimpl
@@ -39,7 +39,7 @@ def llmbench_remedies() -> list[llmbench.RemedySpec]:
             name="compile",
             answers=("kernel", "host", "memory_bandwidth"),
             change=_compile,
-            predict=_fused,
+            predict=_predict_fusion,
             description="torch.compile: operators fused, less of the host between them",
             same_updates=True,
             family="compile",
@@ -48,7 +48,7 @@ def llmbench_remedies() -> list[llmbench.RemedySpec]:
             name="cuda-graphs",
             answers=("kernel", "host"),
             change=_graphs,
-            predict=_replayed,
+            predict=_predict_replay,
             description="torch.compile that replays each step's kernels as CUDA graphs",
             same_updates=True,
             family="compile",

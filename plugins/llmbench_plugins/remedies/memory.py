@@ -9,28 +9,28 @@ from collections.abc import Mapping
 from typing import Any
 
 import llmbench
-from llmbench_plugins.remedies._record import answered, less
+from llmbench_plugins.remedies._record import forecast_headroom, less
 
 FEW_FAULTS = 32  # pages of a step: batches and bookkeeping, not activations
 
 
-def _kept(cell: Any) -> Any:
+def _keep_activations(cell: Any) -> Any:
     if not cell.checkpointing:
         raise llmbench.DoesNotApply("it keeps its activations")
     return dataclasses.replace(cell, checkpointing=False)
 
 
-def _recomputed(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench.Forecast:
-    return answered(record, "checkpointing", "nothing is computed again")
+def _predict_activations(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench.Forecast:
+    return forecast_headroom(record, "checkpointing", "nothing is computed again")
 
 
-def _freed_stays(cell: Any) -> Any:
+def _keep_memory(cell: Any) -> Any:
     if cell.keep_memory:
         raise llmbench.DoesNotApply("it keeps what it frees")
     return dataclasses.replace(cell, keep_memory=True)
 
 
-def _not_faulted(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench.Forecast:
+def _predict_faults(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench.Forecast:
     """T / (T - t): t, the process's time in the kernel per step, which is for page faults nearly alone.
 
     A page that comes back is cleared, too, which empties caches: more than this can be gained.
@@ -53,8 +53,8 @@ def llmbench_remedies() -> list[llmbench.RemedySpec]:
         llmbench.RemedySpec(
             name="no-checkpointing",
             answers=("checkpointing",),
-            change=_kept,
-            predict=_recomputed,
+            change=_keep_activations,
+            predict=_predict_activations,
             description="activations kept for the backward pass",
             general=True,
             same_updates=True,
@@ -62,8 +62,8 @@ def llmbench_remedies() -> list[llmbench.RemedySpec]:
         llmbench.RemedySpec(
             name="keep-memory",
             answers=("memory_bandwidth", "host"),
-            change=_freed_stays,
-            predict=_not_faulted,
+            change=_keep_memory,
+            predict=_predict_faults,
             description="freed host memory stays with the process",
             general=True,
             same_updates=True,

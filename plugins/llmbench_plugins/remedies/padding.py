@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import llmbench
-from llmbench_plugins.remedies._record import answered
+from llmbench_plugins.remedies._record import forecast_headroom
 
 
 def _change(cell: Any) -> Any:
@@ -20,7 +20,7 @@ def _predict(record: Mapping[str, Any], ceilings: Mapping[str, Any]) -> llmbench
     counts = record.get("counts") or {}
     if counts.get("padding_tokens") == 0:
         return llmbench.Forecast(1.0, "there is no padding")
-    return answered(record, "padding", "no padding left")
+    return forecast_headroom(record, "padding", "no padding left")
 
 
 @llmbench.hookimpl

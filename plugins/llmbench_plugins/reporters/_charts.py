@@ -1,4 +1,4 @@
-"""What the page's charts are drawn from: a point per cell, the roofs of its machine, and raw step times."""
+"""The data of the page's charts: a point per cell, the roofs of its machine, and raw step times."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench_plugins.reporters._written import Written, written
+from llmbench_plugins.reporters._written import Written, as_json
 
 PHASES = ("input", "copy", "forward", "backward", "optimizer", "comm", "idle")
-#: Bars that a chart has room for; step times that a page has room for.
-MOST_BARS, MOST_STEPS = 40, 200_000
+#: Bars that a chart has room for.
+MOST_BARS = 40
+#: Step times that a page has room for: about 1 MB.
+MOST_STEPS = 200_000
 CAPTIONS = {
     "phases": "Shares of a step by phase, a bar per cell (the first {bars} that the filter leaves). The same numbers "
     "are in the table 'Where the time goes'. A large share is a suspect, not a proof.",
-    "roofline": "Each point is a cell: arithmetic done per byte moved, and arithmetic done per second. It cannot be "
-    "above the lines, which are what this machine was measured to do at best (solid: arithmetic; dashed: memory). Far "
-    "below them, neither is the limit. The same numbers are in 'What it asks of the hardware'.",
-    "headroom": "Each point is a cause that was removed: the gain predicted beforehand and the gain measured. On the "
-    "line, the prediction was right. The same numbers are in 'Causes tried'.",
-    "scaling": "Step time over the axis, as a multiple of its smallest value; both logarithmic: a power law is a "
-    "straight line. Hollow: what the smaller points predict for the largest. The same numbers are in the table.",
+    "roofline": "Each point is a cell: its arithmetic per byte moved, and its arithmetic per second. The lines are the "
+    "measured limits of this machine (solid: arithmetic; dashed: memory); no point can be above them. A point far "
+    "below them is limited by something else. The same numbers are in 'What it asks of the hardware'.",
+    "headroom": "Each point is a cause that was removed: the gain that was predicted, and the gain that was measured. "
+    "On the line, the prediction was right. The same numbers are in 'Causes tried'.",
+    "scaling": "Step time over the axis, as a multiple of its smallest value. Both scales are logarithmic, so a power "
+    "law is a straight line. Hollow: the prediction for the largest point, from the smaller ones. The same numbers are "
+    "in the table.",
     "quality": "Each point is a cell: how much of the oracle's quality it reached, after how many seconds of training "
     "(those of the cells that it starts from included). "
     "The same numbers are in 'Quality'.",
@@ -36,9 +39,9 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Charts:
-    """`shown`: the charts of the page, `data`: what the script draws them from, `series`: of the step times."""
+    """The charts of a page: their texts, the data that the script draws, and the caption of the step times."""
 
-    shown: Sequence[Mapping[str, Any]]
+    figures: Sequence[Mapping[str, Any]]
     data: Mapping[str, Any]
     series: Mapping[str, str] | None
 
@@ -54,7 +57,7 @@ def charts_of(report: Any) -> Charts:
         measured = [cell for cell in cells if cell["step_ms"] is not None]
         for cell in measured:
             point = _point(cell, name, _training_s(cell["cell_id"], parents, trained))
-            points.append(written(point))
+            points.append(as_json(point))
             has["phases"] |= bool(point["shares"])
             has["headroom"] |= bool(point["causes"])
             has["roofline"] |= point["gflops"] is not None
@@ -76,7 +79,7 @@ def charts_of(report: Any) -> Charts:
 
 
 def _training_s(cell_id: str, parents: Mapping[str, Any], trained: Mapping[str, float | None]) -> float | None:
-    """Return the seconds of training behind a cell: its own and those of the cells that it starts from."""
+    """Return the seconds of training of a cell and of the cells that it starts from."""
     here: str | None = cell_id
     seconds, seen = 0.0, set()
     while here is not None and here not in seen:
@@ -87,7 +90,7 @@ def _training_s(cell_id: str, parents: Mapping[str, Any], trained: Mapping[str, 
 
 
 def _point(cell: Mapping[str, Any], run: str, training_s: float | None) -> dict[str, Any]:
-    """Return what charts know of a cell; what is not known is None."""
+    """Return the values of a cell that charts show; an unknown value is None."""
     gflops = cell["flops_per_step"] and cell["flops_per_step"] / cell["step_ms"] / 1e6
     shares = [cell["shares"].get(phase) for phase in PHASES]
     causes = [
@@ -113,7 +116,7 @@ def _point(cell: Mapping[str, Any], run: str, training_s: float | None) -> dict[
 
 
 def scaling(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the curves of a scaling study: step time over the axis, and what was predicted for the point held out."""
+    """Return the curves of a scaling study: step time over the axis, and the prediction for the largest point."""
     curves = []
     for row in rows:
         if row.get("part") == "step" and len(row.get("points") or ()) > 1 and row["points"][0]:
@@ -158,8 +161,8 @@ def roofs(report: Any) -> list[dict[str, Any]]:
 
 
 def _series(report: Any) -> tuple[list[dict[str, Any]], int]:
-    """Return step times (microseconds) per cell and process, for as many cells as there is room; and how many lack."""
-    found, steps, left_out = [], 0, 0
+    """Return step times (microseconds) per cell and process, and the number of cells for which there is no room."""
+    series, steps, left_out = [], 0, 0
     for run, cells in zip(report.runs, report.summaries, strict=True):
         times: dict[str, list[list[int]]] = {}
         for record in run.records:
@@ -173,6 +176,6 @@ def _series(report: Any) -> tuple[list[dict[str, Any]], int]:
             names = [str(cell[name]) for name in ("model", "stage", "task", "size", "device", "precision", "variant")]
             label = " ".join(name for name in names if name)
             if own:
-                found.append({"label": f"{run.name}: {label}" if len(report.runs) > 1 else label, "p": own})
+                series.append({"label": f"{run.name}: {label}" if len(report.runs) > 1 else label, "p": own})
             left_out += not own and cell["step_ms"] is not None
-    return found, left_out
+    return series, left_out

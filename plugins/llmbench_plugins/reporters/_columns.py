@@ -18,8 +18,8 @@ class Strings:
         self._places: dict[str, int] = {}
         self._shown: dict[str, int] = {}  # text as it is in a row -> its place as people read it
 
-    def shown(self, column: Any, value: Any) -> int:
-        """Return where stands how `column` shows `value`."""
+    def place_value(self, column: Any, value: Any) -> int:
+        """Return the place of `value` as `column` shows it."""
         if not isinstance(value, str):
             return self.place(column.text(value))
         place = self._shown.get(value)
@@ -28,14 +28,14 @@ class Strings:
         return place
 
     def place(self, text: str) -> int:
-        """Return where `text` stands in `values`."""
+        """Return the place of `text` in `values`."""
         if text not in self._places:
             self._places[text] = len(self.values)
             self.values.append(text)
         return self._places[text]
 
 
-def packed(column: Any, values: Sequence[Any], strings: Strings) -> dict[str, Any]:
+def pack(column: Any, values: Sequence[Any], strings: Strings) -> dict[str, Any]:
     """Return a column: `k` is f (floats shown to `d` digits), i (integers) or s (places in `strings`); `r`: the class.
 
     A column that holds anything else (a mixture, a number too large or small for its digits) is as its texts are.
@@ -47,9 +47,11 @@ def packed(column: Any, values: Sequence[Any], strings: Strings) -> dict[str, An
     if kinds == {float} and _plain(values, column.digits):
         return out | {"k": "f", "d": column.digits, "v": [None if v is None else v + 0.0 for v in values]}
     if kinds <= {str}:
-        places = {value: None if value is None else strings.shown(column, value) for value in dict.fromkeys(values)}
+        places = {
+            value: None if value is None else strings.place_value(column, value) for value in dict.fromkeys(values)
+        }
         return out | {"k": "s", "v": list(map(places.get, values))}
-    return out | {"k": "s", "v": [None if v is None else strings.shown(column, v) for v in values]}
+    return out | {"k": "s", "v": [None if v is None else strings.place_value(column, v) for v in values]}
 
 
 def style(column: Any, values: Sequence[Any]) -> str:

@@ -14,11 +14,11 @@ except ImportError:  # a machine that only measures need not have it
 
 
 class Written(str):
-    """What is JSON already."""
+    """Text that is JSON already."""
 
 
 def parts(value: Any, depth: int) -> Iterator[str]:
-    """Yield `value` as JSON, part by part: at `depth` levels of it dicts and lists may hold what is `Written`."""
+    """Yield `value` as JSON, part by part. Down to `depth` levels, dicts and lists may hold `Written` text."""
     if depth and isinstance(value, dict):
         for i, (name, item) in enumerate(value.items()):
             yield ("," if i else "{") + json.dumps(str(name)) + ":"
@@ -27,10 +27,10 @@ def parts(value: Any, depth: int) -> Iterator[str]:
     elif depth and isinstance(value, list):
         yield f"[{','.join(''.join(parts(item, depth - 1)) for item in value)}]"
     else:
-        yield written(value)
+        yield as_json(value)
 
 
-def written(value: Any) -> Written:
+def as_json(value: Any) -> Written:
     """Return `value` as JSON."""
     if isinstance(value, Written):
         return value

@@ -1,6 +1,6 @@
 """The report as one HTML file that needs no network: findings first, then charts, then every table.
 
-Jinja2 writes the page with autoescape; Chart.js (vendored beside this file, 210 KB) draws the charts on canvases. The
+Jinja2 writes the page with autoescape; Chart.js (vendored next to this file, 210 KB) draws the charts on canvases. The
 scripts are allowed by their hashes and nothing else is, so that a name or a message in a record stays text.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import llmbench
 from llmbench_plugins.reporters._charts import charts_of
-from llmbench_plugins.reporters._columns import Strings, packed
-from llmbench_plugins.reporters._written import parts, written
+from llmbench_plugins.reporters._columns import Strings, pack
+from llmbench_plugins.reporters._written import as_json, parts
 
 HERE = Path(__file__).parent / "page"
 #: Rows that are in the page as HTML; the script shows the others when they are asked for.
@@ -28,10 +28,10 @@ MOST_WORKLOADS = 6
 #: Machines that the title names one by one.
 MOST_MACHINES = 3
 EXPLAIN = (
-    "How to read this: a step is one batch forward, backward and the update (training), or one batch answered "
-    "(inference). Work is bounded by what saves the most time once it is removed. llmbench predicts that from the "
-    "parts of a step, then removes the suspect and measures with and without it in turns. Below each gain is its 95 % "
-    "interval; a gain counts when it is above 1.10x with confidence, and is grey where that is not settled."
+    "How to read this: in training, a step is the forward pass, the backward pass and the update of one batch; in "
+    "inference, it is the answer to one batch. Work is bounded by the cause whose removal saves most time. llmbench "
+    "predicts this time from the parts of a step. Then it removes the cause, and measures with and without it in "
+    "turns. Below each gain is its 95 % interval. A gain counts if it is above 1.10x with confidence; else it is grey."
 )
 
 
@@ -51,7 +51,7 @@ def render(report: Any) -> str:
     )
     templates.filters["options"] = _options
     scripts = [_read("chart.umd.min.js"), _read("page.js")]
-    page, shown = _page(report), _shown(report)
+    page, shown = _page(report), _page_head(report)
     commands = page["data"]["templates"]
     return templates.get_template("page.html.j2").render(
         **shown,
@@ -73,8 +73,8 @@ def _printable(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
-def _shown(report: Any) -> dict[str, Any]:
-    """Return what the head of the page says."""
+def _page_head(report: Any) -> dict[str, Any]:
+    """Return the values of the first part of the page: title, findings, and how to read them."""
     found = report.findings
     most = max((w.measured_x or 1.0 for f in found for w in f.workloads), default=1.0)
     return {
@@ -103,7 +103,7 @@ def _options(text: str) -> Any:
 def _heading(report: Any) -> str:
     models = list(dict.fromkeys(str(cell["model"]) for cell in report.cells))
     names = ", ".join(models[:5]) + (" ..." if len(models) > 5 else "")
-    verified = any(finding.bound for finding in report.findings)
+    verified = any(finding.cause for finding in report.findings)
     question = "What limits the speed of" if verified or not report.findings else "Where the time goes in"
     return f"{question} {names} on {_machines(report)}" if models else report.title
 
@@ -152,8 +152,8 @@ def _page(report: Any) -> dict[str, Any]:
         small, all_same = table.without_constants()
         again = [None if cell not in ids else ids[cell][0] for cell in small.cells] or None
         values = zip(*small.rows, strict=True)
-        columns = [packed(column, own, strings) for column, own in zip(small.columns, values, strict=True)]
-        tables.append(written({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""}))
+        columns = [pack(column, own, strings) for column, own in zip(small.columns, values, strict=True)]
+        tables.append(as_json({"n": len(small.rows), "columns": columns, "cells": again, "all": all_same or ""}))
         rows = []
         for i, row in enumerate(small.rows[:STATIC_ROWS]):
             texts = [(c.text(v), form["r"]) for c, v, form in zip(small.columns, row, columns, strict=True)]
@@ -180,7 +180,7 @@ def _page(report: Any) -> dict[str, Any]:
         "templates": list(templates),
         **charts.data,
     }
-    return {"tables": shown, "data": data, "charts": charts.shown, "series": charts.series}
+    return {"tables": shown, "data": data, "charts": charts.figures, "series": charts.series}
 
 
 def llmbench_unknown() -> str:

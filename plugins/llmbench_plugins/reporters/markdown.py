@@ -23,7 +23,7 @@ def summary(report: Any) -> str:
 
 @llmbench.hookimpl
 def llmbench_reporters() -> list[llmbench.ReporterSpec]:
-    """Return both: everything, and what is short enough to publish beside the results."""
+    """Return both: everything, and a short one to publish with the results."""
     return [
         llmbench.ReporterSpec("markdown", render, ".md", "tables for a README, a paper's appendix, a pull request"),
         llmbench.ReporterSpec("summary", summary, ".md", "Markdown of the findings and what runs are compared by"),

@@ -1,1 +1,1 @@
-"""Built-in tasks."""
+"""The built-in tasks: for each, its features, its answers, its metrics and its baselines."""

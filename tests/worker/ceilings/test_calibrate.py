@@ -144,17 +144,17 @@ def test_a_sweep_ends_when_the_rate_saturates():
         return 1e12 * min(1.0, edge / 1024)
 
     swept = sweep(scales_of(clock, rate_of, [256, 512, 1024, 2048, 4096, 8192]), 100.0, clock, 0.001)
-    assert swept.stopped == "saturated"
+    assert swept.ending == "saturated"
     assert tried == [256, 512, 1024, 2048, 4096]  # two scales in a row without gain, and no more
-    assert swept.ranked[0].facts["name"] >= 1024
+    assert swept.fastest[0].facts["name"] >= 1024
 
 
-@pytest.mark.parametrize("budget_s, stopped", [(0.2, "budget"), (1e6, "largest")])
-def test_a_sweep_ends_with_its_budget_or_its_scales(budget_s, stopped):
+@pytest.mark.parametrize("budget_s, ending", [(0.2, "budget"), (1e6, "largest")])
+def test_a_sweep_ends_with_its_budget_or_its_scales(budget_s, ending):
     clock = Clock()
     swept = sweep(scales_of(clock, lambda edge: 1e6 * edge, [256, 512, 1024, 2048]), budget_s, clock, 0.001)
-    assert swept.stopped == stopped
-    assert swept.ranked and swept.ranked[0].facts["name"] == (2048 if stopped == "largest" else 256)
+    assert swept.ending == ending
+    assert swept.fastest and swept.fastest[0].facts["name"] == (2048 if ending == "largest" else 256)
     assert clock() < 2 * budget_s + 1.0
 
 
@@ -162,14 +162,14 @@ def test_one_bad_scale_is_not_saturation():
     clock = Clock()
     rates = {256: 1e9, 512: 0.5e9, 1024: 4e9, 2048: 4e9, 4096: 4e9}
     swept = sweep(scales_of(clock, rates.get, rates), 1e6, clock, 0.001)
-    assert swept.ranked[0].facts["name"] >= 1024 and swept.stopped == "saturated"
+    assert swept.fastest[0].facts["name"] >= 1024 and swept.ending == "saturated"
 
 
 def test_a_sweep_keeps_the_two_fastest_of_all_shapes():
     clock = Clock()
     shapes = [[clock.candidate(rate, name=rate) for rate in (1e9, 3e9, 2e9)]]
-    assert [c.facts["name"] for c in sweep(shapes, 1.0, clock, 0.001).ranked] == [3e9, 2e9]
-    assert sweep([], 1.0, clock, 0.001).ranked == ()
+    assert [c.facts["name"] for c in sweep(shapes, 1.0, clock, 0.001).fastest] == [3e9, 2e9]
+    assert sweep([], 1.0, clock, 0.001).fastest == ()
 
 
 def test_a_stall_of_seconds_spoils_a_round_and_no_quantity():
@@ -288,7 +288,7 @@ def test_bytes_are_counted_as_stream_counts_them(operation, arrays):
 def test_a_cached_pass_touches_no_more_than_its_working_set(operation, size, monkeypatch):
     seen = {}
     monkeypatch.setattr(bandwidth, "perform", lambda op, arrays: seen.update(arrays=arrays))
-    _, work = bandwidth._cached(size, operation)
+    _, work = bandwidth._repeat_in_cache(size, operation)
     arrays = seen["arrays"]
     assert len(arrays) == bandwidth.ARRAYS[operation]
     assert 0.9 * size <= sum(a.untyped_storage().nbytes() for a in arrays) <= size
@@ -307,7 +307,7 @@ def test_the_operations_compute_what_they_say():
 def test_main_memory_is_read_piece_after_piece(monkeypatch):
     places = []
     monkeypatch.setattr(bandwidth, "perform", lambda op, arrays: lambda: places.append(arrays[0].storage_offset()))
-    op, work = bandwidth._streamed([torch.empty(50 << 20)], "read", 64 << 20)
+    op, work = bandwidth._take_pieces([torch.empty(50 << 20)], "read", 64 << 20)
     for _ in range(4):
         op()
     assert work == 64 << 20

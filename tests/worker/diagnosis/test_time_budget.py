@@ -84,9 +84,9 @@ def still(monkeypatch):
 @pytest.mark.parametrize("step_s", [0.001, 0.05, 0.4, 1.0, 2.0])
 def test_measuring_the_step_leaves_most_of_the_budget_to_the_causes(still, step_s):
     clock = FakeTime(step_s)
-    allowance = TimeBudget(60.0, 0.0, clock=clock)
-    fields = diagnose.measure(FakeEngine(clock), user_step.UserStep(), batches(), allowance)
-    assert allowance.left_s() > 0.5 * 60
+    time_budget = TimeBudget(60.0, 0.0, clock=clock)
+    fields = diagnose.measure(FakeEngine(clock), user_step.UserStep(), batches(), time_budget)
+    assert time_budget.remaining_s() > 0.5 * 60
     assert len(fields["samples"]["step_s"]) >= 3 and len(fields["phases"]["forward_s"]) >= 2
     if step_s <= 0.05:  # the usual fewest, where there is time for them
         assert len(fields["samples"]["step_s"]) >= passes.MIN_SAMPLES
@@ -141,15 +141,15 @@ def cause(name, steps):
 @pytest.mark.parametrize(("step_s", "steps"), [(0.05, 2), (0.3, 10), (1.0, 6), (0.3, 400)])
 def test_causes_end_with_the_budget_whatever_they_take(monkeypatch, step_s, steps):
     clock = FakeTime(step_s)
-    allowance = TimeBudget(30.0, 0.0, end_s=1.0, clock=clock)
+    time_budget = TimeBudget(30.0, 0.0, end_s=1.0, clock=clock)
     trial = trial_of(clock, step_s=step_s)
     monkeypatch.setattr(diagnose, "causes", lambda registry, device: [cause(f"c{i}", steps) for i in range(8)])
     monkeypatch.setattr("llmbench.worker.verification.verify.time.perf_counter", clock)
     monkeypatch.setattr("llmbench.worker.verification.paired_blocks.time.perf_counter", clock)
     monkeypatch.setattr("llmbench.contract.step_trial.time.perf_counter", clock)
     fields = {"memory": {"peak_mib": 1.0, "capacity_mib": 100.0}}
-    found, _ = diagnose.try_causes(trial, None, fields, "verdict", allowance, 0, lambda event: None)
-    assert clock.now <= allowance.until + step_s  # a step that has begun ends
+    found, _ = diagnose.try_causes(trial, None, fields, "verdict", time_budget, 0, lambda event: None)
+    assert clock.now <= time_budget.until + step_s  # a step that has begun ends
     assert set(found) == {f"c{i}" for i in range(8)}
     if steps == 400:
         assert {row["outcome"] for row in found.values()} == {"out_of_time"}
@@ -161,9 +161,9 @@ def test_causes_end_with_the_budget_whatever_they_take(monkeypatch, step_s, step
 def test_a_budget_that_is_used_up_is_overrun_by_a_few_steps_only():
     clock = FakeTime(0.5)
     clock.now = 70.0
-    allowance, trial = TimeBudget(60.0, 0.0, clock=clock), trial_of(clock, step_s=0.5)
-    assert allowance.left_s() == 0 and allowance.steps(0.5, 0.3, 6) == 6
-    allowance.bound(trial)
+    time_budget, trial = TimeBudget(60.0, 0.0, clock=clock), trial_of(clock, step_s=0.5)
+    assert time_budget.remaining_s() == 0 and time_budget.steps(0.5, 0.3, 6) == 6
+    time_budget.limit(trial)
     with pytest.raises(OutOfTime):
         for _ in range(100):
             trial.step(None)
@@ -172,13 +172,13 @@ def test_a_budget_that_is_used_up_is_overrun_by_a_few_steps_only():
 
 def test_parts_add_up_to_what_was_spent():
     clock = FakeTime(2.0)
-    allowance = TimeBudget(60.0, -3.0, end_s=1.0, clock=clock)
-    with allowance.spending("a"):
+    time_budget = TimeBudget(60.0, -3.0, end_s=1.0, clock=clock)
+    with time_budget.spending("a"):
         clock.step(None)
-    with pytest.raises(ValueError, match="x"), allowance.spending("a"):
+    with pytest.raises(ValueError, match="x"), time_budget.spending("a"):
         clock.step(None)
         raise ValueError("x")
-    assert allowance.spent_s == {"a": 4.0} and allowance.left_s() == 60 - 1 - 3 - 4
+    assert time_budget.spent_s == {"a": 4.0} and time_budget.remaining_s() == 60 - 1 - 3 - 4
 
 
 def test_a_slow_loader_fills_a_smaller_pool(monkeypatch):
@@ -209,9 +209,9 @@ def test_optimizers_of_an_own_step_are_given_back_too():
             optimizer.zero_grad()
 
     engine = UserEngine({"model": model, "data": [], "step": step}, discover().get("precision", "fp32"))
-    with restore.restore_after(engine) as kept:
-        trains, found = user_step.watch_step(engine, (torch.randn(4, 64),), kept)
-        assert trains and found is optimizers[0]
+    with restore.restore_after(engine) as snapshot:
+        trains, first = user_step.watch_step(engine, (torch.randn(4, 64),), snapshot)
+        assert trains and first is optimizers[0]
         assert not torch.equal(head.weight, before[-2])
     after = [p for m in (model, head) for p in m.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))

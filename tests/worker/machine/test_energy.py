@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.worker.machine import energy, nvml
-from llmbench.worker.machine.energy import EnergyMeter, rapl_joules, wrapped_uj
+from llmbench.worker.machine.energy import EnergyMeter, counter_difference_uj, rapl_joules
 
 
 def powercap(root, **counters_uj):
@@ -50,7 +50,7 @@ def test_packages_are_summed_and_wrap(tmp_path, clock):
 def test_one_wrap_is_undone(range_uj, data):
     before = data.draw(st.integers(0, range_uj - 1))
     used = data.draw(st.integers(0, range_uj - 1))
-    assert wrapped_uj(before, (before + used) % range_uj, range_uj) == used
+    assert counter_difference_uj(before, (before + used) % range_uj, range_uj) == used
 
 
 def test_what_could_have_wrapped_twice_or_is_too_short_is_not_told():

@@ -398,7 +398,7 @@ def twenty_products(enter):
 def test_times_go_to_the_operator_that_was_counted():
     """`linear` is taken apart, but `addmm`, which copies its bias, keeps all of its time."""
     names = {"forward": {"aten::addmm"}}
-    seen = profile_events.host_events(profiling.profiled(twenty_products, Host(), 3), cuda=False)
+    seen = profile_events.host_events(profiling.profile_steps(twenty_products, Host(), 3), cuda=False)
     assert {e.name for e in seen if e.around and e.around.name == "aten::addmm"} >= {"aten::copy_"}
     steps = list(profiling.step_windows(seen, 1))
     for windows in steps:

@@ -20,13 +20,15 @@ TAGS = (
     *("cell_id", "status", "verdict", "verdict_class", "verdict_where", "verdict_why", "leading", "advice"),
     *("suspect", "quality_primary", "oracle_kind", "reproduce"),
 )
-#: What MLflow takes at once, and the longest value that it stores.
-METRICS_AT_ONCE, LONGEST = 1000, 5000
+#: Metrics that MLflow takes at once.
+METRICS_AT_ONCE = 1000
+#: Characters of the longest value that it stores.
+LONGEST = 5000
 FINGERPRINT = "llmbench.fingerprint"
 
 
 def render(report: Any) -> str:
-    """Log every run of `report`, and return where to, one line per run. Raises UserError when the store refuses."""
+    """Log every run of `report`; return a line per run with its place. Raises UserError when the store refuses."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         from mlflow import MlflowClient
@@ -43,12 +45,12 @@ def render(report: Any) -> str:
 
 
 def _experiment(client: Any, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    return str(found.experiment_id if found else client.create_experiment(name))
+    experiment = client.get_experiment_by_name(name)
+    return str(experiment.experiment_id if experiment else client.create_experiment(name))
 
 
 def _log_run(client: Any, experiment: str, report: Any, run: Any) -> str:
-    """Log one run and its cells; the fingerprint comes last, so that what was cut off is not taken for done."""
+    """Log one run and its cells. The fingerprint comes last, so that a run that was cut off is logged again."""
     where = f"{client.tracking_uri}, experiment {os.environ.get('MLFLOW_EXPERIMENT_NAME') or EXPERIMENT}"
     mark = _fingerprint(run)
     known = client.search_runs([experiment], f"tags.`{FINGERPRINT}` = '{mark}'", max_results=1)
@@ -70,13 +72,13 @@ def _log_run(client: Any, experiment: str, report: Any, run: Any) -> str:
 
 
 def _fingerprint(run: Any) -> str:
-    """Return a hash of what was recorded: the same for the same records, wherever the run lies."""
+    """Return a hash of the records: it does not depend on the folder of the run."""
     marks = [[r["cell_id"], r["repeat"], r["attempt"], r["started_at"], r["status"]] for r in run.records]
     return hashlib.sha256(json.dumps([run.name, marks]).encode()).hexdigest()[:32]
 
 
 def _times_ms(records: Sequence[Mapping[str, Any]], cell_id: str) -> tuple[int | None, int | None]:
-    """Return when the first process of a cell began and the last one ended, in milliseconds since 1970."""
+    """Return the times when the first process of a cell began and the last one ended, in milliseconds since 1970."""
     own = [r for r in records if r["cell_id"] == cell_id and r["started_at"]]
     starts = [datetime.fromisoformat(r["started_at"]).timestamp() for r in own]
     ends = [start + (r["wall_s"] or 0.0) for start, r in zip(starts, own, strict=True)]
@@ -95,7 +97,7 @@ def _log_cell(
         str(cell[k]) for k in ("stage", "model", "size", "task", "precision", "device", "variant") if cell[k]
     )
     tags = {"mlflow.parentRunId": parent}
-    made = client.create_run(experiment, start_time=times[0], tags=tags, run_name=name).info.run_id
+    run_id = client.create_run(experiment, start_time=times[0], tags=tags, run_name=name).info.run_id
     metrics = [(key, value, 0) for key, value in _numbers(cell)]
     for kind, label in (("bottlenecks", "cause"), ("remedies", "remedy")):
         for row in document[kind]:
@@ -106,8 +108,8 @@ def _log_cell(
     known = {f"llmbench.{k}": str(cell[k]) for k in TAGS if cell[k] is not None}
     if cell["warnings"]:
         known["llmbench.warnings"] = "; ".join(cell["warnings"])
-    _log(client, made, metrics, {k: str(cell[k]) for k in PARAMETERS if cell[k] is not None}, known)
-    client.set_terminated(made, "FINISHED" if cell["status"] == "ok" else "FAILED", times[1])
+    _log(client, run_id, metrics, {k: str(cell[k]) for k in PARAMETERS if cell[k] is not None}, known)
+    client.set_terminated(run_id, "FINISHED" if cell["status"] == "ok" else "FAILED", times[1])
 
 
 def _numbers(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
@@ -137,7 +139,7 @@ def _counts(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float, in
 
 
 def _log_files(client: Any, parent: str, report: Any, run: Any) -> None:
-    """Log the report, for machines and for people, and what the run was made of."""
+    """Log the report as Markdown, JSON and HTML, and the environments and the suite of the run."""
     from llmbench.report import markdown_text, strict_json
 
     client.log_text(parent, markdown_text(report), "report.md")
