@@ -93,8 +93,8 @@ def memory_table(doc: Ceilings) -> Table:
             row = (level["level"], *sizes, operation, *_values(estimate, 1e-9), vendor, _samples(estimate), how)
             rows.append(row)
     notes: tuple[str, ...] = (
-        "bytes as STREAM counts them: read and written by the operation, without the line a store reads first",
-        "triad: a = b + s*c; copy: a = b; read: sum of a; float32; a level's capacity is that of all threads' caches",
+        "bytes as STREAM counts them: read and written by the operation, without the line that a store reads first",
+        "triad: a = b + s*c; copy: a = b; read: sum of a; float32; capacity: the caches of all threads together",
     )
     if why := doc["reasons"].get("memory_levels"):
         notes += (why,)

@@ -50,19 +50,19 @@ def notes(found: Comparison) -> list[str]:
         ends = f"[{_pct(found.common.low)}, {_pct(found.common.high)}]"
         lines.append(f"all cells share a change of {_pct(found.common.value)} {ends}: {_describe_shared_change(found)}")
     lines.append(
-        f"verdicts hold together with {100 * found.level:g} % confidence, processes are the units; same: within "
+        f"all verdicts hold together with {100 * found.level:g} % confidence; the units are processes; same: within "
         f"{found.margin_pct:g} %"
     )
     if not found.in_turns and found.noise_floor_pct:
         lines.append(
-            "the runs were measured one after the other: what all cells share counts only beyond "
+            "the runs were measured one after the other: a change that all cells share counts only above "
             f"{found.noise_floor_pct:g} % (--noise-floor)"
         )
     if any(found.disturbed_counts):
         base, head = found.disturbed_counts
         lines.append(
-            f"{base} processes of {found.base} and {head} of {found.head} are left out: others kept them from their "
-            "cores while they were timed (what the kernel says, not how long they took)"
+            f"{base} processes of {found.base} and {head} of {found.head} are left out: other processes took their "
+            "cores while they were timed (by the kernel's counters, not by their speed)"
         )
     return lines
 
@@ -70,8 +70,8 @@ def notes(found: Comparison) -> list[str]:
 def _describe_shared_change(found: Comparison) -> str:
     """Return the verdict about the change that all cells share, and how the cells' changes treat it."""
     if found.common_verdict in ("slower", "faster"):
-        return f"{found.common_verdict}, and in every cell's change"
-    state = "no change" if found.common_verdict == "same" else "not told apart from the machine's"
+        return f"{found.common_verdict}, and part of every cell's change"
+    state = "no change" if found.common_verdict == "same" else "not distinguished from changes of the machine"
     return f"{state}, and taken out of every cell's change"
 
 
@@ -128,7 +128,7 @@ def _quality_table(found: Comparison) -> Table:
         between = None if one.low is None or one.high is None else f"{one.low:+.4f} to {one.high:+.4f}"
         values = (one.metric, one.base, one.head, between, one.verdict, one.examples, one.reason or "")
         rows.append((*cell_values({**one.cell, "variant": variant}), *values))
-    text = "intervals: of another draw of test examples; another seed may differ by more"
+    text = "intervals: for another sample of test examples; another seed may differ by more"
     return Table("Quality", columns, tuple(rows), (f"{len(found.quality) - len(shown)} other metrics are equal", text))
 
 

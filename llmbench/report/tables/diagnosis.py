@@ -38,8 +38,8 @@ SPENT = {
 }
 BUSY = "Other processes took the cores that it runs on: measure again with nothing else running."
 NOTES = (
-    "where: the component, why: the resource; they cut the same time twice. (x): step time over the step time without "
-    f"the cause; worth a change from {attribution.THRESHOLD:.2f}x on, with confidence",
+    "where: the component; why: the resource. Both describe the same time. (x): step time divided by the step time "
+    f"without the cause; a change is worth it from {attribution.THRESHOLD:.2f}x on, with confidence",
 )
 
 
@@ -180,7 +180,7 @@ def step_table(cell: CellSummary, run: Run) -> Table:
         ("peak memory", None if cell["peak_memory_mib"] is None else f"{cell['peak_memory_mib']:,.0f} MiB"),
         ("machine", _machine(environment)),
     ]
-    note = "step: median of steps with nothing attached, of one process; phases from steps of their own"
+    note = "step: median of steps with nothing attached, of one process; phases: from separate steps"
     return Table("The step", (Column("what"), Column("value")), tuple(row for row in rows if row[1]), (note,))
 
 

@@ -50,7 +50,7 @@ def _basis(plan: Plan, predicted: Mapping[str, Prediction]) -> tuple[str, ...]:
     reasons = dict.fromkeys(reason for one in able for reason in one.reasons.values())
     whole_s = total_s(able)
     notes = (
-        "step: FLOPs of the longest sequences, and the update, at the measured ceilings",
+        "step: the time of the FLOPs of the longest sequences, and of the update, at the measured ceilings",
         "state: weights; in training also gradients and optimizer state; activations come on top",
         "time: timing, trials and training at that pace; starting, data and scoring come on top"
         + ("" if whole_s is None else f"; all cells: {whole_s:,.0f} s"),

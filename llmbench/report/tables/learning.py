@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from llmbench.contract.record import Ends, LearningRow, Record, TimeToQualityRow
 
 NOTES = (
-    "gain of so many times the data, steps or parameters, the other two as they are, on the metric's scale (of a "
-    "perplexity: minus its log); 95 % interval, paired by seed and test example, for other seeds and other examples",
-    f"verdict: what gains most, with confidence, and more than {learning.MATERIAL:.0%} of what lies between the best "
-    "trivial baseline and the oracle; none: nothing does, and the oracle is no further. What doubling leaves open may "
-    "have been asked again with more",
+    "more data, steps, parameters: the gain of so many times as much of one, with the other two unchanged, on the "
+    "metric's scale (perplexity: minus its logarithm). The 95 % interval covers other seeds and other test examples",
+    "verdict: the one with the largest gain, if this is certain and more than "
+    f"{learning.MATERIAL:.0%} of the distance between the best trivial baseline and the oracle. none: no gain is that "
+    "large, and the oracle is no further away. If doubling does not decide, a larger factor may have been tried",
 )
 MISSING_NOTES = (
-    "what making each ample adds, averaged over the orders in which all are made ample (Shapley); rest: what ample "
-    "data, training and capacity together leave; the parts add up to the distance",
+    "for lack of: the gain of making one ample, averaged over the orders in which all are made ample (Shapley). rest: "
+    "the distance that remains with ample data, training and capacity. The parts add up to the distance",
 )
 
 REACH_NOTES = (
-    f"target: {time_to_quality.SHARE:.0%} of the way from the best trivial baseline to the oracle; runs of several "
-    "lengths, each with a schedule of its own, interpolated between the two around the target; time: at the measured "
-    "step",
+    f"target: {time_to_quality.SHARE:.0%} of the way from the best trivial baseline to the oracle. steps: "
+    "interpolated between the two runs around the target; each run has its own length and schedule. time: at the "
+    "measured step time",
 )
 
 

@@ -33,14 +33,14 @@ METHODS: tuple[tuple[str, str, Callable[[CellSummary], bool]], ...] = (
     ("tokens/s", "tokens without padding over wall time, of all clean steps", _has("tokens_per_s")),
     (
         "input, copy, fwd, bwd, opt",
-        "shares of a step, from steps of their own with marks between the phases; each is paired with a clean step, "
-        "and the residual says what the phases leave over",
+        "shares of a step, from separate steps with marks between the phases; each is paired with a clean step, and "
+        "the residual is the part that the phases do not explain",
         _has("suspect"),
     ),
     ("padding", "positions that hold no token, of all positions of the batches", _has("padding_pct")),
     (
         "peak memory",
-        "largest resident memory of the processes; on a device, what its allocator held",
+        "largest resident memory of the processes; on a device, the memory that its allocator held",
         _has("peak_memory_mib"),
     ),
     (
@@ -57,7 +57,7 @@ METHODS: tuple[tuple[str, str, Callable[[CellSummary], bool]], ...] = (
     (
         "bound by",
         f"the cause with the largest measured headroom whose simultaneous lower bound is above "
-        f"{attribution.THRESHOLD:.2f}x; balanced: there is none; undecided: more measuring would tell",
+        f"{attribution.THRESHOLD:.2f}x; balanced: there is none; undecided: longer measuring may decide",
         _has("verdict"),
     ),
     (
@@ -80,7 +80,7 @@ METHODS: tuple[tuple[str, str, Callable[[CellSummary], bool]], ...] = (
     ),
     (
         "oracle",
-        "a model that knows how the data was made, on the same examples; exact: nothing does better in expectation",
+        "a model that knows how the data was made, on the same examples; exact: no model is better on average",
         _has("oracle"),
     ),
     ("best trivial", "the best of the baselines that use no model, on the same examples", _has("baseline")),
@@ -90,5 +90,5 @@ METHODS: tuple[tuple[str, str, Callable[[CellSummary], bool]], ...] = (
 def method_table(cells: Sequence[CellSummary]) -> Table:
     """Return how each number of the cells was obtained."""
     rows = tuple((name, how) for name, how, shown in METHODS if any(map(shown, cells)))
-    notes = ("n/a: not known; why is in `report --format json`, under `reasons`",) if rows else ()
+    notes = ("n/a: not known; `report --format json` says why, in `reasons`",) if rows else ()
     return Table("How the numbers were obtained", (Column("number"), Column("how")), rows, notes)

@@ -122,7 +122,7 @@ def limits_table(run: Run) -> Table:
                 what = f"memory, {level['level']}"
                 rows.append((doc["device"], what, best["value"] / 1e9, _spread(best), "GB/s", None))
     notes = (
-        "measured on this machine by `llmbench calibrate`; datasheet: the vendor's dense peak, where it prints one",
+        "measured: on this machine, by `llmbench calibrate`; datasheet: the vendor's dense peak, if it is published",
     )
     return Table("What the hardware allows", columns, tuple(rows), notes)
 
@@ -150,17 +150,21 @@ def bottleneck_table(cells: Sequence[CellSummary]) -> Table:
         rows.append((*cell_values(cell), *values, cell["padding_pct"], cell["peak_memory_mib"]))
         rows[-1] += (cell["suspect"],) if show_suspect else ()
     notes: tuple[str, ...] = (
-        "step: median of clean timed steps over all processes; ±: half of its 95 % interval; tokens without padding",
+        "step: median of clean timed steps over all processes; ±: half of its 95 % interval; tokens: without padding",
     )
     if show_suspect:
         notes += ("suspect: the phase with the largest share, unverified (a share is not a proof)",)
     kinds = {cell["step_ms_ci_kind"] for cell in cells}
     if "moderated" in kinds:
-        notes += ("±: between processes; few per cell, so what all cells show of that spread is counted in",)
+        notes += (
+            "±: between processes; these are few per cell, so the interval uses what all cells show of their spread",
+        )
     if "stein" in kinds:
-        notes += ("±: as many processes as the first ones of each cell asked for, with the spread of the first ones",)
+        notes += (
+            "±: the first processes of each cell decided how many are run; the interval uses the spread of these",
+        )
     if "within" in kinds:
-        notes += ("±: from one process only where a cell has one repeat; another process may differ by more",)
+        notes += ("±: if a cell has one repeat, from that process only; another process may differ by more",)
     return Table("Where the time goes", columns, tuple(rows), notes)
 
 
@@ -177,9 +181,11 @@ def hardware_table(cells: Sequence[CellSummary]) -> Table:
         shares = (cell["ceiling_pct"], cell["bandwidth_pct"], cell["mfu_pct"], cell["phase_residual_pct"])
         rows.append((*cell_values(cell), *values, *shares, _classes(cell["operators"])))
     notes = (
-        "of peak: FLOPs done per second over the measured matmul ceiling; MFU: the model's FLOPs over the datasheet's",
-        "of bandwidth: bytes that operators read and write, over what the memory that holds them allows",
-        "residual: what the phases leave of the step, median over pairs of steps on the same batch",
+        "of peak: FLOPs per second in % of the measured matmul ceiling; MFU: the model's FLOPs per second in % of the "
+        "datasheet's peak",
+        "of bandwidth: bytes per second that operators read and write, in % of the bandwidth of the memory that holds "
+        "them",
+        "residual: the part of the step that its phases do not explain; median over pairs of steps on the same batch",
     )
     return Table("What it asks of the hardware", columns, tuple(rows), notes)
 
@@ -199,8 +205,10 @@ def inference_table(cells: Sequence[CellSummary]) -> Table:
     names = ("batch_size", "kv_cache_mib", "ttft_ms", "tpot_ms", "generated_tokens_per_s")
     rows = [(*cell_values(cell), *map(cell.get, names)) for cell in cells if cell["ttft_ms"] is not None]
     notes = (
-        "of a batch: TTFT to its first token, TPOT per further token of its longest row; throughput over all rows",
-        "KV cache: what the mean batch keeps from token to token (recurrent: its state and what it attends to)",
+        "TTFT: time to the first token of a batch; TPOT: time per further token of its longest row; generated: the "
+        "tokens of all rows",
+        "KV cache: memory that the mean batch keeps from token to token (of a recurrent model: its state, and the "
+        "vectors that it attends to)",
     )
     return Table("Inference", columns, tuple(rows), notes)
 
@@ -217,7 +225,10 @@ def compilation_table(cells: Sequence[CellSummary]) -> Table:
             numbers = (done["compile_s"], *(done[name] for name in counts), len(done["graph_breaks"]))
             reason = cell["reasons"].get("compile_pays_off_steps")
             rows.append((*cell_values(cell), *numbers, cell["compile_pays_off_steps"], reason or ""))
-    notes = ("pays off: when the steps have saved what compiling took, against the same cell without compile",)
+    notes = (
+        "pays off: when the steps have saved as much time as compiling took, compared with the same cell without "
+        "compile",
+    )
     return Table("Compilation", columns, tuple(rows), notes)
 
 
@@ -233,8 +244,8 @@ def capacity_table(cells: Sequence[CellSummary]) -> Table:
             why = cell["reasons"].get("largest_batch") if asked else None
             rows.append((*cell_values(cell), *map(cell.get, names), why))
     notes = (
-        "largest: batch of the longest sequences that fits, found within 5 % below the limit",
-        "costs: in the currency of the price, of a million tokens without padding, and of the cell's own training",
+        "largest: the largest batch of the longest sequences that fits; the true limit is up to 5 % higher",
+        "costs: in the currency of the price; 1M tokens: without padding; training: the cell's own",
     )
     return Table("Capacity and cost", columns, tuple(rows), notes)
 
@@ -280,9 +291,11 @@ def quality_table(cells: Sequence[CellSummary]) -> Table:
             share_pct = oracle_pct(value, best, direction.get(metric))
             rows.append((*where, share_pct, baseline.get(metric), cell["quality_examples"]))
     kinds = sorted({cell["oracle_kind"] for cell in cells if cell["oracle_kind"]})
-    notes: tuple[str, ...] = ("best trivial: the best of the baselines that use no model, per metric",)
+    notes: tuple[str, ...] = ("best trivial: for each metric, the best of the baselines that use no model",)
     if kinds:
-        notes += (f"oracle: knows how the data was made ({', '.join(kinds)}); 100 % is as good as it",)
+        notes += (
+            f"oracle: a model that knows how the data was made ({', '.join(kinds)}); 100 %: as good as the oracle",
+        )
     return Table("Quality", columns, tuple(rows), notes)
 
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     )
 
 NOTES = (
-    "measured: throughput (real tokens per second in training, examples in prediction) with the remedy over without, "
-    "in pairs of processes that take turns, 95 % interval",
-    "quality: both trained on as many examples with the same seeds; the mean difference, and Student's 95 % interval "
-    "over seeds. The same updates up to rounding are trained with the recommended configuration only",
-    "kept: in the recommended configuration; memory: change of the peak",
+    "measured: throughput with the remedy divided by throughput without it (training: real tokens per second; "
+    "prediction: examples per second), in pairs of processes that take turns; 95 % interval",
+    "quality: mean difference over seeds, with Student's 95 % interval; both train on as many examples with the same "
+    "seeds. A remedy with the same updates, up to rounding, is trained in the recommended configuration only",
+    "kept: part of the recommended configuration; memory: change of the peak",
 )
 
 
@@ -228,9 +228,9 @@ def recommendation_table(rows: Sequence[RecommendationRow], cells: Mapping[str, 
         values.append((*where, change, *speeds, interval_text(row["ci"]), *end))
     seeds = sorted({row["quality_seeds"] for row in rows})
     notes = (
-        "the whole gain against the plain configuration, in pairs of processes that take turns; predicted: the product "
-        "of what each remedy was predicted to give (of what it gave alone, where nothing was predicted)",
-        f"/s: real tokens (in prediction: examples); quality: mean, interval over {', '.join(map(str, seeds))} seeds",
+        "measured: the gain of the whole configuration over the plain one, in pairs of processes that take turns; "
+        "predicted: the product of the predicted gains of its remedies (without a prediction, of the gain alone)",
+        f"/s: real tokens (prediction: examples); quality: mean, interval over {', '.join(map(str, seeds))} seeds",
     )
     return Table("Recommended", columns, tuple(values), notes)
 

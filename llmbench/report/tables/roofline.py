@@ -28,8 +28,9 @@ def roofline_table(cells: Sequence[CellSummary]) -> Table:
         for cell, every, phases in by_phase
     ]
     notes = (
-        "per phase: what its roofline is made of for the greater part, and the least time that allows in % of its time",
-        "farthest: the class of operators, by phase, that loses most to its roofline, and how much of the step that is",
+        "per phase: the resource that sets most of its roofline, and the least time that the roofline allows in % of "
+        "the measured time",
+        "farthest: the operator class, with its phase, that loses most time to its roofline; the loss in % of the step",
     )
     return Table("How near it comes to the roofline", columns, tuple(rows), notes)
 

@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from llmbench.contract.record import Record, ScalingRow
 
 NOTES = (
-    f"exponent: slope of log time over log axis within a factor of {scaling.END_X} of the smallest and of the largest "
+    f"exponent: slope of log time over log axis, within a factor of {scaling.END_X} of the smallest and of the largest "
     f"point ({scaling.END_POINTS} points at least); 95 % interval over processes",
-    "in the limit: what the exponent at the large end tends to, from log t = a + p log x + b / x there; its interval "
-    "holds what that misses at these points, too (not known from three)",
-    "limit: the highest power of a + b x + c x^2 (none negative) that is there with confidence",
-    "held out: the largest point, predicted from all others: each part from its counted work (calls, FLOPs, bytes) at "
-    "rates that are fitted, the step as the sum of its parts",
-    "parts: the step, and the classes of operators that make 5 % of the largest but one (traced, scaled to the step)",
+    "in the limit: the value that the exponent at the large end approaches, from the fit log t = a + p log x + b / x; "
+    "its interval includes the error of this fit (not known from three points)",
+    "limit: the highest power in the fit a + b x + c x^2 (no coefficient negative) that is above zero with confidence",
+    "held out: the largest point, predicted from all others. Each part is predicted from its counted work (calls, "
+    "FLOPs, bytes) at fitted rates; the step is the sum of its parts",
+    "parts: the step, and the operator classes that take 5 % of it or more at the second-largest point (traced, scaled "
+    "to the step)",
 )
 CHANGE_NOTES = (
-    "verdict: of the trials of causes; operators: the class with most time, with the place where the two cross",
+    "verdict: from the trials of causes; operators: the class with most time, and the point where the two cross",
 )
 
 

@@ -59,10 +59,10 @@ def build_side_by_side(pairs: Sequence[Pair], axis: Axis, baseline: str | None =
             rows.append((*own, one.value, one.cell["step_ms"], *ratios, *quality))
             ids.append(one.cell["cell_id"])
     notes = (
-        f"speed: step time of the baseline over this one's (above 1: faster than it); the baseline is {reference}"
+        f"speed: step time of the baseline divided by this one's (above 1: faster); the baseline is {reference}"
         if reference
-        else f"speed: step time of the first {axis} of a group over this one's (above 1: faster than it)",
-        "interval: 95 %, of the ratio, from the processes of both; memory: peak over the baseline's",
+        else f"speed: step time of the first {axis} of a group divided by this one's (above 1: faster)",
+        "interval: 95 %, of the speed, from the processes of both; memory: peak divided by the baseline's",
     )
     return Table(TITLES[axis], columns, tuple(rows), notes, tuple(ids))
 

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from llmbench.contract.record import CellSummary
 
 NOTES = (
-    "headroom: step time over the step time with the cause removed; measured: removed, side by side, 95 % interval",
-    "where: the component, why: the resource; they cut the same time twice. balanced: no tried cause gives more than "
-    f"{attribution.THRESHOLD:.2f}x with confidence; the headroom beside it is that of the largest cause tried",
+    "headroom: step time divided by the step time without the cause; measured: with and without it in turns, with a "
+    "95 % interval",
+    "where: the component; why: the resource. Both describe the same time, so do not multiply their headrooms. "
+    f"balanced: no tried cause gives more than {attribution.THRESHOLD:.2f}x with confidence; its headroom is that of "
+    "the largest cause tried",
 )
 CAUSE_NOTES = (
-    "tried: removed and measured in pairs; measured over predicted shows how far the model of the cause holds",
-    "the bound holds for all causes of a cell and axis together; what is above the threshold on it is material",
+    "tried: removed, and measured in pairs; where measured and predicted agree, the model of the cause is right",
+    "bound: a lower limit of the headroom that holds for all causes of a cell and axis together; a cause is material "
+    "if its bound is above the threshold",
 )
 
 
@@ -69,7 +72,7 @@ def causes_table(cells: Sequence[CellSummary]) -> Table:
         for pair in cell["interactions"]:
             both = (pair["product_x"], pair["measured_x"], interval_text(pair["ci"]))
             rows.append((*where, " + ".join(pair["causes"]), "both", *both, None, None))
-    note = "both: the two largest removed at once; predicted is then the product of what each gives alone"
+    note = "both: the two largest causes removed at once; predicted is here the product of their headrooms"
     together = any(cell["interactions"] for cell in cells)
     return Table("Causes tried", columns, tuple(rows), (*CAUSE_NOTES, note) if together else CAUSE_NOTES)
 

@@ -16,13 +16,14 @@ MOST_STEPS = 200_000
 CAPTIONS = {
     "phases": "Shares of a step by phase, a bar per cell (the first {bars} that the filter leaves). The same numbers "
     "are in the table 'Where the time goes'. A large share is a suspect, not a proof.",
-    "roofline": "Each point is a cell: arithmetic done per byte moved, and arithmetic done per second. It cannot be "
-    "above the lines, which are what this machine was measured to do at best (solid: arithmetic; dashed: memory). Far "
-    "below them, neither is the limit. The same numbers are in 'What it asks of the hardware'.",
-    "headroom": "Each point is a cause that was removed: the gain predicted beforehand and the gain measured. On the "
-    "line, the prediction was right. The same numbers are in 'Causes tried'.",
-    "scaling": "Step time over the axis, as a multiple of its smallest value; both logarithmic: a power law is a "
-    "straight line. Hollow: what the smaller points predict for the largest. The same numbers are in the table.",
+    "roofline": "Each point is a cell: its arithmetic per byte moved, and its arithmetic per second. The lines are the "
+    "measured limits of this machine (solid: arithmetic; dashed: memory); no point can be above them. A point far "
+    "below them is limited by something else. The same numbers are in 'What it asks of the hardware'.",
+    "headroom": "Each point is a cause that was removed: the gain that was predicted, and the gain that was measured. "
+    "On the line, the prediction was right. The same numbers are in 'Causes tried'.",
+    "scaling": "Step time over the axis, as a multiple of its smallest value. Both scales are logarithmic, so a power "
+    "law is a straight line. Hollow: the prediction for the largest point, from the smaller ones. The same numbers are "
+    "in the table.",
     "quality": "Each point is a cell: how much of the oracle's quality it reached, after how many seconds of training "
     "(those of the cells that it starts from included). "
     "The same numbers are in 'Quality'.",

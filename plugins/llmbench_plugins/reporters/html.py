@@ -28,10 +28,10 @@ MOST_WORKLOADS = 6
 #: Machines that the title names one by one.
 MOST_MACHINES = 3
 EXPLAIN = (
-    "How to read this: a step is one batch forward, backward and the update (training), or one batch answered "
-    "(inference). Work is bounded by what saves the most time once it is removed. llmbench predicts that from the "
-    "parts of a step, then removes the suspect and measures with and without it in turns. Below each gain is its 95 % "
-    "interval; a gain counts when it is above 1.10x with confidence, and is grey where that is not settled."
+    "How to read this: in training, a step is the forward pass, the backward pass and the update of one batch; in "
+    "inference, it is the answer to one batch. Work is bounded by the cause whose removal saves most time. llmbench "
+    "predicts this time from the parts of a step. Then it removes the cause, and measures with and without it in "
+    "turns. Below each gain is its 95 % interval. A gain counts if it is above 1.10x with confidence; else it is grey."
 )
 
 
