@@ -161,7 +161,7 @@ def bottleneck_table(cells: Sequence[CellSummary]) -> Table:
         )
     if "stein" in kinds:
         notes += (
-            "±: the first processes of each cell decided how many are run; the interval uses the spread of these",
+            "±: of as many processes as the first ones showed to be needed; the interval uses the spread of the first ones",
         )
     if "within" in kinds:
         notes += ("±: if a cell has one repeat, from that process only; another process may differ by more",)
