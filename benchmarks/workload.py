@@ -107,8 +107,8 @@ def load(setting: Setting, folder: Path, plugin_files: Sequence[str] = ()) -> Wo
     path = write_suite(setting.suite("workload", 1.0), folder / f"{setting.label.replace('/', '-')}.yaml")
     plan = plan_cells(load_suite(str(path)), discover(plugin_files))
     (planned,) = plan.cells
-    if planned.blocked:
-        raise SystemExit(f"{setting.label}: {planned.blocked}")
+    if planned.obstacle:
+        raise SystemExit(f"{setting.label}: {planned.obstacle}")
     options = {"corpora": tuple(plan.corpora), "plugin_files": tuple(map(str, plugin_files))}
     job = Job.single(planned.cell, plan.suite.budget, str(folder), sources=plan.sources, **options)
     return Workload(CellRun.open(job, lambda event: None))

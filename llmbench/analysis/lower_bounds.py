@@ -92,7 +92,7 @@ def predictions(plan: Plan, registry: Registry, docs: Mapping[str, Mapping[str, 
     for planned in plan.cells:
         cell = planned.cell
         model, task = registry.model(cell.model, plan.weights), registry.get("task", cell.task)
-        if planned.blocked or task.head not in model.layouts:
+        if planned.obstacle or task.head not in model.layouts:
             unknown = dict.fromkeys(("parameters", "step_s", "seconds", "memory_mib"), "the cell cannot run")
             found[cell.cell_id] = Prediction(reasons=unknown)
             continue

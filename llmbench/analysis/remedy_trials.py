@@ -13,7 +13,7 @@ from llmbench import stats
 from llmbench.contract.cell import Cell
 from llmbench.contract.job import LEARN
 from llmbench.contract.specs import RemedySpec
-from llmbench.records.attempts import disturbed, latest_attempts, prefer_undisturbed
+from llmbench.records.attempts import is_disturbed, latest_attempts, prefer_undisturbed
 
 Record = Mapping[str, Any]
 
@@ -103,7 +103,7 @@ class Trials:
 
 
 def _is_disturbed(pair: tuple[Record, Record]) -> bool:
-    return any(map(disturbed, pair))
+    return any(map(is_disturbed, pair))
 
 
 def trials_of(records: Iterable[Record]) -> dict[str, Trials]:

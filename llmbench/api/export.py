@@ -22,7 +22,7 @@ _SUFFIX = {"parquet": ".parquet", "csv": ".csv", "pytest-benchmark": ".json", "b
 
 def export_runs(runs: list[Run], form: str, output: Path | None, *, samples: bool, keep_personal: bool) -> Path:
     """Write `runs` to one file and return it. Raises UserError for what does not go together."""
-    from llmbench.records.read import guarded
+    from llmbench.records.read import guard_bundles
 
     if form not in FORMATS:
         raise UserError(f"--to {form}: unknown{did_you_mean(form, FORMATS)}; write one of: {', '.join(FORMATS)}")
@@ -35,7 +35,7 @@ def export_runs(runs: list[Run], form: str, output: Path | None, *, samples: boo
         raise UserError(f"--to {form} takes one run, not {len(runs)}; give one of them: {names}")
     path = output or Path(runs[0].name.replace("/", "-") + _SUFFIX[form])
     try:
-        with guarded(runs):
+        with guard_bundles(runs):
             _write(runs, form, path, samples=samples, keep_personal=keep_personal)
     except OSError as error:
         raise UserError(f"-o {path}: cannot be written ({error.strerror}); give another file") from None

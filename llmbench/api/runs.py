@@ -66,12 +66,12 @@ def discover_noting(plugin_files: Sequence[str]) -> Registry:
 
 def plan_suite(suite: str, registry: Registry, settings: Sequence[str], expression: str | None) -> Plan:
     """Return the plan of a suite. Raises UserError for a mistake in it, and where nothing is left to run."""
-    from llmbench.plugins.guard import standard_output_kept
+    from llmbench.plugins.guard import keep_standard_output
     from llmbench.suite.file import load_suite
     from llmbench.suite.plan import plan_cells
 
     loaded = load_suite(suite, settings)
-    with standard_output_kept():  # plugins look at their data
+    with keep_standard_output():  # plugins look at their data
         planned = plan_cells(loaded, registry, keep=expression)
     if any(one.cell.device == "auto" for one in planned.cells):
         planned = plan_cells(loaded, registry, keep=expression, devices=_devices())
@@ -266,7 +266,7 @@ def _ceilings(
     say = (lambda text: None) if quiet else note
     precisions = [provided.spec for provided in registry.by_kind["precision"].values()]
     found: dict[str, str] = {}
-    for device in sorted({one.cell.device for one in plan.cells if one.blocked is None}):
+    for device in sorted({one.cell.device for one in plan.cells if one.obstacle is None}):
         try:
             doc = ensure(executor, environment, device, say, precisions=precisions)
         except Unsupported:
@@ -285,7 +285,7 @@ def _preload(plan: Plan, registry: Registry) -> tuple[str, ...]:
     """Return the library modules that the models, their engines and the metrics of the plan's cells need."""
     from llmbench.contract.cell import is_scored
 
-    cells = [planned.cell for planned in plan.cells if planned.blocked is None]
+    cells = [planned.cell for planned in plan.cells if planned.obstacle is None]
     scored = {cell.task for cell in cells if is_scored(cell.stage, plan.suite.score)}
     specs: list[Any] = [registry.model(name, plan.weights) for name in {cell.model for cell in cells}]
     specs += [registry.get("engine", name) for name in {spec.engine for spec in specs}]

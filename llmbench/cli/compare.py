@@ -67,13 +67,13 @@ def compare_command(
                           llmbench compare BASE HEAD --fail-on 5 --bisect'
     """
     from llmbench.analysis.comparison import compare_runs as run_compare
-    from llmbench.records.read import guarded
+    from llmbench.records.read import guard_bundles
 
     if bisect and fail_on_pct is None:
         raise UserError("--bisect needs a limit to judge by; add --fail-on 5")
     try:
         runs = _read(base), _read(head)
-        with guarded(runs):
+        with guard_bundles(runs):
             found = run_compare(*runs, fail_on_pct=fail_on_pct, margin_pct=margin_pct, noise_floor_pct=noise_floor_pct)
         if not found.cells:
             raise UserError(f"{base} and {head}: no cell was measured in both; compare runs of one suite")

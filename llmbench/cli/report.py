@@ -58,16 +58,16 @@ def _no_collector() -> Iterator[None]:
 
 
 def _report(runs: Sequence[str], form: str, output: Path | None, baseline: str | None, registry: Registry) -> int:
-    from llmbench.records.read import guarded, read_all
+    from llmbench.records.read import guard_bundles, read_all
     from llmbench.report.write import render_runs
 
     registry.get("reporter", form)  # an unknown name is told before anything is read
     found = read_all([Path(name) for name in runs], stored=True)
     if output is None:
-        with guarded(found):
+        with guard_bundles(found):
             print_runs(found, form, registry, baseline)
         return 0
-    with guarded(found):
+    with guard_bundles(found):
         document = render_runs(found, form, registry, baseline)
     try:
         output.write_bytes(document)

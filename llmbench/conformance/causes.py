@@ -177,7 +177,7 @@ def _require_as_before(subject: Subject, label: str, trial: Any, before: dict[st
     after = _look(trial)
     differs = [name for name in before if before[name] != after[name]]
     subject.require(not differs, f"{label}: behind its work {differs[0] if differs else ''} is not what it was")
-    replaced = snapshot.replaced()
+    replaced = snapshot.find_patches()
     subject.require(not replaced, f"{label}: behind its work {replaced[0] if replaced else ''} is replaced")
 
 

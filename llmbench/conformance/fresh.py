@@ -34,8 +34,8 @@ def imported(origin: str, owner: str) -> dict[str, Any]:
     return {
         "seconds": time.process_time() - begin,
         "heavy": [name for name in HEAVY if name in new],
-        "printed": seen.printed,
-        "patched": seen.patched,
+        "printed": seen.output,
+        "patched": seen.patches,
         "threads": threading.active_count() - threads,
         "changed": [name for name, value in _state().items() if value != state[name]],
     }
@@ -104,13 +104,13 @@ def rendered(name: str, files: list[str], cwd: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run the function that the command line names."""
-    from llmbench.plugins.guard import standard_output_kept
+    from llmbench.plugins.guard import keep_standard_output
 
     functions: dict[str, Callable[..., dict[str, Any]]] = {
         f.__name__: f for f in (imported, described, loaded, rendered)
     }
     try:
-        with standard_output_kept():
+        with keep_standard_output():
             found = functions[sys.argv[1]](*json.loads(sys.argv[2]))
     except (Exception, SystemExit) as error:
         text = " ".join(str(error).split())

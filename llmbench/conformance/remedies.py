@@ -6,13 +6,16 @@ import copy
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.contract.cell import STAGES, Cell
 from llmbench.contract.errors import DoesNotApply
 from llmbench.contract.job import Job, new_record
 from llmbench.contract.specs import Forecast
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Record
 
 #: What a cell is about: a remedy that changes it compares two different things.
 SAME = (
@@ -96,7 +99,7 @@ def scope(subject: Subject) -> None:
     """Compare the cells field by field."""
     for cell, changed in changes(subject):
         subject.require(isinstance(changed, Cell), f"change returns a {type(changed).__name__}")
-        before, after = cell.to_json(), changed.to_json()
+        before, after = vars(cell), vars(changed)
         different = [name for name in before if before[name] != after[name]]
         subject.require(
             bool(different), "change returns the cell as it is; raise DoesNotApply where there is nothing to change"
@@ -130,7 +133,7 @@ def forecasts(subject: Subject) -> None:
         subject.require(good, f"it forecasts {gain!r}; a positive ratio, or None where it is not known")
 
 
-def _record(cell: Cell) -> dict[str, Any]:
+def _record(cell: Cell) -> Record:
     """Return a record as a worker writes it."""
     job = Job.single(cell)
     times = [0.1, 0.11, 0.1, 0.1]

@@ -8,12 +8,15 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbench.conformance.common import fresh
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.contract.cell import Cell
 from llmbench.contract.job import Job, new_record
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Record
 
 MARK = "llmbenchmark"
 HOSTILE = (
@@ -24,7 +27,7 @@ TEXTS = (".csv", ".tsv", ".json", ".html", ".htm", ".xml", ".md", ".org", ".tex"
 FORMULAS = ("=cmd|'/c calc'!A1", "+1+cmd", "-1+cmd", "@SUM(A1)")  # what spreadsheets compute (OWASP: CSV injection)
 
 
-def record(model: str = "made", status: str = "ok", **fields: Any) -> dict[str, Any]:
+def record(model: str = "made", status: str = "ok", **fields: object) -> Record:
     """Return a record as a worker writes it."""
     cell = Cell(model, "tiny", "made", "made@1", "finetune")
     job = Job.single(cell, environment_id="e1")
@@ -88,7 +91,7 @@ def renders(subject: Subject) -> None:
 
     failed = [record(status="oom", error={"type": "x", "message": "y", "traceback": ""})]
     unknown = record()
-    unknown["counts"] = dict.fromkeys(unknown["counts"])
+    unknown["counts"] = {"tokens": None, "padding_tokens": None, "examples": None}
     shown = {
         "one run": report(subject),
         "two runs": report(subject, several=True),

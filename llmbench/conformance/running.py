@@ -100,7 +100,7 @@ def check(
 def _left_out(registry: Registry, target: str) -> list[Verdict]:
     """Return why what `target` names is not there at all, or not under its name."""
     places = (target, f"entry point {target}", f"module {target}", str(Path(target).resolve()))
-    broken = [b for b in registry.broken if b.owner.name == target or b.owner.origin in places]
+    broken = [b for b in registry.failures if b.owner.name == target or b.owner.origin in places]
     found = [Verdict("plugin", target, "loads", FAILED, b.error) for b in broken]
     for (kind, name), owners in registry.clashes.items():
         if any(owner.origin in places for owner in owners) or (name == target and name not in registry.by_kind[kind]):

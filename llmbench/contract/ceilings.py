@@ -1,8 +1,8 @@
-"""What a machine can do at best: reading a document of measured ceilings, and the datasheet beside it. Pure.
+"""The measured ceilings of a machine, and its datasheet: pure functions of documents (`Ceilings`).
 
-`llmbench.worker.ceilings.calibrate` measures, `llmbench.execution.calibration` keeps the documents. A document says per
-matmul *mode* (fp32, tf32, bf16, fp16, fp8, int8) what was reached, and which mode each precision computes its matmuls
-in. Unknown is None and never infinite, zero or guessed; `reasons` of the document says why.
+`llmbench.worker.ceilings.calibrate` measures, `llmbench.execution.calibration` keeps the documents. A document has the
+ceiling of each matmul *mode* (fp32, tf32, bf16, fp16, fp8, int8), and the mode in which each precision computes its
+matmuls. What is not known is None, never infinite, zero or guessed; `reasons` of the document says why.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from llmbench.contract.cell import content_id
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import CeilingEstimate, Ceilings, Datasheet, JsonObject, MatmulPeak, MemoryLevel
 
 #: Version of the document and of how it is measured; another one makes a kept document stale.
 CEILINGS_SCHEMA = 1
 #: How long calibration takes, in seconds, by default.
 DEFAULT_SECONDS = 10.0
 MAX_AGE = datetime.timedelta(days=30)
-#: A document measured beside other processes is looked at again after this time.
+#: After this time a document is checked again that was measured while other processes were busy.
 MAX_BUSY_AGE = datetime.timedelta(hours=1)
 #: Two measurements of a ceiling agree when their intervals, wider by this share, overlap.
 TOLERANCE = 0.05
@@ -37,10 +40,8 @@ OPERATIONS = ("triad", "copy", "read")
 #: Parts of a document that are no measurement, and not part of its id.
 NOT_MEASURED = ("ceilings_id", "checked_at", "precisions")
 
-Document = Mapping[str, Any]
 
-
-def precision_modes(precisions: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def precision_modes(precisions: Iterable[JsonObject]) -> dict[str, str]:
     """Return the matmul mode of each precision (fields of a PrecisionSpec) by name; each mode's own name is one, too.
 
     A precision named like a mode has that one; else its matmuls have the dtype of the autocast region, or of the
@@ -57,21 +58,21 @@ def precision_modes(precisions: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return modes
 
 
-def matmul_peak(doc: Document, precision: str) -> dict[str, Any] | None:
+def matmul_peak(doc: Ceilings, precision: str) -> MatmulPeak | None:
     """Return the estimate of the matmul ceiling (FLOP/s) of a precision, None where it is not known."""
     mode = doc.get("precisions", {}).get(precision)
-    found = doc.get("matmul", {}).get(mode)
-    return None if found is None else {**found, "mode": mode}
+    estimate = doc.get("matmul", {}).get(mode or "")
+    return None if estimate is None else {**estimate, "mode": mode}
 
 
-def datasheet_peak(doc: Document, precision: str) -> float | None:
+def datasheet_peak(doc: Ceilings, precision: str) -> float | None:
     """Return the datasheet's dense matmul peak (FLOP/s) of a precision, None where there is none."""
     mode = doc.get("precisions", {}).get(precision)
     entry = doc.get("datasheet")
-    return None if entry is None else entry["flops_per_s"].get(mode)
+    return None if entry is None else entry["flops_per_s"].get(mode or "")
 
 
-def datasheet_entry(name: str, device: str) -> tuple[dict[str, Any] | None, str | None]:
+def datasheet_entry(name: str, device: str) -> tuple[Datasheet | None, str | None]:
     """Return the datasheet of the device called `name`, in FLOP/s and bytes/s, and why there is none."""
     if device.partition(":")[0] != "cuda":
         return None, f"no vendor prints dense matmul peaks for a {device} device as it is clocked here"
@@ -80,11 +81,15 @@ def datasheet_entry(name: str, device: str) -> tuple[dict[str, Any] | None, str 
         return None, f"no entry of the datasheet table matches {name!r}" if not matches else f"{name!r} is ambiguous"
     entry = matches[0]
     flops = {mode: None if (t := entry["dense_tflops"].get(mode)) is None else t * 1e12 for mode in MODES}
-    found = {"name": entry["name"], "flops_per_s": flops, "memory_bytes_per_s": entry["memory_gb_per_s"] * 1e9}
-    return {**found, "source": entry["source"]}, None
+    return {
+        "name": entry["name"],
+        "flops_per_s": flops,
+        "memory_bytes_per_s": entry["memory_gb_per_s"] * 1e9,
+        "source": entry["source"],
+    }, None
 
 
-def datasheet() -> list[dict[str, Any]]:
+def datasheet() -> list[JsonObject]:
     """Return the entries of the packaged table, `datasheet.yaml`."""
     from importlib.resources import files
 
@@ -94,7 +99,7 @@ def datasheet() -> list[dict[str, Any]]:
     return list(yaml.safe_load(text)["devices"])
 
 
-def fingerprint(environment: Mapping[str, Any]) -> str:
+def fingerprint(environment: JsonObject) -> str:
     """Return a hash of what decides a machine's ceilings: CPU, cores, memory, torch, its threads, and the devices."""
     memory_mib = environment.get("memory_mib")
     facts = {
@@ -109,25 +114,23 @@ def fingerprint(environment: Mapping[str, Any]) -> str:
     return content_id(facts)
 
 
-def device_name(environment: Mapping[str, Any], device: str) -> str | None:
+def device_name(environment: JsonObject, device: str) -> str | None:
     """Return the name of a device of the environment; `cuda` is the first one."""
     wanted = "cuda:0" if device == "cuda" else device
     return next((d.get("name") for d in environment.get("devices") or () if d.get("device") == wanted), None)
 
 
-def best_device(environment: Mapping[str, Any]) -> str:
+def best_device(environment: JsonObject) -> str:
     """Return the device that `auto` means: the first accelerator there is, else the CPU."""
     names = [d["device"] for d in environment.get("devices") or ()]
     return next((name for name in names if name != "cpu"), "cpu")
 
 
-def complete(
-    measured: Mapping[str, Any], environment: Mapping[str, Any], device: str, now: datetime.datetime
-) -> dict[str, Any]:
-    """Return the whole document of what was measured: named, dated, with the datasheet and its `ceilings_id`."""
+def complete(measured: Ceilings, environment: JsonObject, device: str, now: datetime.datetime) -> Ceilings:
+    """Return the whole document of measured ceilings: with name, date, datasheet and `ceilings_id`."""
     name = device_name(environment, device)
     entry, why_not = datasheet_entry(name or "", device)
-    doc = {
+    doc: JsonObject = {
         "schema": CEILINGS_SCHEMA,
         "measured_at": now.isoformat(timespec="seconds"),
         **measured,
@@ -136,16 +139,16 @@ def complete(
         "datasheet": entry,
         "reasons": {**measured["reasons"], **({"datasheet": why_not} if why_not else {})},
     }
-    return {"ceilings_id": ceilings_id(doc), **doc}
+    return cast("Ceilings", {"ceilings_id": ceilings_id(doc), **doc})
 
 
-def ceilings_id(doc: Document) -> str:
-    """Return the hash of what was measured."""
+def ceilings_id(doc: Mapping[str, object]) -> str:
+    """Return the hash of the measurements in a document."""
     return content_id({key: value for key, value in doc.items() if key not in NOT_MEASURED})
 
 
-def is_stale(doc: Document, now: datetime.datetime) -> bool:
-    """Return whether a kept document has to be looked at again before it is used.
+def is_stale(doc: Ceilings, now: datetime.datetime) -> bool:
+    """Return whether a document in the cache has to be checked again before it is used.
 
     After 30 days; after an hour when other processes were busy while it was measured; at once when another version of
     llmbench's ceilings wrote it, or its date cannot be read or lies in the future.
@@ -159,7 +162,7 @@ def is_stale(doc: Document, now: datetime.datetime) -> bool:
     return not datetime.timedelta(0) <= age <= (MAX_BUSY_AGE if doc.get("warnings") else MAX_AGE)
 
 
-def disagreements(doc: Document, again: Document) -> list[str]:
+def disagreements(doc: Ceilings, again: Ceilings) -> list[str]:
     """Return the names of the ceilings that a second, partial measurement does not confirm.
 
     Two estimates agree when their intervals, widened by 5 %, overlap. A lower one measured while other processes were
@@ -177,20 +180,23 @@ def disagreements(doc: Document, again: Document) -> list[str]:
     return wrong
 
 
-def _pairs(doc: Document, again: Document) -> list[tuple[str, Any, Any]]:
+def _pairs(doc: Ceilings, again: Ceilings) -> list[tuple[str, CeilingEstimate | None, CeilingEstimate | None]]:
     pairs = [(f"matmul.{mode}", doc["matmul"].get(mode), new) for mode, new in again["matmul"].items()]
     levels = {level["level"]: level for level in doc["memory_levels"]}
     for level in again["memory_levels"]:
         old = levels.get(level["level"], {})
         for operation in OPERATIONS:
-            key = f"{operation}_bytes_per_s"
-            pairs.append((f"{level['level']}.{operation}", old.get(key), level.get(key)))
+            pairs.append((f"{level['level']}.{operation}", _rate(old, operation), _rate(level, operation)))
     return pairs
 
 
-def _low(estimate: Mapping[str, Any]) -> float:
+def _rate(level: MemoryLevel, operation: str) -> CeilingEstimate | None:
+    return cast("Mapping[str, CeilingEstimate]", level).get(f"{operation}_bytes_per_s")
+
+
+def _low(estimate: CeilingEstimate) -> float:
     return float(estimate["value"] if estimate["low"] is None else estimate["low"])
 
 
-def _high(estimate: Mapping[str, Any]) -> float:
+def _high(estimate: CeilingEstimate) -> float:
     return float(estimate["value"] if estimate["high"] is None else estimate["high"])

@@ -10,7 +10,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import CellFields
 
 STAGES = ("pretrain", "finetune", "eval")
 #: Phases of a step; for a stage without a backward pass the last ones are simply absent.
@@ -78,30 +81,41 @@ class Cell:
 
     @property
     def begins_with(self) -> str | None:
-        """Return the identity of the pretrained model that the cell's model is made from, if there is one."""
+        """The identity of the pretrained model that the cell's model is made from, if there is one."""
         return self.weights or self.model.partition(":")[2] or None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> CellFields:
         """Return all fields as a JSON-able dict; they are flat, so that nothing needs a copy of its own."""
-        return dict(vars(self))
+        return cast("CellFields", dict(vars(self)))
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Cell:
+    def from_json(cls, fields: Mapping[str, object]) -> Cell:
         """Rebuild a cell; unknown fields (written by a newer version) are ignored."""
-        return cls(**{k: v for k, v in fields.items() if k in _KNOWN})
+        known: dict[str, Any] = {k: v for k, v in fields.items() if k in _KNOWN}
+        return cls(**known)
 
 
 #: Fields that cells did not always have, and their defaults, which leave a cell's id what it was without them.
-LATER_FIELDS: dict[str, Any] = {
+LATER_FIELDS: dict[str, object] = {
     f.name: f.default
     for f in dataclasses.fields(Cell)
     if f.name
-    in (
-        *("threads", "accumulation", "labelled_logits", "pretokenized", "pin_memory", "checkpointing", "kv_cache"),
-        *("cuda_graphs", "keep_memory", "lora", "remedy_of", "role"),
-    )
+    in {
+        "threads",
+        "accumulation",
+        "labelled_logits",
+        "pretokenized",
+        "pin_memory",
+        "checkpointing",
+        "kv_cache",
+        "cuda_graphs",
+        "keep_memory",
+        "lora",
+        "remedy_of",
+        "role",
+    }
 }
-#: Fields a suite may set on a cell (the rest is derived by the planner).
+#: Fields that the planner derives; a suite may set all others.
 DERIVED_FIELDS = frozenset({"tokenizer", "parent", "remedy_of", "role"})
 CELL_FIELDS = tuple(f.name for f in dataclasses.fields(Cell))
 #: Field -> its default; None where it has none.
@@ -154,16 +168,16 @@ def label_of(fields: Mapping[str, object]) -> str:
 
 
 def is_scored(stage: str, score: bool | None) -> bool:
-    """Return whether a cell of a stage is scored; `score` None: a fine-tuning is not, the stage eval behind it is."""
+    """Return whether a cell of a stage is scored; `score` None: a fine-tuning is not, the stage eval after it is."""
     return stage != "finetune" if score is None else score
 
 
-def id_of_cell(fields: Mapping[str, Any]) -> str:
+def id_of_cell(fields: Mapping[str, object]) -> str:
     """Return the id of a cell from its fields, whether or not they name the later ones at their defaults."""
     return content_id({k: v for k, v in fields.items() if k not in LATER_FIELDS or v != LATER_FIELDS[k]})
 
 
-def content_id(value: Any) -> str:
+def content_id(value: object) -> str:
     """Return 12 hex digits of the SHA-256 of the canonical JSON of `value`."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmbench.contract.cell import Budget, Cell, DataSource, is_scored
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import BudgetFields, JsonObject, Record, RemedyFields, Status
 
 SCHEMA_VERSION = 1
 
@@ -18,7 +21,7 @@ SETTLED = frozenset({"ok", "unsupported", "oom", "timeout", "crashed", "error"})
 
 FAILED = frozenset({"oom", "timeout", "crashed", "error"})
 
-#: Event of a worker whose `record` counts should the process die from here on; the executor keeps it.
+#: Event of a worker whose `record` counts if the process dies from here on: the executor keeps it.
 KEEP = "keep"
 
 
@@ -46,7 +49,7 @@ class Job:
     score: bool | None = None  # at the end of repeat 0: see `is_scored`
     trace: str = "first"  # which repeats are traced: first, all or none
     verify: str = "none"  # which causes repeat 0 removes and measures: none, verdict (the leading suspects) or all
-    remedy: dict[str, Any] | None = None  # of a trial of a remedy: what was predicted, for the record
+    remedy: RemedyFields | None = None  # of a trial of a remedy: what was predicted, for the record
     weights: dict[str, str] = field(default_factory=dict)  # identity of a pretrained model -> its folder
 
     @classmethod
@@ -69,16 +72,16 @@ class Job:
         return cls(cell, repeat, attempt, repeats, budget or Budget(), run_dir, dict(sources or {}), **options)
 
     @property
-    def scored(self) -> bool:
+    def is_scored(self) -> bool:
         """Whether its repeat 0 is scored on the test split."""
         return is_scored(self.cell.stage, self.score)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return all fields as a JSON-able dict."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Job:
+    def from_json(cls, fields: JsonObject) -> Job:
         """Rebuild a job from `to_json`."""
         return cls(
             **{
@@ -102,19 +105,19 @@ def learns(role: str | None) -> bool:
     return (role or "").partition(":")[0] == LEARN
 
 
-def new_record(job: Job, status: str, **fields: Any) -> dict[str, Any]:
-    """Return a record of `job` with every contract field present (null or empty where nothing is known)."""
+def new_record(job: Job, status: str, **fields: object) -> Record:
+    """Return a record of `job` with every field of `Record` (null or empty where nothing is known)."""
     if status not in STATUSES:
         raise ValueError(f"unknown status {status!r}")
-    record: dict[str, Any] = {
+    record: Record = {
         "schema_version": SCHEMA_VERSION,
         "cell_id": job.cell.cell_id,
         "cell": job.cell.to_json(),
         "repeat": job.repeat,
         "repeats": job.repeats,
-        "budget": dataclasses.asdict(job.budget),
+        "budget": cast("BudgetFields", dataclasses.asdict(job.budget)),
         "attempt": job.attempt,
-        "status": status,
+        "status": cast("Status", status),
         "started_at": None,
         "wall_s": None,
         "spent": {},
@@ -142,5 +145,4 @@ def new_record(job: Job, status: str, **fields: Any) -> dict[str, Any]:
     unknown = fields.keys() - record.keys()
     if unknown:
         raise ValueError(f"unknown record fields {sorted(unknown)}")
-    record.update(fields)
-    return record
+    return cast("Record", {**record, **fields})

@@ -33,7 +33,7 @@ def locate(name: str) -> Pretrained:
     Raises UserError, one line, where there is none.
     """
     given = Path(name).expanduser()
-    folder = given.resolve() if given.is_dir() else _downloaded(name)
+    folder = given.resolve() if given.is_dir() else _download(name)
     if not (folder / CONFIGURATION).is_file():
         raise UserError(f"model {name!r}: the folder has no {CONFIGURATION}; give one written by save_pretrained")
     found = list(_files(folder))
@@ -66,7 +66,7 @@ def _files(folder: Path) -> Iterator[Path]:
             return
 
 
-def _downloaded(name: str) -> Path:
+def _download(name: str) -> Path:
     """Return the folder of a hub's model in the cache, fetched if it is not there yet."""
     from huggingface_hub import snapshot_download
 

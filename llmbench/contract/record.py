@@ -447,8 +447,8 @@ class CeilingEstimate(TypedDict, total=False):
     """The best of many measurements; the unit is that of the ceiling."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     median: float
     samples: int
     threads: int
@@ -458,6 +458,12 @@ class CeilingEstimate(TypedDict, total=False):
     bytes: int  # that were read from storage
     cache_dropped: bool | None  # whether storage was read, and not the page cache
     note: str
+
+
+class MatmulPeak(CeilingEstimate, total=False):
+    """The ceiling of matmuls, in FLOP/s, and the mode that it is of."""
+
+    mode: str | None
 
 
 class MemoryLevel(TypedDict, total=False):

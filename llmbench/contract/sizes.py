@@ -67,10 +67,10 @@ def configuration(model: ModelSpec, text: str, vocab_size: int) -> Mapping[str, 
     Raises PluginError, one line, for an unknown size or key, a value of another type, and a factor of a model that
     cannot be scaled.
     """
-    return scaled(model, text, vocab_size)[0]
+    return scale_size(model, text, vocab_size)[0]
 
 
-def scaled(model: ModelSpec, text: str, vocab_size: int) -> tuple[Mapping[str, Any], float]:
+def scale_size(model: ModelSpec, text: str, vocab_size: int) -> tuple[Mapping[str, Any], float]:
     """Return the configuration, and how much wider it is than without the factor. Raises as `configuration` does.
 
     A learning rate is divided by that: with Adam a step moves what a network says in proportion to its width, so that
@@ -84,7 +84,7 @@ def scaled(model: ModelSpec, text: str, vocab_size: int) -> tuple[Mapping[str, A
     for key, value in size.settings:
         if key not in config:
             raise PluginError(f"size {text!r} of model {model.name!r} has no {key!r}{did_you_mean(key, config)}")
-        config[key] = _typed(text, key, value, config[key])
+        config[key] = _parse_value(text, key, value, config[key])
     if size.factor == 1:
         return config, 1.0
     count = parameters(model, config, vocab_size)
@@ -120,7 +120,7 @@ def _width_x(model: ModelSpec, config: Mapping[str, Any], vocab_size: int, wante
     return min((low, high), key=lambda x: abs(off(x)))
 
 
-def _typed(text: str, key: str, value: str, default: Any) -> Any:
+def _parse_value(text: str, key: str, value: str, default: Any) -> Any:
     """Return `value` in the type of `default`, a number or a text; whole numbers of a size are at least 1."""
     if isinstance(default, bool) or not isinstance(default, int | float):
         return {"true": True, "false": False}.get(value, value) if isinstance(default, bool) else value

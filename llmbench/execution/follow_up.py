@@ -33,7 +33,7 @@ def run(schedule: Schedule) -> None:
 
 def repeats_left(plan: Plan, run_dir: RunDir, registry: Registry, retry_failed: bool = False) -> set[Repeat]:
     """Return the repeats that follow from what is recorded and are left to run."""
-    return _repeats(next_cells(plan, run_dir.records(), registry), plan) - run_dir.settled(retry_failed)
+    return _repeats(next_cells(plan, run_dir.records(), registry), plan) - run_dir.list_settled(retry_failed)
 
 
 def count_first(repeats: Iterable[Repeat]) -> int:

@@ -209,7 +209,7 @@ class _Search:
         """Train (or only score, at the stage eval) without and with `names`, with the same seeds."""
         seeds = 1 if self.cell.stage == "eval" else self.budget.remedy_seeds
         for seed in range(self.plain.seed, self.plain.seed + seeds):
-            done = self.run_dir.settled()
+            done = self.run_dir.list_settled()
             cells = [(self.trial_cell(LEARN, configuration, seed), configuration) for configuration in (PLAIN, names)]
             left = [(cell, configuration) for cell, configuration in cells if (cell.cell_id, 0) not in done]
             self.listener.expect(len(left))

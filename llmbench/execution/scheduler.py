@@ -95,12 +95,12 @@ def pairs_left(plan: Plan, run_dir: RunDir, retry_failed: bool = False) -> set[R
 
     Repeats of a cell whose first one failed are not left: they do not run.
     """
-    settled = run_dir.settled(retry_failed)
+    settled = run_dir.list_settled(retry_failed)
     left = set()
     for planned in plan.cells:
         name = planned.cell.cell_id
         failed = (name, 0) in settled and run_dir.status(name, 0) != "ok"
-        repeats = 0 if failed else 1 if planned.blocked else plan.suite.repeats
+        repeats = 0 if failed else 1 if planned.obstacle else plan.suite.repeats
         left |= {(name, repeat) for repeat in range(repeats)} - settled
     return left or _further_repeats(plan, run_dir, decide_counts(plan, run_dir)) - settled
 
@@ -135,7 +135,7 @@ class Schedule:
         self.context = context
         self.planned: dict[str, PlannedCell] = {planned.cell.cell_id: planned for planned in plan.cells}
         self.counts: dict[str, int] = dict.fromkeys(self.planned, plan.suite.repeats)  # processes by cell id
-        self.settled: set[Repeat] = context.run_dir.settled(context.retry_failed)
+        self.settled: set[Repeat] = context.run_dir.list_settled(context.retry_failed)
         self._run_dir = context.run_dir
         self._listener = context.listener
         self._interrupts = _Interrupts()
@@ -173,10 +173,10 @@ class Schedule:
             self._interrupts.check()
             if (planned.cell.cell_id, repeat) in self.settled:
                 continue
-            if planned.blocked is None:
+            if planned.obstacle is None:
                 self._visit(self.make_job(planned.cell, repeat))
             elif repeat == 0:
-                self.record_unrun(self.make_job(planned.cell, 0), "unsupported", "Unsupported", planned.blocked)
+                self.record_unrun(self.make_job(planned.cell, 0), "unsupported", "Unsupported", planned.obstacle)
 
     def run_jobs(self, jobs: Iterable[Job]) -> None:
         """Run those of `jobs` that are not settled. An iterator is asked for a job when its turn has come."""
@@ -199,7 +199,7 @@ class Schedule:
             corpora=tuple(context.plan.corpora),
             plugin_files=context.registry.files,
             cwd_plugins=context.cwd_plugins,
-            left_out=context.registry.left_out,
+            left_out=context.registry.keys_left_out,
             environment_id=context.environment_id,
             ceilings_id=context.ceilings_ids.get(cell.device),
             processes=self.counts.get(cell.cell_id),

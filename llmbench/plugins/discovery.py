@@ -1,4 +1,8 @@
-"""Finding plugins: entry points, files, and the folder `plugins` of where one stands."""
+"""Finding plugins: entry points, `--plugin FILE` and `./plugins/*.py`. A broken one stops nobody else.
+
+A third party's plugin is loaded under a watch (`llmbench.plugins.guard`): one that hangs, raises, replaces parts of
+torch or needs another version of the interface is left out, with its owner and one line that says why.
+"""
 
 from __future__ import annotations
 
@@ -25,30 +29,30 @@ from llmbench.plugins.registry import KINDS, Broken, Owner, Provided, Registry
 def discover(files: Iterable[str | Path] = (), cwd: Path | None = None, *, left_out: Collection[str] = ()) -> Registry:
     """Find and load every plugin.
 
-    `files` are plugin files given by the user: one that does not exist raises PluginError, one that fails to
-    import is reported in `broken` like any other. `cwd` is where a `plugins/` folder is looked for. `left_out` are the
-    keys of owners that another process found to be broken.
+    `files` are plugin files of the user: one that does not exist raises PluginError, one that fails to import is in
+    `failures` like any other. A folder `plugins/` is looked for in `cwd`. `left_out` are the keys of owners whose
+    plugins did not load in another process.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     loaded: dict[ModuleType, tuple[Owner, list[tuple[str, Any]]]] = {}
-    broken: list[Broken] = []
+    failures: list[Broken] = []
     remarks: list[Broken] = []
-    given = _given_files(files)
+    given = _resolve_files(files)
     for owner, load, source in [*_entry_points(), *_file_loaders(given), *_folder_loaders(cwd)]:
         if owner.key in left_out:
             continue
         try:
-            module, provided, remark = _loaded(manager, owner, load, source)
+            module, provided, remark = _load(manager, owner, load, source)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit, and what test frameworks skip with
-            broken.append(Broken(owner, _one_line(error)))
+            failures.append(Broken(owner, _one_line(error)))
             continue
         loaded.setdefault(module, (owner, provided))
         remarks += [Broken(owner, remark)] if remark else []
     by_kind, clashes = _by_kind(loaded.values())
-    return Registry(by_kind, tuple(broken), tuple(str(p) for p in given), clashes, tuple(remarks))
+    return Registry(by_kind, tuple(failures), tuple(str(p) for p in given), clashes, tuple(remarks))
 
 
 Loader = Callable[[], ModuleType]
@@ -56,7 +60,7 @@ Loader = Callable[[], ModuleType]
 Source = Callable[[], tuple[str, Path | None]]  # of a plugin: its module's name and its file, without importing it
 
 
-def _loaded(
+def _load(
     manager: pluggy.PluginManager, owner: Owner, load: Loader, source: Source
 ) -> tuple[ModuleType, list[tuple[str, Any]], str]:
     """Return a plugin's module, the specs that it provides by kind, and what is to be said of it.
@@ -71,12 +75,12 @@ def _loaded(
         _check_api(source()[1])
         module = load()
         provided = _register(manager, module, owner)
-    if seen.patched:
-        more = f" and {len(seen.patched) - 1} more" if len(seen.patched) > 1 else ""
+    if seen.patches:
+        more = f" and {len(seen.patches) - 1} more" if len(seen.patches) > 1 else ""
         manager.unregister(module)
-        sys.modules.pop(module.__name__, None)  # so that it is looked at again by whoever asks again
-        raise PluginError(f"it replaces {seen.patched[0]}{more}, which changes what is measured for everybody")
-    return module, provided, f"prints to standard output when it is loaded: {seen.printed!r}" if seen.printed else ""
+        sys.modules.pop(module.__name__, None)  # so that the next attempt to load it is checked again
+        raise PluginError(f"it replaces {seen.patches[0]}{more}, which changes what is measured for everybody")
+    return module, provided, f"prints to standard output when it is loaded: {seen.output!r}" if seen.output else ""
 
 
 def _check_api(path: Path | None) -> None:
@@ -159,14 +163,14 @@ def _entry_points() -> list[tuple[Owner, Loader, Source]]:
             called[dist] = (dist.name, dist.version)
         name, version = ("unknown", "") if dist is None else called[dist]
         if name == PROJECT:
-            built_in += _built_in(point.module, version)
+            built_in += _list_built_in(point.module, version)
         else:
             owner = Owner(name, version, f"entry point {point.name}")
             others.append((owner, point.load, functools.partial(_module_file, point.module)))
     return [*built_in, *sorted(others, key=lambda one: (one[0].name, one[0].origin))]
 
 
-def _built_in(package: str, version: str) -> list[tuple[Owner, Loader, Source]]:
+def _list_built_in(package: str, version: str) -> list[tuple[Owner, Loader, Source]]:
     """Return an entry for each module that `package.MODULES` names, so that a broken one stops no other."""
     names = [f"{package}.{module}" for module in sorted(importlib.import_module(package).MODULES)]
     return [
@@ -185,7 +189,7 @@ def _module_file(name: str) -> tuple[str, Path | None]:
     return name, Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
-def _given_files(files: Iterable[str | Path]) -> list[Path]:
+def _resolve_files(files: Iterable[str | Path]) -> list[Path]:
     paths = []
     for file in files:
         path = Path(file).resolve()

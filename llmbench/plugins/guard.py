@@ -1,5 +1,7 @@
-"""What a third party's plugin may not do to others while it is loaded: hang, end the process, print to standard output,
-patch torch."""
+"""A watch over a third party's plugin while it is loaded.
+
+It must not hang, end the process, print to standard output or patch torch: others would suffer.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
-from llmbench.plugins.monkeypatches import Snapshot, made_by
+from llmbench.plugins.monkeypatches import Snapshot, patches_of
 
 LIMIT_VARIABLE = "LLMBENCH_PLUGIN_SECONDS"
 LIMIT_S = 10.0
@@ -29,11 +31,11 @@ class Ended(BaseException):
 
 
 @dataclass
-class Seen:
-    """What a plugin did while it was loaded, beside what it is for."""
+class SideEffects:
+    """Side effects of a plugin while it was loaded."""
 
-    printed: str = ""  # the first line that it sent to standard output
-    patched: list[str] = field(default_factory=list)
+    output: str = ""  # the first line that it sent to standard output
+    patches: list[str] = field(default_factory=list)  # attributes of torch and llmbench that it replaced
 
 
 def limit_s() -> float:
@@ -45,28 +47,28 @@ def limit_s() -> float:
 
 
 @contextlib.contextmanager
-def watching(root: str) -> Iterator[Seen]:
+def watching(root: str) -> Iterator[SideEffects]:
     """Load a plugin inside; `root` is the name of its package or top-level module.
 
-    Raises TooLong inside when it hangs, Ended when it would end the process. What it prints goes nowhere but into
-    `Seen`, and what it replaced in torch or in llmbench is put back, as far as torch was there before.
+    Raises TooLong inside when it hangs, Ended when it would end the process. Its output goes only into
+    `SideEffects`, and what it replaced in torch or in llmbench is put back, as far as torch was loaded before.
     """
-    seen = Seen()
+    seen = SideEffects()
     before = Snapshot()
     try:
-        with _captured(seen), _limited(limit_s()), _no_end():
+        with _capture_output(seen), _limit_time(limit_s()), _no_end():
             yield seen
     finally:
-        changes = before.replaced()
-        seen.patched = [str(change) for change in changes]
+        changes = before.find_patches()
+        seen.patches = [str(change) for change in changes]
         for change in changes:
             change.undo()
         if not before.torch and "torch" in sys.modules:
-            seen.patched += [str(change) for change in made_by(root)]
+            seen.patches += [str(change) for change in patches_of(root)]
 
 
 @contextlib.contextmanager
-def standard_output_kept() -> Iterator[None]:
+def keep_standard_output() -> Iterator[None]:
     """Send what is printed inside to standard error, by Python and by anything else: the result comes afterwards."""
     sys.stdout.flush()
     with _descriptor_1(2), contextlib.redirect_stdout(sys.stderr):
@@ -74,7 +76,7 @@ def standard_output_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _captured(seen: Seen) -> Iterator[None]:
+def _capture_output(seen: SideEffects) -> Iterator[None]:
     """Note the first line of what is written to standard output, by Python or below it."""
     sys.stdout.flush()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
@@ -84,14 +86,14 @@ def _captured(seen: Seen) -> Iterator[None]:
         finally:
             file.flush()
             file.seek(0)
-            seen.printed = next((" ".join(line.split()) for line in file if line.strip()), "")
+            seen.output = next((" ".join(line.split()) for line in file if line.strip()), "")
 
 
 @contextlib.contextmanager
 def _no_end() -> Iterator[None]:
     """Raise Ended where `os._exit` or `os.abort` is called inside: they would take everything with them."""
 
-    def refused(name: str) -> Callable[..., None]:
+    def refusal(name: str) -> Callable[..., None]:
         def end(*_: object) -> None:
             raise Ended(f"it calls os.{name}, which would end llmbench")
 
@@ -100,7 +102,7 @@ def _no_end() -> Iterator[None]:
     kept = {name: getattr(os, name) for name in ("_exit", "abort")}
     try:
         for name in kept:
-            setattr(os, name, refused(name))
+            setattr(os, name, refusal(name))
         yield
     finally:
         for name, function in kept.items():
@@ -123,7 +125,7 @@ def _descriptor_1(target: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _limited(seconds: float) -> Iterator[None]:
+def _limit_time(seconds: float) -> Iterator[None]:
     """Raise TooLong inside after so many seconds; only the main thread can be interrupted."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

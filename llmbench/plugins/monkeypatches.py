@@ -21,8 +21,8 @@ _MISSING = object()
 
 
 @dataclass(frozen=True)
-class Replaced:
-    """One attribute that is not what it was. `before` is _MISSING where it was not there."""
+class Patch:
+    """One attribute that was replaced. `before` is its old value, _MISSING where there was none."""
 
     owner: Any  # module or class
     name: str
@@ -35,7 +35,7 @@ class Replaced:
         return f"{where}.{self.name}"
 
     def undo(self) -> None:
-        """Put back what was there."""
+        """Put the old value back."""
         if self.before is _MISSING:
             delattr(self.owner, self.name)
         else:
@@ -50,8 +50,8 @@ class Snapshot:
         self._compiler = "torch._dynamo" in sys.modules
         self._kept = [(owner, dict(attributes)) for owner, attributes in _namespaces()]
 
-    def replaced(self) -> list[Replaced]:
-        """Return what has been replaced since, or added to a class by other code."""
+    def find_patches(self) -> list[Patch]:
+        """Return the attributes that other code has replaced since, or added to a class."""
         excused = _LIBRARIES
         if not self._compiler and "torch._dynamo" in sys.modules:
             excused |= {"torch"}  # the compiler wraps parts of torch when it is loaded
@@ -60,29 +60,29 @@ class Snapshot:
             now = dict(vars(owner))
             for name, value in before.items():
                 if now.get(name) is not value and _root_of(now.get(name)) not in excused:
-                    found.append(Replaced(owner, name, value))
+                    found.append(Patch(owner, name, value))
             if inspect.isclass(owner):
                 own = {*excused, "torch", "llmbench", "llmbench_plugins"}
                 added = [
                     n for n, v in now.items() if n not in before and inspect.isfunction(v) and _root_of(v) not in own
                 ]
-                found += [Replaced(owner, name, _MISSING) for name in added]
+                found += [Patch(owner, name, _MISSING) for name in added]
         return found
 
 
-def made_by(root: str) -> list[Replaced]:
+def patches_of(root: str) -> list[Patch]:
     """Return the attributes of torch and llmbench that are functions or classes of the module or package `root`.
 
-    For where nobody looked before: what was there is not known, so that it cannot be put back.
+    For code that ran before anybody looked: the original is not known, so that it cannot be put back.
     """
     found = []
     for owner, attributes in _namespaces():
         ours = [name for name, value in attributes.items() if _root_of(value) == root]
-        found += [Replaced(owner, name, _MISSING) for name in ours]
+        found += [Patch(owner, name, _MISSING) for name in ours]
     return found
 
 
-def _namespaces() -> Iterator[tuple[Any, dict[str, Any]]]:
+def _namespaces() -> Iterator[tuple[Any, dict[str, object]]]:
     """Yield the watched modules and their classes, each with its callables by name."""
     seen: set[int] = set()
     for name, module in list(sys.modules.items()):
@@ -96,7 +96,7 @@ def _namespaces() -> Iterator[tuple[Any, dict[str, Any]]]:
                 yield value, {key: v for key, v in vars(value).items() if callable(v) or isinstance(v, property)}
 
 
-def _root_of(value: Any) -> str:
+def _root_of(value: object) -> str:
     """Return the package or top-level module whose code `value` is; a wrapper's own, not that of what it wraps."""
     namespace = getattr(value, "__globals__", None)
     module = namespace.get("__name__") if isinstance(namespace, dict) else getattr(value, "__module__", None)

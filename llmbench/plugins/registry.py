@@ -1,8 +1,6 @@
-"""Finding plugins: entry points, `--plugin FILE` and `./plugins/*.py`. A broken one stops nobody else.
+"""All plugins that were found, by kind and name, with their owners.
 
-A third party's plugin is loaded under a watch (`llmbench.plugins.guard`): one that hangs, raises, replaces parts of
-torch or needs another version of the interface is left out, with its owner and one line that says why. Its claim to a
-name that a built-in plugin has is not heard; a name that two others claim is nobody's.
+A plugin that claims the name of a built-in one is left out; a name that two other plugins claim belongs to neither.
 """
 
 from __future__ import annotations
@@ -56,13 +54,13 @@ class Owner:
 
     @property
     def key(self) -> str:
-        """Name the plugin for other processes, which leave it out by that."""
+        """Name of the plugin for other processes, which leave it out by that."""
         return f"{self.name}|{self.origin}"
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A plugin that is left out, and why (one line); or what is to be said of one that is not."""
+    """A plugin that is left out, and why (one line); or a remark about a plugin that is loaded."""
 
     owner: Owner
     error: str
@@ -81,7 +79,7 @@ class Registry:
     """All plugins found, by kind and name."""
 
     by_kind: Mapping[str, Mapping[str, Provided]]
-    broken: tuple[Broken, ...] = ()
+    failures: tuple[Broken, ...] = ()  # plugins that are left out
     files: tuple[str, ...] = ()  # what a worker process has to load again
     clashes: Mapping[tuple[str, str], tuple[Owner, ...]] = field(default_factory=dict)
     remarks: tuple[Broken, ...] = ()  # of plugins that are loaded
@@ -125,12 +123,12 @@ class Registry:
         return f"{kind} {name!r} is claimed by {' and '.join(owners)}; uninstall one or rename it"
 
     def notes(self) -> list[str]:
-        """Return a line for everything that is left out, and for what else is to be said."""
-        lines = [f"plugin {b.owner} ({b.owner.origin}) is left out: {b.error}" for b in self.broken]
+        """Return a line for every plugin that is left out, for every clash of names, and for every remark."""
+        lines = [f"plugin {b.owner} ({b.owner.origin}) is left out: {b.error}" for b in self.failures]
         lines += [self.clash_message(kind, name) for kind, name in self.clashes]
         return [*lines, *(f"plugin {r.owner} ({r.owner.origin}) {r.error}" for r in self.remarks)]
 
     @property
-    def left_out(self) -> tuple[str, ...]:
-        """Return the keys of plugins that are not loaded, so that another process need not try."""
-        return tuple(broken.owner.key for broken in self.broken)
+    def keys_left_out(self) -> tuple[str, ...]:
+        """Keys of the plugins that did not load, so that another process need not try."""
+        return tuple(one.owner.key for one in self.failures)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import CellFields, Record
 
 T = TypeVar("T")
-Record = Mapping[str, Any]
 
-OTHERS = 0.15  # of a process's time, lost to other processes or to the host: it does not count where others can be had
+#: A process that lost more than this share of its time to other processes, or to the host, does not count where there
+#: are others.
+OTHERS = 0.15
 
 
 def by_cell(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -21,7 +25,8 @@ def by_cell(records: Iterable[Record]) -> dict[str, list[Record]]:
         return known
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if (record.get("cell") or {}).get("remedy_of") is None:
+        cell = cast("CellFields | None", record.get("cell"))  # an old record may have none
+        if cell is None or cell.get("remedy_of") is None:
             groups.setdefault(record["cell_id"], []).append(record)
     return groups
 
@@ -39,7 +44,7 @@ def good(by_repeat: Mapping[int, Record]) -> list[Record]:
     return [record for record in by_repeat.values() if record["status"] == "ok"]
 
 
-def disturbed(record: Record) -> bool:
+def is_disturbed(record: Record) -> bool:
     """Return whether others kept a process from its cores while it was timed: by what the kernel says, not by speed.
 
     That is time that the hypervisor gave to others, and time in which others ran while a thread of the process waited
@@ -53,15 +58,13 @@ def disturbed(record: Record) -> bool:
     return lost_s + stolen_s > OTHERS * wall_s
 
 
-def prefer_undisturbed(
-    processes: Sequence[T], at_least: int, is_disturbed: Callable[[T], bool] | None = None
-) -> Sequence[T]:
+def prefer_undisturbed(processes: Sequence[T], at_least: int, decide: Callable[[T], bool] | None = None) -> Sequence[T]:
     """Return the processes that others did not disturb; all of them where these are fewer than `at_least`.
 
-    `is_disturbed` decides about one of `processes`, which may be pairs; by default they are records.
+    `decide` says whether one of `processes`, which may be pairs, was disturbed; by default they are records.
     """
-    decide: Callable[[Any], bool] = is_disturbed or disturbed
-    quiet = [one for one in processes if not decide(one)]
+    test: Callable[[Any], bool] = decide or is_disturbed
+    quiet = [one for one in processes if not test(one)]
     return quiet if len(quiet) >= at_least else processes
 
 

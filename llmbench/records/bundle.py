@@ -17,15 +17,18 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbench.contract.errors import RunDirError
 from llmbench.contract.job import SCHEMA_VERSION
 from llmbench.records.json_lines import dump_json, parse_records
 from llmbench.records.redaction import scrub
 from llmbench.records.validation import name_problem, record_problem
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import JsonObject, Record
 
 FORMAT = "llmbench-bundle"
 MANIFEST = "manifest.json"
@@ -42,8 +45,8 @@ _TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest of the format: the same run m
 
 def pack(
     name: str,
-    records: Iterable[Mapping[str, Any]],
-    documents: Mapping[str, Mapping[str, Any]],
+    records: Iterable[Record],
+    documents: Mapping[str, Mapping[str, object]],
     suite: str | None = None,
     *,
     private: Iterable[str] | None = (),
@@ -82,7 +85,7 @@ def pack(
     return out.getvalue()
 
 
-def unpack(path: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]], str | None]:
+def unpack(path: Path) -> tuple[list[Record], dict[str, JsonObject], str | None]:
     """Return records, JSON documents by file name, and the suite of a bundle, all of it checked.
 
     Raises RunDirError, in one line, for anything that `pack` does not make.
@@ -95,13 +98,13 @@ def unpack(path: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]],
         _check_documents(path, documents)
         suite = files["suite.yaml"].decode("utf-8") if "suite.yaml" in files else None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
-        raise _refused(path, f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
+        raise _refusal(path, f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
     except (RecursionError, MemoryError):
-        raise _refused(path, "too deep or too large") from None
+        raise _refusal(path, "too deep or too large") from None
     return records, documents, suite
 
 
-def _refused(path: Path, why: str) -> RunDirError:
+def _refusal(path: Path, why: str) -> RunDirError:
     return RunDirError(f"{path}: not a bundle that can be trusted: {why}; get it again from where it was made")
 
 
@@ -109,13 +112,13 @@ def _files(path: Path) -> dict[str, bytes]:
     """Return the files of a bundle by name, each as its hash says it is."""
     with path.open("rb") as stream:
         if stream.read(4) != b"PK\x03\x04":
-            raise _refused(path, "not a zip file")
+            raise _refusal(path, "not a zip file")
         with zipfile.ZipFile(stream) as archive:
             entries = _entries(path, archive)
             manifest = _manifest(path, archive, entries)
             listed = manifest["files"]
             if set(listed) != set(entries) - {MANIFEST}:
-                raise _refused(path, "its files are not those that its manifest lists")
+                raise _refusal(path, "its files are not those that its manifest lists")
             return {name: _read(path, archive, entries[name], listed[name]) for name in listed}
 
 
@@ -123,79 +126,79 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     """Return the entries by name; nothing is unpacked yet."""
     entries = archive.infolist()
     if archive.comment:
-        raise _refused(path, "it carries a comment")
+        raise _refusal(path, "it carries a comment")
     if len(entries) > len(FILES) + 1:
-        raise _refused(path, f"{len(entries)} files, at most {len(FILES) + 1}")
+        raise _refusal(path, f"{len(entries)} files, at most {len(FILES) + 1}")
     for entry in entries:
         if entry.filename not in (*FILES, MANIFEST) or entry.orig_filename != entry.filename:
-            raise _refused(path, f"a file named {entry.orig_filename[:80]!r}, which no bundle has")
+            raise _refusal(path, f"a file named {entry.orig_filename[:80]!r}, which no bundle has")
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
-            raise _refused(path, f"{entry.filename} is a link or a special file")
+            raise _refusal(path, f"{entry.filename} is a link or a special file")
         if entry.flag_bits & 0x1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise _refused(path, f"{entry.filename} is encrypted, or packed by another method")
+            raise _refusal(path, f"{entry.filename} is encrypted, or packed by another method")
         if entry.file_size > max(SMALL_BYTES, RATIO * entry.compress_size):
-            raise _refused(path, f"{entry.filename} unpacks to {RATIO} times its size or more")
+            raise _refusal(path, f"{entry.filename} unpacks to {RATIO} times its size or more")
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
-        raise _refused(path, "two files of one name")
+        raise _refusal(path, "two files of one name")
     if not {MANIFEST, "records.jsonl"} <= set(names):
-        raise _refused(path, "no manifest or no records")
+        raise _refusal(path, "no manifest or no records")
     if sum(entry.file_size for entry in entries) > ALL_BYTES:
-        raise _refused(path, f"more than {ALL_BYTES >> 20} MiB when unpacked")
+        raise _refusal(path, f"more than {ALL_BYTES >> 20} MiB when unpacked")
     return {entry.filename: entry for entry in entries}
 
 
-def _manifest(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo]) -> dict[str, Any]:
+def _manifest(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo]) -> JsonObject:
     if entries[MANIFEST].file_size > MANIFEST_BYTES:
-        raise _refused(path, "its manifest is too large")
+        raise _refusal(path, "its manifest is too large")
     with archive.open(entries[MANIFEST]) as stream:
         manifest = _object(path, MANIFEST, stream.read(MANIFEST_BYTES + 1))
     if manifest.get("format") != FORMAT:
-        raise _refused(path, f"its manifest does not say format: {FORMAT}")
+        raise _refusal(path, f"its manifest does not say format: {FORMAT}")
     version = manifest.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise _refused(path, "its manifest has no schema_version")
+        raise _refusal(path, "its manifest has no schema_version")
     if version > SCHEMA_VERSION:
         raise RunDirError(
             f"{path}: written by a newer llmbench (schema {version}, this one knows {SCHEMA_VERSION}); upgrade llmbench"
         )
     if name_problem(manifest.get("name")) or not isinstance(manifest.get("files"), dict):
-        raise _refused(path, "its manifest has no name, or lists no files")
+        raise _refusal(path, "its manifest has no name, or lists no files")
     return manifest
 
 
-def _read(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, listed: Any) -> bytes:
+def _read(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, listed: object) -> bytes:
     """Return the content of one file, no more than it is said to have, if its size and hash are as listed."""
     if not isinstance(listed, dict) or listed.get("bytes") != entry.file_size:
-        raise _refused(path, f"{entry.filename} has another size than its manifest says")
+        raise _refusal(path, f"{entry.filename} has another size than its manifest says")
     with archive.open(entry) as stream:
         data = stream.read(entry.file_size + 1)
     if len(data) != entry.file_size or hashlib.sha256(data).hexdigest() != listed.get("sha256"):
-        raise _refused(path, f"{entry.filename} is not what its hash says")
+        raise _refusal(path, f"{entry.filename} is not what its hash says")
     if entry.filename != "suite.yaml" and _CONTROL.search(data):
-        raise _refused(path, f"{entry.filename} holds control characters")
+        raise _refusal(path, f"{entry.filename} holds control characters")
     return data
 
 
-def _object(path: Path, name: str, data: bytes) -> dict[str, Any]:
+def _object(path: Path, name: str, data: bytes) -> JsonObject:
     value = json.loads(data)
     if not isinstance(value, dict):
-        raise _refused(path, f"{name} is not an object")
+        raise _refusal(path, f"{name} is not an object")
     return value
 
 
-def _check_records(path: Path, records: list[dict[str, Any]]) -> None:
+def _check_records(path: Path, records: Sequence[Record]) -> None:
     if not records:
-        raise _refused(path, "it holds no record")
+        raise _refusal(path, "it holds no record")
     for number, record in enumerate(records, start=1):
         if problem := record_problem(record):
-            raise _refused(path, f"record {number}: {problem}")
+            raise _refusal(path, f"record {number}: {problem}")
 
 
-def _check_documents(path: Path, documents: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_documents(path: Path, documents: Mapping[str, JsonObject]) -> None:
     for name, document in documents.items():
         for key, value in document.items():
             good = isinstance(value, str) if name == "commands.json" else isinstance(value, dict)
             if not good or name_problem(key):
-                raise _refused(path, f"{name}: {key[:40]!r} is not what it should be")
+                raise _refusal(path, f"{name}: {key[:40]!r} is not what it should be")

@@ -7,10 +7,13 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from llmbench.contract.errors import RunDirError
 from llmbench.contract.job import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Record
 
 try:
     import orjson
@@ -18,7 +21,7 @@ except ImportError:  # a machine that only measures need not have it
     orjson = None  # type: ignore[assignment]
 
 
-def dump_json(value: Any, *, indent: int | None = None) -> str:
+def dump_json(value: object, *, indent: int | None = None) -> str:
     """Return standard JSON of `value`: NaN and infinities become null, arrays and their scalars lists and numbers.
 
     Raises TypeError for anything else that JSON does not know.
@@ -26,7 +29,7 @@ def dump_json(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(_plain(value), allow_nan=False, indent=indent)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -43,8 +46,8 @@ def _plain(value: Any) -> Any:
 
 
 def parse_records(
-    lines: Iterable[bytes], where: str, parse: Callable[[bytes], dict[str, Any] | None] | None = None
-) -> Iterator[dict[str, Any]]:
+    lines: Iterable[bytes], where: str, parse: Callable[[bytes], Record | None] | None = None
+) -> Iterator[Record]:
     """Yield the records in `lines`; a torn last line is left out. RunDirError names the line that is none.
 
     `parse` makes a record of a line (None: it is none), `parse_line` unless given.
@@ -71,7 +74,7 @@ def not_a_record(where: str, number: int) -> RunDirError:
     return RunDirError(f"{where}:{number}: not a record; remove the line, or restore the file")
 
 
-def parse_line(line: bytes) -> dict[str, Any] | None:
+def parse_line(line: bytes) -> Record | None:
     """Return the record in `line`, None when it is not a whole one."""
     try:
         record = _loads(line)
@@ -79,10 +82,10 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("schema_version"), int):
         return None
-    return record if isinstance(record.get("cell_id"), str) else None
+    return cast("Record", record) if isinstance(record.get("cell_id"), str) else None
 
 
-def _loads(line: bytes) -> Any:
+def _loads(line: bytes) -> object:
     """Return the JSON value in `line`; by orjson where it is installed, and where it knows the value (no NaN)."""
     if orjson is not None:
         with contextlib.suppress(ValueError):

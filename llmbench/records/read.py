@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from llmbench.contract.errors import RunDirError, UserError
 from llmbench.records import bundle
@@ -16,7 +16,7 @@ from llmbench.records.lazy import RecordFile
 from llmbench.records.run_dir import RECORDS, RunDir
 
 if TYPE_CHECKING:
-    from llmbench.contract.record import Record
+    from llmbench.contract.record import Ceilings, JsonObject, Record
 
 #: What a bundle's file name ends in; a folder is searched for it.
 BUNDLE_SUFFIX = ".llmbench.zip"
@@ -30,8 +30,8 @@ class Run:
 
     name: str
     records: Sequence[Record]
-    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    ceilings: Mapping[str, Any] = field(default_factory=dict)
+    environments: Mapping[str, JsonObject] = field(default_factory=dict)
+    ceilings: Mapping[str, Ceilings] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)  # cell id -> the command line that planned it
     suite: str | None = None  # suite.yaml, as resolved
     bundle: Path | None = field(default=None, compare=False)  # where it was read from, if from a bundle
@@ -44,7 +44,7 @@ def read_runs(path: Path) -> list[Run]:
     `local/` is left out, so that a report of `results/` is made of what is published. Raises RunDirError for a path
     that is none of these, and for a run that cannot be read.
     """
-    return [_read_one(at, name) for name, at in _located(path)]
+    return [_read_one(at, name) for name, at in _locate(path)]
 
 
 def read_all(paths: Iterable[Path], *, stored: bool = False) -> list[Run]:
@@ -52,7 +52,7 @@ def read_all(paths: Iterable[Path], *, stored: bool = False) -> list[Run]:
 
     The records of run directories that are to be `stored` stay in their files: they are read when they are asked for.
     """
-    found = [one for path in paths for one in _located(path)]
+    found = [one for path in paths for one in _locate(path)]
     while True:
         names = [name for name, _ in found]
         longer = [(_longer(name, at) if names.count(name) > 1 else name, at) for name, at in found]
@@ -61,7 +61,7 @@ def read_all(paths: Iterable[Path], *, stored: bool = False) -> list[Run]:
         found = longer
 
 
-def _located(path: Path) -> list[tuple[str, Path]]:
+def _locate(path: Path) -> list[tuple[str, Path]]:
     """Return name and place of the run in `path`, or of those below it."""
     if is_run(path):
         return [(_parts(path)[-1], path)]
@@ -76,7 +76,7 @@ def _located(path: Path) -> list[tuple[str, Path]]:
 
 
 @contextlib.contextmanager
-def guarded(runs: Iterable[Run]) -> Iterator[None]:
+def guard_bundles(runs: Iterable[Run]) -> Iterator[None]:
     """Turn what goes wrong over the content of a bundle into one line: somebody else made it, perhaps on purpose.
 
     Its shape was checked, but not every value deep inside. Without a bundle among `runs`, it is a bug and stays one.
@@ -98,7 +98,7 @@ def is_run(path: Path) -> bool:
     return path.is_file() or (path / RECORDS).is_file()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """Return the JSON object in a file; empty where there is no file, or another value. UserError: not JSON."""
     if not path.exists():
         return {}
@@ -122,17 +122,17 @@ def _below(folder: Path, skip: Path) -> Iterator[Path]:
 
 
 def _read_one(path: Path, name: str, *, stored: bool = False) -> Run:
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[Record]
     if path.is_file():
         records, documents, suite = bundle.unpack(path)
         environments, ceilings, commands = (documents.get(file, {}) for file in bundle.JSON_FILES)
-        return Run(name, cast("Sequence[Record]", records), environments, ceilings, commands, suite, path)
+        return Run(name, records, environments, ceilings, commands, suite, path)
     suite_file = path / "suite.yaml"
     with RunDir.open(path, write=False) as run_dir:
         records = RecordFile(path / RECORDS).records() if stored else run_dir.records()
     return Run(
         name,
-        cast("Sequence[Record]", records),
+        records,
         read_json(path / "environment.json") | _nodes(path / "environments"),
         read_json(path / "ceilings.json"),
         read_json(path / "commands.json"),
@@ -140,9 +140,9 @@ def _read_one(path: Path, name: str, *, stored: bool = False) -> Run:
     )
 
 
-def _nodes(folder: Path) -> dict[str, Any]:
+def _nodes(folder: Path) -> JsonObject:
     """Return the environments of a fleet, one file per node: an environment, or environments by id."""
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for path in sorted(folder.glob("*.json")):
         value = read_json(path)
         found |= {value["environment_id"]: value} if isinstance(value.get("environment_id"), str) else value

@@ -6,15 +6,18 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench.contract.errors import RunDirError
 from llmbench.contract.files import sync_folder, write_atomic
 from llmbench.contract.job import FAILED, SETTLED
 from llmbench.records.json_lines import dump_json, parse_line, parse_records
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Record
 
 RECORDS = "records.jsonl"
 TORN = "records.jsonl.torn"
@@ -98,7 +101,7 @@ class RunDir:
 
     # --- records ---
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: Record) -> None:
         """Add one record durably: it is on the disk when this returns, or (on an error) not in the file at all."""
         self._must_write()
         line = (dump_json(record) + "\n").encode("ascii")
@@ -119,14 +122,14 @@ class RunDir:
         if self._latest is not None:
             _note(self._latest, record)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """Return all records in the order they were written; a torn last line is left out.
 
         Raises RunDirError naming the line when one is malformed or was written by a newer llmbench.
         """
         return list(self._parse())
 
-    def _parse(self) -> Iterator[dict[str, Any]]:
+    def _parse(self) -> Iterator[Record]:
         path = self.path / RECORDS
         if not path.exists():
             return
@@ -170,7 +173,7 @@ class RunDir:
         found = self._index().get((cell_id, repeat))
         return found[1] if found else None
 
-    def settled(self, retry_failed: bool = False) -> set[tuple[str, int]]:
+    def list_settled(self, retry_failed: bool = False) -> set[tuple[str, int]]:
         """Return the (cell id, repeat) that need not run again; the latest attempt counts."""
         done = SETTLED - FAILED if retry_failed else SETTLED
         return {key for key, (_, status) in self._index().items() if status in done}
@@ -202,7 +205,7 @@ class RunDir:
         write_atomic(self.path / name, text)
         return self.path / name
 
-    def write_json(self, name: str, value: Any) -> Path:
+    def write_json(self, name: str, value: object) -> Path:
         """Write a JSON file of the run atomically (NaN as null) and return its path."""
         return self.write_text(name, dump_json(value, indent=2) + "\n")
 
@@ -235,7 +238,7 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _note(latest: dict[tuple[str, int], tuple[int, str]], record: Mapping[str, Any]) -> None:
+def _note(latest: dict[tuple[str, int], tuple[int, str]], record: Record) -> None:
     key = (record["cell_id"], record.get("repeat", 0))
     attempt = record.get("attempt", 0)
     if key not in latest or attempt >= latest[key][0]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeGuard, cast
 
 from llmbench.contract.cell import STAGES, id_of_cell
 from llmbench.contract.job import STATUSES
@@ -20,36 +20,36 @@ LONGEST_NAME = 500
 LARGEST_COUNT = 1_000_000
 
 
-def record_problem(record: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a record, in a few words; None when nothing is."""
+def record_problem(record: Mapping[str, object]) -> str | None:
+    """Return the first fault of a record, in a few words; None where it has none."""
     for name, check in _FIELDS.items():
         problem = check(record.get(name))
         if problem:
             return f"{name}: {problem}"
-    if id_of_cell(record["cell"]) != record["cell_id"]:
+    if id_of_cell(cast("Mapping[str, object]", record["cell"])) != record["cell_id"]:
         return "cell_id: not the hash of the cell"
     return None
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) < 1e300 if isinstance(value, int) else math.isfinite(value)
 
 
-def _optional_number(value: Any) -> str | None:
+def _optional_number(value: object) -> str | None:
     return None if value is None or _number(value) else "not a number"
 
 
-def _cell_id(value: Any) -> str | None:
+def _cell_id(value: object) -> str | None:
     return None if isinstance(value, str) and _ID.fullmatch(value) else "not an id"
 
 
-def _optional_id(value: Any) -> str | None:
+def _optional_id(value: object) -> str | None:
     return None if value is None or (isinstance(value, str) and name_problem(value) is None) else "not an id"
 
 
-def name_problem(value: Any) -> str | None:
+def name_problem(value: object) -> str | None:
     """Return why `value` is not the name of something; None when it can be."""
     if not isinstance(value, str):
         return "not text"
@@ -58,7 +58,7 @@ def name_problem(value: Any) -> str | None:
     return "markup or control characters in a name" if _UNSAFE.search(value) else None
 
 
-def _cell(value: Any) -> str | None:
+def _cell(value: object) -> str | None:
     if not isinstance(value, Mapping):
         return "not an object"
     for key in ("model", "size", "task", "dataset", "stage", "device", "precision"):
@@ -73,15 +73,15 @@ def _cell(value: Any) -> str | None:
     return None
 
 
-def _count(value: Any) -> str | None:
+def _count(value: object) -> str | None:
     return None if isinstance(value, int) and 0 <= value < LARGEST_COUNT else "not a count"
 
 
-def _status(value: Any) -> str | None:
+def _status(value: object) -> str | None:
     return None if value in STATUSES else "unknown"
 
 
-def _series(value: Any) -> str | None:
+def _series(value: object) -> str | None:
     """Samples and phases: name -> list of numbers; times (`*_s`) are not negative, step times positive."""
     if not isinstance(value, Mapping):
         return "not an object"
@@ -95,11 +95,11 @@ def _series(value: Any) -> str | None:
     return None
 
 
-def _object(value: Any) -> str | None:
+def _object(value: object) -> str | None:
     return None if value is None or isinstance(value, Mapping) else "not an object"
 
 
-def _counts(value: Any) -> str | None:
+def _counts(value: object) -> str | None:
     if not isinstance(value, Mapping):
         return "not an object"
     bad = [
@@ -108,7 +108,7 @@ def _counts(value: Any) -> str | None:
     return f"{bad[0]}: not a number" if bad else _object(value.get("timing"))
 
 
-def _quality(value: Any) -> str | None:
+def _quality(value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
@@ -121,13 +121,13 @@ def _quality(value: Any) -> str | None:
     return _optional_number(value.get("examples"))
 
 
-def _texts(value: Any) -> str | None:
+def _texts(value: object) -> str | None:
     return (
         None if value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value)) else "not texts"
     )
 
 
-def _error(value: Any) -> str | None:
+def _error(value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, Mapping) or not all(v is None or isinstance(v, str) for v in value.values()):
@@ -135,7 +135,7 @@ def _error(value: Any) -> str | None:
     return None
 
 
-_FIELDS: dict[str, Callable[[Any], str | None]] = {
+_FIELDS: dict[str, Callable[[object], str | None]] = {
     "cell_id": _cell_id,
     "cell": _cell,
     "repeat": _count,

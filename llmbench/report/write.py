@@ -29,10 +29,10 @@ def render(report: Report, form: str, registry: Registry) -> bytes | bytearray:
     """Return `report` in the format `form`, as bytes. Raises PluginError for an unknown format."""
     reporter = registry.get("reporter", form)
     from llmbench.contract.hookspecs import PROJECT
-    from llmbench.plugins.guard import standard_output_kept
+    from llmbench.plugins.guard import keep_standard_output
 
     own = registry.by_kind["reporter"][form].owner.name == PROJECT
-    with needs_packages(f"--format {form}"), contextlib.nullcontext() if own else standard_output_kept():
+    with needs_packages(f"--format {form}"), contextlib.nullcontext() if own else keep_standard_output():
         document = reporter.render(report)
     if not isinstance(document, str):
         return document

@@ -6,8 +6,10 @@ The checker of suites, their JSON Schema and `docs/suites.md` all go by these ta
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
+from typing import Any, TypeAlias, TypedDict
 
 from llmbench.contract.cell import STAGES, Budget, Cell
 
@@ -34,6 +36,29 @@ MIN_FOLLOW_FACTOR = 3  # a doubling (2) has been run already
 DOUBLED = ("data", "steps", "parameters")
 
 AMPLE = ("train_examples", "steps", "size")  # the field of each, in the same order
+
+#: A place in a suite: keys, and positions in lists.
+Key: TypeAlias = tuple[str | int, ...]
+#: The value of a field of a cell; the field decides the type.
+Value: TypeAlias = Any
+#: What a suite says of a field: a value, a list of values, or a mapping from values of another field to expressions.
+Expression: TypeAlias = Any
+#: Field -> its expression.
+Section: TypeAlias = Mapping[str, Expression]
+#: Stage -> the value of a field at that stage.
+Choice: TypeAlias = Mapping[str, Value]
+#: A point of the matrix: field -> its choice.
+Point: TypeAlias = dict[str, Choice]
+
+
+class LearningStudy(TypedDict):
+    """A study of what limits quality."""
+
+    double: list[str]  # of DOUBLED
+    seeds: int
+    follow: int | None  # the factor with which open points are asked again
+    ample: dict[str, Expression]  # fields of AMPLE
+
 
 #: A variable of a suite: `${data}` is replaced by the value of `--set data=VALUE`.
 VARIABLE = re.compile(r"\$\{(\w+)\}")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmbench.contract.cell import SETTABLE_FIELDS, Budget
 from llmbench.contract.errors import SuiteError, did_you_mean
@@ -27,12 +27,18 @@ from llmbench.suite.fields import (
     STUDIES,
     TOP_KEYS,
     VARIABLE,
+    Expression,
+    Key,
+    LearningStudy,
+    Section,
+    Value,
     is_whole,
 )
 
-MAX_DEPTH, MAX_NODES = 12, 100_000  # of a suite file: an alias may contain itself, or multiply
+if TYPE_CHECKING:
+    from llmbench.contract.record import JsonObject
 
-Key = tuple[str | int, ...]
+MAX_DEPTH, MAX_NODES = 12, 100_000  # of a suite file: an alias may contain itself, or multiply
 
 
 @dataclass(frozen=True)
@@ -45,18 +51,18 @@ class Suite:
     """
 
     name: str
-    axes: Mapping[str, Any]
-    defaults: Mapping[str, Any]
-    include: tuple[Mapping[str, Any], ...]
-    exclude: tuple[Mapping[str, Any], ...]
+    axes: Section
+    defaults: Section
+    include: tuple[Section, ...]
+    exclude: tuple[Section, ...]
     repeats: int
     budget: Budget
     verify: str  # none where only speed is measured
     source: str
-    document: Mapping[str, Any]
+    document: Mapping[str, object]
     measure: str = "all"
-    learning: Mapping[str, Any] | None = None
-    scaling: Mapping[str, Any] | None = None
+    learning: LearningStudy | None = None
+    scaling: Mapping[str, list[int]] | None = None
     positions: Mapping[Key, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -97,7 +103,7 @@ def load_suite(name_or_path: str, settings: Sequence[str] = ()) -> Suite:
     variables: dict[str, str] = {}
     for setting in settings:
         _apply(doc, setting, used, variables)
-    data = {key: doc.data.get(key, default) for key, default in _empty().items()}
+    data: JsonObject = {key: doc.data.get(key, default) for key, default in _empty().items()}
     data["budget"] = {**asdict(Budget()), **data["budget"]}
     _check_repeats(doc, data["repeats"], data["budget"]["max_repeats"])
     if data["measure"] == SPEED and data["learning"]:
@@ -123,7 +129,7 @@ def load_suite(name_or_path: str, settings: Sequence[str] = ()) -> Suite:
     )
 
 
-def shipped_suites() -> list[str]:
+def suite_names() -> list[str]:
     """Return the names of the suites that come with the package, sorted."""
     from importlib.resources import files
 
@@ -138,14 +144,14 @@ class _Doc:
     """A suite file while it is being read: plain values, and `file:line` of each path to them."""
 
     source: str
-    data: dict[str, Any]
+    data: JsonObject
     where: dict[Key, str]
 
     def fail(self, path: Key, message: str) -> SuiteError:
         return SuiteError(f"{_where(self.where, path)}: {message}")
 
 
-def _empty() -> dict[str, Any]:
+def _empty() -> JsonObject:
     return {
         "name": "",
         "matrix": {},
@@ -171,13 +177,13 @@ def _load(name: str, chain: tuple[str, ...], folder: Path | None = None) -> _Doc
     from importlib.resources import files
 
     looks_like_path = name.endswith((".yaml", ".yml")) or "/" in name
-    if not looks_like_path and name in shipped_suites():
+    if not looks_like_path and name in suite_names():
         source, identity = f"{name}.yaml", name
         text = files("llmbench_suites").joinpath(source).read_text(encoding="utf-8")
     else:
         path = folder / name if folder is not None else Path(name)
         if not looks_like_path and not path.is_file():
-            raise SuiteError(f"unknown suite {name!r}{did_you_mean(name, shipped_suites())}; or give a .yaml file")
+            raise SuiteError(f"unknown suite {name!r}{did_you_mean(name, suite_names())}; or give a .yaml file")
         text, source, identity = _read(path), str(path), str(path.resolve())
     if identity in chain:
         raise SuiteError(f"extends: suite {name!r} extends itself")
@@ -210,7 +216,7 @@ def _read(path: Path) -> str:
 
 
 def _close_shipped(path: Path) -> str:
-    return f" (shipped: '{path.stem}')" if path.stem in shipped_suites() else ""
+    return f" (shipped: '{path.stem}')" if path.stem in suite_names() else ""
 
 
 def _parse(text: str, source: str) -> _Doc:
@@ -237,7 +243,7 @@ def _parse(text: str, source: str) -> _Doc:
     return doc
 
 
-def _plain(doc: _Doc, loader: Any, node: Any, path: Key) -> Any:
+def _plain(doc: _Doc, loader: Any, node: Any, path: Key) -> Expression:
     """Return `node` as plain values; keys are strings. Notes the line of every key and item."""
     import yaml
 
@@ -249,7 +255,7 @@ def _plain(doc: _Doc, loader: Any, node: Any, path: Key) -> Any:
         return loader.construct_object(node)
     if isinstance(node, yaml.SequenceNode):
         return [_plain(doc, loader, item, (*path, i)) for i, item in enumerate(node.value)]
-    out: dict[str, Any] = {}
+    out: dict[str, Expression] = {}
     for key, value in node.value:
         line = f"{doc.source}:{key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):
@@ -308,17 +314,17 @@ def _check_budget(doc: _Doc) -> None:
     if "steps" in budget:  # the default of the field
         steps = budget.pop("steps")
         if "steps" not in doc.data.get("matrix", {}) and "steps" not in doc.data.get("defaults", {}):
-            _put(doc, "defaults", ("steps",), steps, _take(doc.where, ("budget", "steps")))
+            _set(doc, "defaults", ("steps",), steps, _take(doc.where, ("budget", "steps")))
 
 
-def _learning(doc: _Doc, study: Any) -> dict[str, Any]:
+def _learning(doc: _Doc, study: object) -> LearningStudy:
     """Return the checked study of what limits learning."""
     if not isinstance(study, dict):
         raise doc.fail(("learning",), f"learning must be a mapping with {', '.join(LEARNING_KEYS)}")
     for key in study:
         if key not in LEARNING_KEYS:
             raise doc.fail(("learning", key), f"unknown key {key!r} in learning{did_you_mean(key, LEARNING_KEYS)}")
-    out: dict[str, Any] = {"double": list(DOUBLED), "seeds": 5, "follow": None, "ample": {}, **study}
+    out: JsonObject = {"double": list(DOUBLED), "seeds": 5, "follow": None, "ample": {}, **study}
     out["seeds"] = _scalar(doc, "seeds", out["seeds"], ("learning", "seeds"))
     out["follow"] = _scalar(doc, "follow", out["follow"], ("learning", "follow"))
     out["double"] = [out["double"]] if isinstance(out["double"], str) else out["double"]
@@ -329,10 +335,10 @@ def _learning(doc: _Doc, study: Any) -> dict[str, Any]:
     for key in out["ample"]:
         if key not in AMPLE:
             raise doc.fail(("learning", "ample", key), f"ample takes no {key!r}{did_you_mean(key, AMPLE)}")
-    return out
+    return cast("LearningStudy", out)
 
 
-def _scaling(doc: _Doc, study: Any) -> dict[str, list[int]]:
+def _scaling(doc: _Doc, study: object) -> dict[str, list[int]]:
     """Return the checked study of cost: an axis (a field, or a key of the size's configuration) -> its values."""
     if not isinstance(study, dict) or not study:
         raise doc.fail(("scaling",), "scaling must be a mapping from axes to values, such as {seq_len: [64, 128, 256]}")
@@ -347,7 +353,7 @@ def _scaling(doc: _Doc, study: Any) -> dict[str, list[int]]:
     return study
 
 
-def _whole(doc: _Doc, name: str, value: Any, least: int, path: Key) -> int:
+def _whole(doc: _Doc, name: str, value: object, least: int, path: Key) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
     raise doc.fail(path, f"{name} must be an integer of at least {least}, not {value!r}")
@@ -362,7 +368,7 @@ def _check_repeats(doc: _Doc, repeats: int, most: int | None) -> None:
         raise doc.fail(("budget", "max_repeats"), f"max_repeats must be at least repeats ({repeats}), not {most}")
 
 
-def _fields(doc: _Doc, values: Any, path: Key, section: str = "") -> dict[str, Any]:
+def _fields(doc: _Doc, values: object, path: Key, section: str = "") -> dict[str, Expression]:
     if not isinstance(values, dict) or (section == "exclude" and not values):
         raise doc.fail(path, f"{section or path[-1]} must be a mapping from fields to values")
     for key in values:
@@ -373,7 +379,7 @@ def _fields(doc: _Doc, values: Any, path: Key, section: str = "") -> dict[str, A
     return {key: _expression(doc, key, value, (*path, key)) for key, value in values.items()}
 
 
-def _expression(doc: _Doc, name: str, value: Any, path: Key) -> Any:
+def _expression(doc: _Doc, name: str, value: Expression, path: Key) -> Expression:
     """Return a checked value, list, or mapping of such."""
     if isinstance(value, dict):
         if not value:
@@ -386,7 +392,7 @@ def _expression(doc: _Doc, name: str, value: Any, path: Key) -> Any:
     return _scalar(doc, name, value, path)
 
 
-def _scalar(doc: _Doc, name: str, value: Any, path: Key) -> Any:
+def _scalar(doc: _Doc, name: str, value: object, path: Key) -> Value:
     """Return one checked value of a field, of the budget, or of one of SCALARS."""
     value = _check_scalar(doc, name, value, path)
     _check_only(doc, name, value, path)
@@ -422,7 +428,7 @@ def _check_scalar(doc: _Doc, name: str, value: Any, path: Key) -> Any:
     return value
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     """Return a float, also of text such as `1e-3`, which YAML 1.1 does not take for a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -441,7 +447,7 @@ def _take(where: dict[Key, str], prefix: Key) -> dict[Key, str]:
     return {path[len(prefix) :]: where.pop(path) for path in found}
 
 
-def _put(doc: _Doc, section: str, path: Key, value: Any, where: Mapping[Key, str]) -> None:
+def _set(doc: _Doc, section: str, path: Key, value: Expression, where: Mapping[Key, str]) -> None:
     """Set `value` (and its positions) at `path` of a section; a field leaves its other section."""
     other = {"matrix": "defaults", "defaults": "matrix"}.get(section)
     if other is not None and len(path) == 1:
@@ -462,7 +468,7 @@ def _merge(base: _Doc, child: _Doc) -> _Doc:
     """Return `base` with what `child` says: per field and budget key; include and exclude lists as a whole."""
     for section in ("defaults", "matrix", "budget"):
         for key, value in child.data.get(section, {}).items():
-            _put(base, section, (key,), value, _take(child.where, (section, key)))
+            _set(base, section, (key,), value, _take(child.where, (section, key)))
     for key in ("name", "include", "exclude", *SCALARS, *STUDIES):
         if key in child.data:
             _take(base.where, (key,))
@@ -492,9 +498,9 @@ def _apply(doc: _Doc, setting: str, used: set[str], variables: dict[str, str]) -
         in_matrix = name in doc.data.get("matrix", {})
         if len(path) == 1:
             _drop_from_entries(doc, name)
-        _put(doc, "matrix" if in_matrix or section == "matrix" else "defaults", tuple(path), value, {(): here})
+        _set(doc, "matrix" if in_matrix or section == "matrix" else "defaults", tuple(path), value, {(): here})
     elif len(path) == 1 and name in BUDGET_KEYS and section in (None, "budget"):
-        _put(doc, "budget", (name,), _scalar(message, name, _value(here, text), ()), {(): here})
+        _set(doc, "budget", (name,), _scalar(message, name, _value(here, text), ()), {(): here})
     elif name == "learning" and len(path) == 2 and path[1] in ("seeds", "follow") and doc.data.get("learning"):
         value = _value(here, text)
         doc.data["learning"][path[1]] = _scalar(message, "seeds", value, ()) if path[1] == "seeds" else value
@@ -515,7 +521,7 @@ def _drop_from_entries(doc: _Doc, name: str) -> None:
             _take(doc.where, ("include", i, name))
 
 
-def _value(here: str, text: str) -> Any:
+def _value(here: str, text: str) -> Expression:
     """Parse the value of a setting: YAML, or several values with commas between."""
     import yaml
 
@@ -528,7 +534,7 @@ def _value(here: str, text: str) -> Any:
         raise SuiteError(f"{here}: the value is not valid YAML; quote it") from None
 
 
-def _string_keys(value: Any) -> Any:
+def _string_keys(value: Expression) -> Expression:
     if isinstance(value, dict):
         return {str(key): _string_keys(inner) for key, inner in value.items()}
     return value
@@ -537,7 +543,7 @@ def _string_keys(value: Any) -> Any:
 # --- variables ------------------------------------------------------------------------------------------
 
 
-def _strings(value: Any, path: Key = ()) -> Iterator[tuple[Key, str]]:
+def _strings(value: Expression, path: Key = ()) -> Iterator[tuple[Key, str]]:
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
@@ -549,14 +555,14 @@ def _strings(value: Any, path: Key = ()) -> Iterator[tuple[Key, str]]:
             yield from _strings(inner, (*path, i))
 
 
-def _fill(value: Any, variables: Mapping[str, str]) -> Any:
+def _fill(value: Value, variables: Mapping[str, str]) -> Value:
     """Replace the variables that are set."""
     if not isinstance(value, str):
         return value
     return VARIABLE.sub(lambda found: variables.get(found[1], found[0]), value)
 
 
-def _substitute(doc: _Doc, value: Any, path: Key, variables: Mapping[str, str]) -> Any:
+def _substitute(doc: _Doc, value: Expression, path: Key, variables: Mapping[str, str]) -> Expression:
     """Return `value` with every `${NAME}` replaced; one that is not set is an error."""
     for at, text in _strings(value, path):
         for name in VARIABLE.findall(text):
@@ -565,7 +571,7 @@ def _substitute(doc: _Doc, value: Any, path: Key, variables: Mapping[str, str]) 
     return _replace(value, variables)
 
 
-def _replace(value: Any, variables: Mapping[str, str]) -> Any:
+def _replace(value: Expression, variables: Mapping[str, str]) -> Expression:
     if isinstance(value, dict):
         return {_fill(key, variables): _replace(inner, variables) for key, inner in value.items()}
     if isinstance(value, list):

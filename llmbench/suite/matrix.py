@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from llmbench.contract.cell import SETTABLE_FIELDS, STAGES, Cell
 from llmbench.contract.errors import PluginError, SuiteError, did_you_mean
@@ -17,10 +16,11 @@ from llmbench.contract.sizes import parse_size
 from llmbench.contract.specs import TaskSpec
 from llmbench.plugins.registry import Registry
 from llmbench.suite import studies
-from llmbench.suite.file import Key, Suite
+from llmbench.suite.fields import Choice, Expression, Key, Point, Section, Value
+from llmbench.suite.file import Suite
 from llmbench.suite.selection import word_of
 
-#: Names a suite may use although no plugin of this version brings them; their cells are blocked.
+#: Names a suite may use although no plugin of this version brings them; their cells cannot run.
 RESERVED_PRECISIONS = ("fp8", "int8")
 DEFAULT_DATASET = "synthetic"
 REQUIRED = ("model", "size", "task", "stage")
@@ -36,9 +36,10 @@ PLUGIN_FIELDS = {
 KEY_FIELDS = ("task", "stage", "model", "size", "dataset", "precision", "device")
 DEVICE_ORDER = ("cuda", "mps", "cpu")  # what `auto` prefers
 
-Choice = Mapping[str, Any]  # stage -> value
-Point = dict[str, Choice]  # field -> value at each stage
-Layers = Mapping[str, list[tuple[Key, Any]]]  # field -> (where, expression), the first that says something counts
+#: A place in the suite, and the expression of a field that is there.
+Layer = tuple[Key, Expression]
+#: Field -> its layers; the first that says something counts.
+Layers = Mapping[str, list[Layer]]
 
 
 class Matrix:
@@ -47,13 +48,13 @@ class Matrix:
     def __init__(self, suite: Suite, registry: Registry) -> None:
         self.suite, self.registry = suite, registry
         self.pretraining = _pretraining_task(registry)
-        self.sections: list[tuple[Key, Mapping[str, Any]]] = [
+        self.sections: list[tuple[Key, Section]] = [
             (("matrix",), suite.axes),
             (("defaults",), suite.defaults),
         ]
-        self.entries: list[tuple[Key, Mapping[str, Any]]] = [(("include", i), e) for i, e in enumerate(suite.include)]
+        self.entries: list[tuple[Key, Section]] = [(("include", i), e) for i, e in enumerate(suite.include)]
         excluded = [(("exclude", i), e) for i, e in enumerate(suite.exclude)]
-        self.known = self._known_values()
+        self.known = self._words_by_field()
         for path, entry in [*self.sections, *self.entries, *excluded]:
             for name, value in entry.items():
                 self._check_names(name, (*path, name), value)
@@ -67,14 +68,14 @@ class Matrix:
         """Return every point and its stages, before stages are excluded."""
         found: list[tuple[Point, tuple[str, ...]]] = []
         for extra in [None, *self.entries]:
-            layers: dict[str, list[tuple[Key, Any]]] = {}
+            layers: dict[str, list[Layer]] = {}
             for path, section in [extra, *self.sections] if extra else self.sections:
                 for name, value in section.items():
                     layers.setdefault(name, []).append(((*path, name), value))
             found += self._points(layers)
-        return self._studied(found)
+        return self._study_points(found)
 
-    def _studied(self, found: list[tuple[Point, tuple[str, ...]]]) -> list[tuple[Point, tuple[str, ...]]]:
+    def _study_points(self, found: list[tuple[Point, tuple[str, ...]]]) -> list[tuple[Point, tuple[str, ...]]]:
         """Return the points of the suite's studies of each point, or the points themselves where nothing is studied."""
         suite, out = self.suite, []
         if suite.learning is None and suite.scaling is None:
@@ -92,15 +93,15 @@ class Matrix:
                     raise self.fail(("scaling",), str(error)) from None
         return out
 
-    def _ample(self, point: Point, stages: Sequence[str]) -> dict[str, Any]:
-        """Return what is enough at `point`: the fields of `learning: ample` at the stage that is studied."""
-        stage = studies.studied_stage(stages)
+    def _ample(self, point: Point, stages: Sequence[str]) -> dict[str, Value]:
+        """Return the fields of `learning: ample` at `point` and the stage of the study."""
+        stage = studies.stage_of_study(stages)
         values = {name: choice[stage] for name, choice in point.items()} | {"stage": stage}
         fields = {} if self.suite.learning is None else self.suite.learning["ample"]
         layers: Layers = {name: [(("learning", "ample", name), value)] for name, value in fields.items()}
         return {name: self._leaf(name, layer, values)[1][0] for name, layer in layers.items()}
 
-    def excluded(self, point: Point, stage: str) -> bool:
+    def excludes(self, point: Point, stage: str) -> bool:
         """Return whether an exclude entry matches `point` at `stage` in all its keys."""
         return any(
             all(
@@ -110,7 +111,7 @@ class Matrix:
             for entry in self.suite.exclude
         )
 
-    def _matches(self, point: Point, name: str, stage: str, wanted: Any) -> bool:
+    def _matches(self, point: Point, name: str, stage: str, wanted: Expression) -> bool:
         default = Cell.__dataclass_fields__[name].default
         choice = point.get(name, {})
         actual = {choice.get(stage, default), choice.get("finetune", default) if name in ("task", "dataset") else None}
@@ -129,7 +130,7 @@ class Matrix:
             yield point, tuple(stage for stage in STAGES if stage in stages)
 
     def _order(self, layers: Layers) -> list[str]:
-        """Return the fields but `stage`, in the suite's order, each behind those that its mappings are keyed by."""
+        """Return the fields but `stage`, in the suite's order, each after those that its mappings are keyed by."""
         needs = {name: self._needs(name, found) & layers.keys() - {"stage", name} for name, found in layers.items()}
         if "pretrain_dataset" in layers and "dataset" in needs:
             needs["dataset"].add("pretrain_dataset")  # at the stage pretrain it is the data set
@@ -143,7 +144,7 @@ class Matrix:
             waiting.remove(ready)
         return order
 
-    def _needs(self, name: str, layers: list[tuple[Key, Any]]) -> set[str]:
+    def _needs(self, name: str, layers: list[Layer]) -> set[str]:
         needs: set[str] = set()
         for path, expression in layers:
             if isinstance(expression, Mapping):
@@ -151,9 +152,9 @@ class Matrix:
                 needs |= self._needs(name, [((*path, key), inner) for key, inner in expression.items()])
         return needs
 
-    def _choices(self, name: str, layers: list[tuple[Key, Any]], point: Point) -> list[Choice]:
-        """Return what `name` may be at `point`; stages that read the same place of the suite go together."""
-        groups: dict[Key, tuple[list[Any], list[str]]] = {}
+    def _choices(self, name: str, layers: list[Layer], point: Point) -> list[Choice]:
+        """Return the choices of `name` at `point`; stages that read the same place of the suite go together."""
+        groups: dict[Key, tuple[list[Value], list[str]]] = {}
         for stage in STAGES:
             values = {field: choice[stage] for field, choice in point.items()}
             if stage == "pretrain" and values.get("pretrain_dataset"):
@@ -169,7 +170,7 @@ class Matrix:
             choices.append(choice)
         return choices
 
-    def _leaf(self, name: str, layers: list[tuple[Key, Any]], values: Mapping[str, Any]) -> tuple[Key, list[Any]]:
+    def _leaf(self, name: str, layers: list[Layer], values: Mapping[str, Value]) -> tuple[Key, list[Value]]:
         """Return where the value is and the value as a list; the field's own default where nothing says."""
         for path, expression in layers:
             at, value = path, expression
@@ -188,7 +189,7 @@ class Matrix:
 
     # --- names ---
 
-    def _key_field(self, name: str, path: Key, mapping: Mapping[str, Any]) -> str:
+    def _key_field(self, name: str, path: Key, mapping: Section) -> str:
         """Return the field whose values the keys of `mapping` are."""
         if path not in self._keyed_by:
             keys = [key for key in mapping if key != "default"]
@@ -203,7 +204,7 @@ class Matrix:
             self._keyed_by[path] = best
         return self._keyed_by[path]
 
-    def _known_values(self) -> dict[str, set[str]]:
+    def _words_by_field(self) -> dict[str, set[str]]:
         known: dict[str, set[str]] = {name: set() for name in SETTABLE_FIELDS}
         for _, section in [*self.sections, *self.entries]:
             for name, value in section.items():
@@ -217,7 +218,7 @@ class Matrix:
         known["size"].update(s for m in self.registry.names("model") for s in self.registry.get("model", m).sizes)
         return known
 
-    def _check_names(self, name: str, path: Key, value: Any) -> None:
+    def _check_names(self, name: str, path: Key, value: Expression) -> None:
         kind = PLUGIN_FIELDS.get(name)
         for at, leaf in leaves(value, path):
             plugin = str(leaf).partition(":")[0] if kind in ("dataset", "model") else leaf
@@ -257,11 +258,11 @@ def _pretraining_task(registry: Registry) -> TaskSpec | None:
     return next((spec for spec in found if spec.head == "pretrain"), None)
 
 
-def _as_list(value: Any) -> list[Any]:
+def _as_list(value: Expression) -> list[Value]:
     return value if isinstance(value, list) else [value]
 
 
-def leaves(value: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+def leaves(value: Expression, path: Key = ()) -> Iterator[tuple[Key, Value]]:
     """Yield every value within lists and mappings, with its path."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -273,7 +274,7 @@ def leaves(value: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
         yield path, value
 
 
-def _labels(name: str, value: Any) -> list[str]:
+def _labels(name: str, value: Value) -> list[str]:
     """Return the words that stand for `value`: of a data set or model also folder and scheme, of a device its
     kind, of a size also the one that it is made from."""
     text = word_of(value)
@@ -284,7 +285,7 @@ def _labels(name: str, value: Any) -> list[str]:
     return [text, text.partition(":")[0]] if name == "device" else [text]
 
 
-def value_at(point: Point, name: str, stage: str) -> Any:
+def value_at(point: Point, name: str, stage: str) -> Value:
     """Return a field of `point` at `stage`, the field's default where the suite says nothing."""
     default = None if name in REQUIRED else Cell.__dataclass_fields__[name].default
     value = point[name][stage] if name in point else default

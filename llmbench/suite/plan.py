@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from llmbench.contract import sizes
 from llmbench.contract.cell import CELL_FIELDS, STAGES, Cell, DataSource, content_id
@@ -16,17 +15,18 @@ from llmbench.contract.errors import DataError, PluginError, SuiteError
 from llmbench.contract.pretrained import Pretrained, locate
 from llmbench.contract.specs import DataRequest
 from llmbench.plugins.registry import Registry
-from llmbench.suite.file import Key, Suite
-from llmbench.suite.matrix import DEFAULT_DATASET, DEVICE_ORDER, Matrix, Point, leaves, value_at
+from llmbench.suite.fields import Key, Point, Value
+from llmbench.suite.file import Suite
+from llmbench.suite.matrix import DEFAULT_DATASET, DEVICE_ORDER, Matrix, leaves, value_at
 from llmbench.suite.selection import parse_selection
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell, and why it cannot run (None: it can)."""
+    """A cell, and its obstacle: why it cannot run (None: it can)."""
 
     cell: Cell
-    blocked: str | None = None
+    obstacle: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def plan_cells(suite: Suite, registry: Registry, keep: str | None = None, device
     builder = _Builder(matrix, data, corpora, devices)
     planned = builder.build(points)
     if selected is not None:
-        planned = _kept(planned, selected)
+        planned = _select(planned, selected)
         if not planned:
             raise SuiteError(f"-k {keep}: no cell of suite {suite.name!r} matches; `llmbench plan` lists them")
     return Plan(suite, tuple(planned.values()), data.sources, corpora, builder.weights)
@@ -139,9 +139,9 @@ class _Builder:
         parents: list[PlannedCell | None] = [None] * len(points)
         for stage in STAGES:
             for i, (point, stages) in enumerate(points):
-                if stage not in stages or self.matrix.excluded(point, stage):
+                if stage not in stages or self.matrix.excludes(point, stage):
                     continue
-                found = self._planned(point, stage, parents[i])
+                found = self._plan_cell(point, stage, parents[i])
                 planned.setdefault(found.cell.cell_id, found)
             any_at_stage = any(found.cell.stage == stage for found in planned.values())
             for i, (point, _) in enumerate(points):
@@ -155,18 +155,18 @@ class _Builder:
         if stage == "eval" or (stage == "pretrain" and self.matrix.pretraining is None):
             return None
         found = planned.get(self._cell(point, stage, parent).cell_id)
-        if stage == "pretrain" and found is not None and found.blocked:
+        if stage == "pretrain" and found is not None and found.obstacle:
             return None  # what cannot be pretrained is fine-tuned from scratch
         return found
 
-    def _planned(self, point: Point, stage: str, parent: PlannedCell | None) -> PlannedCell:
+    def _plan_cell(self, point: Point, stage: str, parent: PlannedCell | None) -> PlannedCell:
         if stage == "pretrain" and self.matrix.pretraining is None:
             raise PluginError("no plugin brings a task for the stage pretrain; `llmbench plugins list` shows them")
         cell = self._cell(point, stage, parent)
-        blocked = self._blocked(point, cell)
-        if blocked is None and parent is not None and parent.blocked:
-            blocked = f"its {parent.cell.stage} cell cannot run: {parent.blocked}"
-        return PlannedCell(cell, blocked)
+        obstacle = self._obstacle(point, cell)
+        if obstacle is None and parent is not None and parent.obstacle:
+            obstacle = f"its {parent.cell.stage} cell cannot run: {parent.obstacle}"
+        return PlannedCell(cell, obstacle)
 
     def _cell(self, point: Point, stage: str, parent: PlannedCell | None) -> Cell:
         fields = {name: choice[stage] for name, choice in point.items() if name in CELL_FIELDS}
@@ -192,13 +192,13 @@ class _Builder:
             return Cell(**fields, tokenizer=begin.identity)
         return Cell(**fields, tokenizer=f"bpe-{fields.get('vocab_size', Cell.vocab_size)}@{self.fingerprint}")
 
-    def _begin(self, fields: dict[str, Any]) -> Pretrained | None:
+    def _begin(self, fields: dict[str, Value]) -> Pretrained | None:
         """Return the pretrained model that a cell begins with, and let its fields name that by its identity.
 
         A model named `NAME:WEIGHTS` has but one size, whatever the suite says.
         """
         kind, _, argument = fields["model"].partition(":")
-        begin = self._located_at(argument or fields.get("weights"))
+        begin = self._locate(argument or fields.get("weights"))
         if begin is not None and argument:
             fields["model"] = f"{kind}:{begin.identity}"
             (fields["size"],) = self.registry.model(fields["model"], self.weights).sizes
@@ -206,7 +206,7 @@ class _Builder:
             fields["weights"] = begin.identity
         return begin
 
-    def _located_at(self, name: str | None) -> Pretrained | None:
+    def _locate(self, name: str | None) -> Pretrained | None:
         if name is None:
             return None
         if name not in self._located:
@@ -214,7 +214,7 @@ class _Builder:
             self.weights[found.identity] = found.folder
         return self._located[name]
 
-    def _blocked(self, point: Point, cell: Cell) -> str | None:
+    def _obstacle(self, point: Point, cell: Cell) -> str | None:
         """Return why `cell` cannot run, in one line, or None."""
         model, task = self.registry.model(cell.model, self.weights), self.registry.get("task", cell.task)
         try:
@@ -235,9 +235,9 @@ class _Builder:
             return f"model {cell.model} has no low-rank adapters (lora)"
         if longest is not None and cell.seq_len > longest:
             return f"seq_len {cell.seq_len} is longer than {cell.model}/{cell.size} reads ({longest})"
-        return self._precision_blocked(cell)
+        return self._precision_obstacle(cell)
 
-    def _precision_blocked(self, cell: Cell) -> str | None:
+    def _precision_obstacle(self, cell: Cell) -> str | None:
         if cell.precision not in self.registry.names("precision"):
             return f"no plugin brings precision {cell.precision}"  # a reserved name: others are refused before
         kind, precision = cell.device.partition(":")[0], self.registry.get("precision", cell.precision)
@@ -253,7 +253,7 @@ class _Builder:
         return ("matrix",)
 
 
-def _kept(planned: Mapping[str, PlannedCell], test: Callable[[Cell], bool]) -> dict[str, PlannedCell]:
+def _select(planned: Mapping[str, PlannedCell], test: Callable[[Cell], bool]) -> dict[str, PlannedCell]:
     """Return the cells that pass, and all they descend from."""
     wanted = {key for key, found in planned.items() if test(found.cell)}
     for key in reversed(list(planned)):

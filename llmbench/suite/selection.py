@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any
 
 from llmbench.contract.cell import Cell
 from llmbench.contract.errors import UserError
@@ -13,7 +12,7 @@ from llmbench.contract.errors import UserError
 Test = Callable[[Cell], bool]
 
 
-def word_of(value: Any) -> str:
+def word_of(value: object) -> str:
     """Return how a field's value is written in a suite or in an expression."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -11,32 +11,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from llmbench.contract import sizes
 from llmbench.contract.cell import SETTABLE_FIELDS, STAGES, Cell
 from llmbench.contract.specs import ModelSpec
-
-Choice = Mapping[str, Any]
-Point = dict[str, Choice]
+from llmbench.suite.fields import LearningStudy, Point, Value
 
 
-def studied_stage(stages: Sequence[str]) -> str:
+def stage_of_study(stages: Sequence[str]) -> str:
     """Return the stage whose data and steps are varied: the fine-tuning, where there is one, else the pretraining."""
     return "finetune" if "finetune" in stages else "pretrain"
 
 
-def learning(
-    point: Point, stages: Sequence[str], study: Mapping[str, Any], ample: Mapping[str, Any]
-) -> Iterator[Point]:
+def learning(point: Point, stages: Sequence[str], study: LearningStudy, ample: Mapping[str, Value]) -> Iterator[Point]:
     """Yield the points of a learning study of `point`: itself, each of `double` doubled, and every mixture of the
     point's own values with `ample` ones; all of them with each seed. The seed and the data of a pretraining that comes
     before the studied stage stay. What has no number (all of the data) cannot be doubled and is left out.
     """
-    stage = studied_stage(stages)
-    variants: list[dict[str, Any]] = [{}]
+    stage = stage_of_study(stages)
+    variants: list[dict[str, Value]] = [{}]
     for what in study["double"]:
-        changed = _doubled(point, stage, what)
+        changed = _double(point, stage, what)
         variants += [changed] if changed else []
     for count in range(1, len(ample) + 1):
         for names in itertools.combinations(ample, count):
@@ -44,10 +39,10 @@ def learning(
     seed = _value(point, "seed", stage)
     for number in range(study["seeds"]):
         for variant in variants:
-            yield _changed(point, stage, {**variant, "seed": seed + number})
+            yield _change(point, stage, {**variant, "seed": seed + number})
 
 
-def _doubled(point: Point, stage: str, what: str) -> dict[str, Any]:
+def _double(point: Point, stage: str, what: str) -> dict[str, Value]:
     if what == "parameters":
         return {"size": sizes.times(_value(point, "size", stage), 2)}
     name = {"data": "train_examples", "steps": "steps"}[what]
@@ -55,8 +50,8 @@ def _doubled(point: Point, stage: str, what: str) -> dict[str, Any]:
     return {} if value is None else {name: 2 * value}
 
 
-def _changed(point: Point, stage: str, fields: Mapping[str, Any]) -> Point:
-    """Return `point` with other values at the studied stage and behind it; a size changes at every stage."""
+def _change(point: Point, stage: str, fields: Mapping[str, Value]) -> Point:
+    """Return `point` with other values at the studied stage and after it; a size changes at every stage."""
     first = STAGES.index(stage)
     out = dict(point)
     for name, value in fields.items():
@@ -65,7 +60,7 @@ def _changed(point: Point, stage: str, fields: Mapping[str, Any]) -> Point:
     return out
 
 
-def _value(point: Point, name: str, stage: str) -> Any:
+def _value(point: Point, name: str, stage: str) -> Value:
     if name in point:
         return point[name][stage]
     return Cell.__dataclass_fields__[name].default
@@ -80,7 +75,7 @@ def scaling(point: Point, axes: Mapping[str, Sequence[int]], model: ModelSpec) -
     keys = [axis for axis in axes if axis not in SETTABLE_FIELDS]
     out = dict(point)
     if keys:
-        named = {s: _named(model, _value(point, "size", s), keys) for s in STAGES}
+        named = {s: _name_keys(model, _value(point, "size", s), keys) for s in STAGES}
         out["size"] = named
     yield out
     for axis, values in axes.items():
@@ -91,7 +86,7 @@ def scaling(point: Point, axes: Mapping[str, Sequence[int]], model: ModelSpec) -
                 yield {**out, "size": {s: sizes.with_settings(out["size"][s], {axis: value}) for s in STAGES}}
 
 
-def _named(model: ModelSpec, size: str, keys: Sequence[str]) -> str:
+def _name_keys(model: ModelSpec, size: str, keys: Sequence[str]) -> str:
     config = sizes.configuration(model, sizes.parse_size(size).name, 1)
     given = dict(sizes.parse_size(size).settings)
     return sizes.with_settings(size, {key: given.get(key, config.get(key, 1)) for key in keys})

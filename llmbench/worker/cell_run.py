@@ -14,7 +14,7 @@ from llmbench.contract.engines import Engine, EngineRequest
 from llmbench.contract.errors import PluginError, Unsupported, UserError, is_out_of_memory
 from llmbench.contract.files import atomic_folder
 from llmbench.contract.job import Job
-from llmbench.contract.sizes import configuration, scaled
+from llmbench.contract.sizes import configuration, scale_size
 from llmbench.contract.specs import DEFAULT_LEARNING_RATE, BuildRequest, CollateContext, Feature, Layout, ModelSpec
 from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import Registry
@@ -142,7 +142,7 @@ class CellRun:
         """Make the optimizer with the learning rate of the cell, else of the model; a scaled size takes less of it."""
         cell, model = self.job.cell, self.model
         rate = cell.learning_rate or model.learning_rate.get(cell.stage, DEFAULT_LEARNING_RATE)
-        rate /= scaled(model, cell.size, cell.vocab_size)[1]
+        rate /= scale_size(model, cell.size, cell.vocab_size)[1]
         engine.prepare_training(learning_rate=rate, steps=cell.steps, optimizer=cell.optimizer)
 
     def feed(self, engine: Engine, *, train: bool) -> Feed:

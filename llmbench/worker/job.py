@@ -51,7 +51,7 @@ def run_job(job: Job, emit: Emit) -> dict[str, Any]:
         allocator.keep_freed()
     if job.cell.remedy_of is not None:
         return try_remedy(run)
-    if job.repeat == 0 and job.scored:
+    if job.repeat == 0 and job.is_scored:
         check_metrics(job, run.data.task, run.registry)
     record = learn(run) if run.trains else evaluate(run)
     if job.repeat == 0 and job.budget.largest_batch:
@@ -90,7 +90,7 @@ def learn(run: CellRun) -> dict[str, Any]:
         fields["training"]["examples"] = run.data.train_examples
         fields["checkpoint"] = {**loaded, "id": cell.cell_id}
         run.save_checkpoint(engine, fields["training"])
-        if job.scored:
+        if job.is_scored:
             with spent("score_s"):
                 fields |= run.score(engine)
     return new_record(job, "ok", **fields)
@@ -110,7 +110,7 @@ def evaluate(run: CellRun) -> dict[str, Any]:
     if job.repeat == 0 and job.verify != "none":
         with spent("verify_s"):
             fields |= try_causes(run, engine, feed, work, fields)
-    if job.repeat == 0 and job.scored:
+    if job.repeat == 0 and job.is_scored:
         with spent("score_s"):
             fields |= run.score(engine)
     return new_record(job, "ok", **fields)

@@ -141,7 +141,7 @@ def test_wrong_names_are_refused(model, said, tmp_path):
 
 def test_adapters_for_what_has_none_are_blocked(tmp_path):
     _, found = planned(tmp_path, SUITE.replace('"hf:${folder}"', "lstm"))
-    blocked = {p.cell.stage: p.blocked for p in found.cells}
+    blocked = {p.cell.stage: p.obstacle for p in found.cells}
     assert blocked["pretrain"] is None and "no low-rank adapters" in blocked["finetune"]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.contract.errors import PluginError
-from llmbench.contract.sizes import Size, configuration, parameters, parse_size, scaled, times, with_settings
+from llmbench.contract.sizes import Size, configuration, parameters, parse_size, scale_size, times, with_settings
 from llmbench.contract.specs import BuildRequest, ModelSpec, SpecialTokens
 from llmbench.plugins.discovery import discover
 
@@ -66,7 +66,7 @@ MODELS = ["lstm", "bert", "gpt", "llama", "t5", "word2vec", "sentence2vec"]
 @pytest.mark.parametrize("factor", [0.125, 0.5, 2.0, 8.0])
 def test_a_factor_is_of_the_parameters(model, factor):
     spec = discover().get("model", model)
-    config, x = scaled(spec, f"tiny*{factor}", 500)
+    config, x = scale_size(spec, f"tiny*{factor}", 500)
     assert parameters(spec, config, 500) / parameters(spec, spec.sizes["tiny"], 500) == pytest.approx(factor, rel=0.15)
     assert (x < 1) == (factor < 1) and x == pytest.approx(config["hidden"] / spec.sizes["tiny"]["hidden"], rel=0.3)
 

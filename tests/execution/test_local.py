@@ -337,7 +337,7 @@ def test_jobs_look_at_what_the_suite_asks_for(tmp_path, fields, looks):
     with RunDir.open(tmp_path, write=True) as run_dir:
         run_plan(plan, run_dir, Notes())
     assert [(job.score, job.trace, job.verify) for job in jobs] == [looks]
-    assert jobs[0].scored == (looks[0] is not False)
+    assert jobs[0].is_scored == (looks[0] is not False)
 
 
 def test_repeats_are_interleaved_and_a_resumed_run_has_nothing_to_do(tmp_path):

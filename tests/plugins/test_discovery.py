@@ -54,7 +54,7 @@ def test_a_plugins_folder_is_found_but_not_a_package(tmp_path):
 def test_a_broken_plugin_is_named_and_stops_nobody(tmp_path, text, error):
     good = write(tmp_path, "good.py", PRECISION.format(name="fp13"))
     registry = discover([write(tmp_path, "bad.py", text), good])
-    (broken,) = [b for b in registry.broken if b.owner.name == "bad.py"]
+    (broken,) = [b for b in registry.failures if b.owner.name == "bad.py"]
     assert error in broken.error
     assert "\n" not in broken.error
     assert "fp13" in registry.names("precision")
@@ -102,6 +102,6 @@ def test_a_broken_built_in_is_named_and_stops_nobody(monkeypatch):
         registry = discover()
     finally:
         _entry_points.cache_clear()
-    (broken,) = registry.broken
+    (broken,) = registry.failures
     assert broken.owner.origin == "module llmbench_plugins.metrics.not_there" and "not_there" in broken.error
     assert {"bert", "gpt"} <= set(registry.names("model"))

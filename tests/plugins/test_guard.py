@@ -113,7 +113,7 @@ def test_the_list_has_them_beside_what_works(folder, monkeypatch):
 def test_a_plugin_has_so_many_seconds_and_then_one_after_the_other(tmp_path):
     (tmp_path / "hangs.py").write_text(f"import time\n{HANGS}")
     before = signal.getitimer(signal.ITIMER_REAL)
-    with guard._limited(60.0):
+    with guard._limit_time(60.0):
         left_s, every_s = signal.getitimer(signal.ITIMER_REAL)
     assert 0 < left_s <= 60 and every_s == 1.0 and signal.getitimer(signal.ITIMER_REAL) == before
     done = command("plan", "quick", "--plugin", "hangs.py", cwd=tmp_path, LLMBENCH_PLUGIN_SECONDS="0.5")
@@ -142,7 +142,7 @@ def test_what_was_replaced_is_put_back(tmp_path):
     text += "torch.nn.Linear.forward = torch.nn.Identity.forward\ntorch.nn.LSTM.extra = lambda self: 0\n"
     (tmp_path / "bad.py").write_text(text)
     for _ in range(2):  # asking again does not take it for good
-        (broken,) = discover([tmp_path / "bad.py"]).broken
+        (broken,) = discover([tmp_path / "bad.py"]).failures
         assert "it replaces " in broken.error and "and 3 more" in broken.error
         assert before == (torch.nn.functional.softmax, torch.nn.Linear.forward, guard.limit_s)
         assert not hasattr(torch.nn.LSTM, "extra")
@@ -155,7 +155,7 @@ def test_libraries_may_add_to_torch():
     import transformers
 
     transformers.GPT2Model(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=1))
-    assert snapshot.replaced() == []
+    assert snapshot.find_patches() == []
 
 
 def test_a_worker_leaves_out_what_is_known_to_be_broken(folder, monkeypatch):
@@ -163,16 +163,16 @@ def test_a_worker_leaves_out_what_is_known_to_be_broken(folder, monkeypatch):
     loaded, text = noted(folder, HARMFUL["hangs"][0])
     (folder / "plugins" / "hangs.py").write_text(text)
     first = discover(cwd=folder)
-    assert any("hangs.py" in key for key in first.left_out) and loaded.read_text() == "x"
-    again = discover(cwd=folder, left_out=first.left_out)
-    assert again.broken == () and "good" in again.names("precision") and loaded.read_text() == "x"
+    assert any("hangs.py" in key for key in first.keys_left_out) and loaded.read_text() == "x"
+    again = discover(cwd=folder, left_out=first.keys_left_out)
+    assert again.failures == () and "good" in again.names("precision") and loaded.read_text() == "x"
 
 
 @pytest.mark.parametrize("written, fits", [("1", True), ("0", False), ("2", False)])
 def test_the_interface_that_a_plugin_was_written_for(written, fits, tmp_path):
     (tmp_path / "mine.py").write_text(f"LLMBENCH_API = {written}\n" + MINE.format(name="fp15"))
     registry = discover([tmp_path / "mine.py"])
-    assert (registry.broken == ()) == fits == ("fp15" in registry.names("precision"))
+    assert (registry.failures == ()) == fits == ("fp15" in registry.names("precision"))
     assert llmbench.API_VERSION == 1
 
 

@@ -31,7 +31,7 @@ def test_every_hook_has_a_kind():
 def test_every_kind_has_a_complete_plugin_that_says_what_it_is(kind):
     example = scaffold.read_example(kind)
     registry = discover([Path(scaffold.__file__).parent / "examples" / f"{kind}.py"])
-    assert registry.broken == () and registry.get(kind, example.name).name == example.name
+    assert registry.failures == () and registry.get(kind, example.name).name == example.name
     assert example.summary[0].isupper() and not example.summary.endswith(".")
     assert f"{example.summary}: the {kind} `my-own` of llmbench." in scaffold.plugin_source("my-own", kind)
 
@@ -42,9 +42,9 @@ def test_a_new_plugin_is_found_and_its_suite_uses_it(kind, tmp_path, capsys):
     folder = tmp_path / "llmbench-my-own"
     assert code == 0 and str(folder) in out
     registry = discover([folder / "llmbench_my_own.py"])
-    assert registry.broken == () and registry.get(kind, "my-own").name == "my-own"
+    assert registry.failures == () and registry.get(kind, "my-own").name == "my-own"
     plan = plan_cells(load_suite(str(folder / "suite.yaml"), []), registry)
-    assert [one.blocked for one in plan.cells] == [None] * len(plan.cells) and plan.cells
+    assert [one.obstacle for one in plan.cells] == [None] * len(plan.cells) and plan.cells
     used = {value for one in plan.cells for value in one.cell.to_json().values() if isinstance(value, str)}
     used |= {metric.name for one in plan.cells for metric in registry.metrics(registry.get("task", one.cell.task))}
     named = any(value.partition("@")[0] == "my-own" for value in used)

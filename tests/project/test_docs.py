@@ -15,7 +15,7 @@ from support.paths import ROOT
 
 from llmbench.contract import hookspecs
 from llmbench.plugins.registry import KINDS
-from llmbench.suite.file import shipped_suites
+from llmbench.suite.file import suite_names
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -86,7 +86,7 @@ def test_links_and_named_files_exist(path):
 
 def test_the_readme_names_every_suite_that_is_shipped():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    missing = [name for name in shipped_suites() if f"`{name}`" not in text]
+    missing = [name for name in suite_names() if f"`{name}`" not in text]
     assert missing == []
 
 

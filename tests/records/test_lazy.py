@@ -32,8 +32,8 @@ def folder(tmp_path):
 @pytest.fixture
 def several(monkeypatch):
     """Make a few cells enough for several processes."""
-    monkeypatch.setattr(lazy, "MANY", 1)
-    monkeypatch.setattr(lazy, "CELLS", 2)
+    monkeypatch.setattr(lazy, "MIN_RECORDS", 1)
+    monkeypatch.setattr(lazy, "MAX_CELLS", 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
 
 
@@ -85,10 +85,10 @@ def _pids(groups):
 def test_groups_are_looked_at_in_several_processes_and_keep_their_order(folder, several):
     (run,) = read_all([folder], stored=True)
     groups = [[run.records[i + 1], run.records[i]] for i in range(0, COUNT, 2)]
-    found = lazy.mapped(_pids, groups)
+    found = lazy.map_cells(_pids, groups)
     assert [group for _, group in found] == groups
     assert os.getpid() not in {pid for pid, _ in found}
-    assert {pid for pid, _ in lazy.mapped(_pids, [[dict(run.records[0])]])} == {os.getpid()}
+    assert {pid for pid, _ in lazy.map_cells(_pids, [[dict(run.records[0])]])} == {os.getpid()}
 
 
 @pytest.mark.parametrize("form", ["json", "html"])

@@ -111,10 +111,10 @@ def test_settled_takes_the_latest_attempt(tmp_path):
         run.append(record("f", 1, 0, "ok"))
         run.append(record("f", 1, 1, "interrupted"))
         expected = {("a", 0), ("b", 0), ("e", 0)}
-        assert run.settled() == expected
-        assert run.settled(retry_failed=True) == expected - {("b", 0)}
+        assert run.list_settled() == expected
+        assert run.list_settled(retry_failed=True) == expected - {("b", 0)}
         assert (run.next_attempt("e", 0), run.next_attempt("new", 0), run.status("f", 1)) == (2, 0, "interrupted")
-    assert RunDir.open(tmp_path, write=False).settled() == expected
+    assert RunDir.open(tmp_path, write=False).list_settled() == expected
 
 
 def test_a_second_run_on_a_folder_is_refused_in_one_line(tmp_path):
@@ -149,7 +149,7 @@ def test_fresh_sets_records_aside_and_keeps_checkpoints(tmp_path):
         for number in (1, 2):
             run.append(record(f"cell{number}"))
             assert run.archive().name == f"records-{number}.jsonl"
-            assert run.settled() == set() and run.records() == []
+            assert run.list_settled() == set() and run.records() == []
         assert (run.checkpoints / "a").is_dir()
     assert json.loads((tmp_path / "records-1.jsonl").read_text())["cell_id"] == "cell1"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmbench.contract.cell import Budget
 from llmbench.contract.errors import SuiteError
-from llmbench.suite.file import Suite, load_suite, shipped_suites
+from llmbench.suite.file import Suite, load_suite, suite_names
 
 GOOD = "matrix: {model: [a, b], size: tiny, task: t, stage: [finetune]}\n"
 
@@ -187,7 +187,7 @@ def test_variables_are_filled_and_not_published(tmp_path: Path) -> None:
 
 
 def test_shipped_suites_load() -> None:
-    assert {"quick", "matrix", "precision", "real"} <= set(shipped_suites())
+    assert {"quick", "matrix", "precision", "real"} <= set(suite_names())
     quick = load_suite("quick")
     assert quick.budget.seconds == 0.8 and quick.repeats == 2 and quick.verify == "verdict"
     with pytest.raises(SuiteError, match=r"real.yaml:\d+: \$\{data\} is not set; add --set data=DIR"):

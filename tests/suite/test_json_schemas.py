@@ -20,7 +20,7 @@ from llmbench.contract.cell import DEFAULTS, SETTABLE_FIELDS, Budget, Cell
 from llmbench.contract.errors import SuiteError
 from llmbench.contract.record import Record
 from llmbench.suite import fields as suite
-from llmbench.suite.file import load_suite, shipped_suites
+from llmbench.suite.file import load_suite, suite_names
 
 jsonschema = pytest.importorskip("jsonschema", reason="llmbench[test] is not installed")
 
@@ -43,7 +43,7 @@ def records():
     return validator("record")
 
 
-@pytest.mark.parametrize("name", shipped_suites())
+@pytest.mark.parametrize("name", suite_names())
 def test_shipped_suites_are_valid(name, suites):
     suites.validate(yaml.safe_load(files("llmbench_suites").joinpath(f"{name}.yaml").read_text()))
 

@@ -168,17 +168,17 @@ BLOCKED = [
 @pytest.mark.parametrize(("sets", "reason"), BLOCKED)
 def test_blocked_cells_stay_and_say_why(tmp_path: Path, sets: list[str], reason: str) -> None:
     found = plan(tmp_path, *sets)
-    assert found.cells and all(reason in p.blocked for p in found.cells)
+    assert found.cells and all(reason in p.obstacle for p in found.cells)
 
 
 def test_precision_is_not_blocked_where_it_runs(tmp_path: Path) -> None:
-    assert {p.blocked for p in plan(tmp_path, "precision=tf32", "device=cuda:1").cells} == {None}
-    assert {p.blocked for p in plan(tmp_path, "seq_len=512").cells} == {None}
+    assert {p.obstacle for p in plan(tmp_path, "precision=tf32", "device=cuda:1").cells} == {None}
+    assert {p.obstacle for p in plan(tmp_path, "seq_len=512").cells} == {None}
 
 
 def test_what_cannot_be_pretrained_is_finetuned_from_scratch(tmp_path: Path) -> None:
     found = plan(tmp_path, "model=bag", "task=sort")
-    assert [bool(p.blocked) for p in found.cells] == [True, False, False]
+    assert [bool(p.obstacle) for p in found.cells] == [True, False, False]
     assert found.cells[1].cell.parent is None and found.cells[1].cell.pretrain_dataset is None
 
 

@@ -171,7 +171,7 @@ def test_a_precision_is_found_unsupported_by_trying_it_and_only_where_fp32_runs(
     (tmp_path / "small.yaml").write_text(text)
     suite = load_suite(str(tmp_path / "small.yaml"), ["precision=fp16"])
     plan = plan_cells(suite, discover())
-    assert plan.cells[0].blocked is None  # nobody says beforehand that a CPU has no float16
+    assert plan.cells[0].obstacle is None  # nobody says beforehand that a CPU has no float16
     job = Job.single(plan.cells[0].cell, suite.budget, str(tmp_path), sources=plan.sources, corpora=plan.corpora)
     real = loops.train_step
 

@@ -16,7 +16,7 @@ from llmbench.analysis import attribution, costs, process_counts
 from llmbench.contract.cell import PHASES
 from llmbench.contract.job import FAILED
 from llmbench.records import attempts
-from llmbench.records.lazy import mapped
+from llmbench.records.lazy import map_cells
 from llmbench.records.read import Run
 from llmbench.report.cells import capacity, compilation, inference, speed, trust, variants
 from llmbench.report.cells.part import Part, explain, merge, unknown
@@ -113,7 +113,7 @@ def summarise(
     groups = attempts.by_cell(records)
     prior = process_counts.fit_prior(attempts.good(attempts.latest_attempts(group)) for group in groups.values())
     facts = _RunFacts(commands or {}, ceilings or {}, prior)
-    cells = mapped(functools.partial(_summarise_groups, facts), list(groups.values()))
+    cells = map_cells(functools.partial(_summarise_groups, facts), list(groups.values()))
     fields = [group[0]["cell"] for group in groups.values()]
     for cell, variant in zip(cells, variants.find_variants(fields), strict=True):
         cell["variant"] = variant

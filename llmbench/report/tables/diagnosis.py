@@ -121,7 +121,7 @@ def _explain_undecided(cell: CellSummary, record: Record) -> list[str]:
     parts += [f"the interval of {', '.join(wide)} is too wide"] if wide else []
     text = "; ".join(parts)
     out = [f"{text[0].upper()}{text[1:]}: try a budget of {enough_s(cell, record):,.0f} s."]
-    return [BUSY, *out] if attempts.disturbed(record) else out
+    return [BUSY, *out] if attempts.is_disturbed(record) else out
 
 
 def _may_matter_untried(row: BottleneckRow) -> bool:

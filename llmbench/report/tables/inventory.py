@@ -36,7 +36,7 @@ def plan_table(plan: Plan, predicted: Mapping[str, Prediction]) -> Table:
         cell, one = planned.cell, predicted[planned.cell.cell_id]
         least = (None if one.step_s is None else 1e3 * one.step_s, one.seconds, one.memory_mib)
         fields = tuple(getattr(cell, name) for name in names)
-        rows.append((place, cell.cell_id, *fields, *least, cell.parent or "", planned.blocked or ""))
+        rows.append((place, cell.cell_id, *fields, *least, cell.parent or "", planned.obstacle or ""))
     suite = plan.suite
     limit = f"{suite.repeats} repeats of each cell; at most {suite.budget.seconds:g} s of timing per cell"
     if suite.budget.max_repeats is not None:
@@ -46,7 +46,7 @@ def plan_table(plan: Plan, predicted: Mapping[str, Prediction]) -> Table:
 
 def _basis(plan: Plan, predicted: Mapping[str, Prediction]) -> tuple[str, ...]:
     """Return how the predictions were made, and why some are missing."""
-    able = [predicted[one.cell.cell_id] for one in plan.cells if one.blocked is None]
+    able = [predicted[one.cell.cell_id] for one in plan.cells if one.obstacle is None]
     reasons = dict.fromkeys(reason for one in able for reason in one.reasons.values())
     whole_s = total_s(able)
     notes = (
@@ -66,7 +66,7 @@ def plan_document(plans: Sequence[Plan], predicted: Mapping[str, Prediction]) ->
 def _plan_parts(plan: Plan, predicted: Mapping[str, Prediction]) -> Row:
     cells = [_cell_row(planned, predicted[planned.cell.cell_id]) for planned in plan.cells]
     repeats = {"repeats": plan.suite.repeats, "max_repeats": plan.suite.budget.max_repeats}
-    able = [predicted[one.cell.cell_id] for one in plan.cells if one.blocked is None]
+    able = [predicted[one.cell.cell_id] for one in plan.cells if one.obstacle is None]
     return {"suite": plan.suite.name, **repeats, "predicted_s": total_s(able), "cells": cells}
 
 
@@ -77,7 +77,7 @@ def _cell_row(planned: PlannedCell, one: Prediction) -> Row:
     names["memory_mib"] = "predicted_memory_mib"
     known = {name: getattr(one, own) for own, name in names.items()}
     reasons = {names[own]: reason for own, reason in one.reasons.items()}
-    return out | {"blocked": planned.blocked, **known, "reasons": reasons}
+    return out | {"blocked": planned.obstacle, **known, "reasons": reasons}
 
 
 def plugin_tables(registry: Registry) -> list[Table]:
@@ -88,7 +88,7 @@ def plugin_tables(registry: Registry) -> list[Table]:
         for kind, by_name in registry.by_kind.items()
         for name, provided in sorted(by_name.items())
     ]
-    broken = [(b.owner.name, b.owner.version, b.owner.origin, b.error) for b in registry.broken]
+    broken = [(b.owner.name, b.owner.version, b.owner.origin, b.error) for b in registry.failures]
     clashes = [(registry.clash_message(kind, name),) for kind, name in registry.clashes]
     remarks = [(r.owner.name, r.owner.version, r.owner.origin, r.error) for r in registry.remarks]
     tables = [
