@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from llmbench.records.read import Run
 from llmbench.report.cells.summary import failures, oracle_pct, summarise_run
@@ -109,16 +109,17 @@ def limits_table(run: Run) -> Table:
     columns += (Column("unit"), number("datasheet", digits=1))
     rows: list[tuple[object, ...]] = []
     for doc in run.ceilings.values():
-        sheet = (doc.get("datasheet") or {}).get("flops_per_s") or {}
-        for mode, best in doc["matmul"].items():
-            if best is not None:
-                peak = None if sheet.get(mode) is None else sheet[mode] / 1e9
-                rows.append((doc["device"], f"matmul {mode}", best["value"] / 1e9, _spread(best), "GFLOP/s", peak))
+        datasheet = doc.get("datasheet")
+        sheet = datasheet["flops_per_s"] if datasheet else {}
+        for mode, matmul in doc["matmul"].items():
+            if matmul is not None:
+                printed = sheet.get(mode)
+                peak = None if printed is None else printed / 1e9
+                rows.append((doc["device"], f"matmul {mode}", matmul["value"] / 1e9, _spread(matmul), "GFLOP/s", peak))
         for level in doc["memory_levels"]:
-            best = max(
-                (e for k, e in level.items() if k.endswith("_per_s") and e), key=lambda e: e["value"], default=None
-            )
-            if best is not None:
+            rates = cast("list[CeilingEstimate]", [e for name, e in level.items() if name.endswith("_per_s") and e])
+            if rates:
+                best = max(rates, key=lambda estimate: estimate["value"])
                 what = f"memory, {level['level']}"
                 rows.append((doc["device"], what, best["value"] / 1e9, _spread(best), "GB/s", None))
     notes = (
@@ -161,7 +162,7 @@ def bottleneck_table(cells: Sequence[CellSummary]) -> Table:
         )
     if "stein" in kinds:
         notes += (
-            "±: the first processes of each cell decided how many are run; the interval uses the spread of these",
+            "±: of as many processes as the first ones showed to be needed; it uses the spread of the first ones",
         )
     if "within" in kinds:
         notes += ("±: if a cell has one repeat, from that process only; another process may differ by more",)
