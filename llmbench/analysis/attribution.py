@@ -67,9 +67,7 @@ def _rows(
     return sorted(rows, key=lambda row: (row["measured_x"] is None, -(row["measured_x"] or row["predicted_x"] or 0.0)))
 
 
-def _row(
-    cell_id: str | None, cause: str, trials: Sequence[Intervention], pairs: stats.Paired | None
-) -> BottleneckRow:
+def _row(cell_id: str | None, cause: str, trials: Sequence[Intervention], pairs: stats.Paired | None) -> BottleneckRow:
     first = next((t for t in trials if t["outcome"] == "measured"), trials[0])
     predictions = [predicted for t in trials if (predicted := t.get("predicted_x")) is not None]
     row: BottleneckRow = {

@@ -19,6 +19,7 @@ IRREGULAR = set(IRREGULAR_WORDS.split())
 NOT_PARTICIPLES = {"feed", "need", "seed", "speed", "embed", "shed", "bed", "red", "exceed", "proceed", "unused"}
 #: Names that users' scripts and plugins rely on, or that a library asks for: they stay.
 EXCEPTIONS = {
+    "applied": "name of a check of the conformance kit",
     "bound": "key of reports",
     "cache_dropped": "key of ceilings.json",
     "changed": "key of reports",
@@ -27,6 +28,7 @@ EXCEPTIONS = {
     "doubled": "key of reports",
     "found_plugins": "public: llmbench.found_plugins",
     "frames_compiled": "key of records",
+    "known": "public: llmbench.conformance.known",
     "largest_batch_tried": "key of records",
     "planned": "public: llmbench.planned",
     "planted_command": "of `llmbench planted`; every command is NAME_command",
@@ -40,6 +42,7 @@ EXCEPTIONS = {
     "steps_wanted": "key of reports",
     "suspect_verified": "key of reports",
     "sweep_ended": "key of ceilings.json",
+    "unsupported": "name of a check of the conformance kit",
 }
 CIRCLING = re.compile(r"(Return|Yield|Print|Write|Say|Give) (what|how it|that which)\b")
 
