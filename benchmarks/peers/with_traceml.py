@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.planted import score
-from llmbench.planted.cases import Case, interleaved, runnable
+from llmbench.planted.cases import Case, interleave, runnable
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -99,7 +99,7 @@ def chosen(per_cause: int, controls: int) -> list[Case]:
     """Return the first cases of every cause, and controls, on one thread; any first part of them samples all causes."""
     left: dict[str | None, int] = {None: controls}
     some = []
-    for case in interleaved(tuple(case for case in runnable() if case.threads == 1)):
+    for case in interleave(tuple(case for case in runnable() if case.threads == 1)):
         left.setdefault(case.cause, per_cause)
         left[case.cause] -= 1
         if left[case.cause] >= 0:
@@ -123,14 +123,14 @@ def scores(rows: list[dict[str, Any]], known: dict[str, dict[str, Any]]) -> dict
             "traceml_compatible": sum(compatible(one, one["status"]) for one in some.values()),
             "traceml_without_verdict": sum(one["status"] is None for one in some.values()),
             "llmbench_cases": len(shared),
-            "llmbench": sum(map(score.right, shared)),
+            "llmbench": sum(map(score.is_right, shared)),
         }
     return table
 
 
 def said(row: dict[str, Any] | None) -> str | None:
     """Return what llmbench named on the axis of the case; None where it has not run."""
-    return None if row is None else score.named(row)
+    return None if row is None else score.verdict_of(row)
 
 
 def table(rows: list[dict[str, Any]], known: dict[str, dict[str, Any]]) -> str:

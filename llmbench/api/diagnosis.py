@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from llmbench.api.options import check_budget
 from llmbench.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from llmbench.contract.record import Record
+    from llmbench.contract.record import JsonObject, Record
     from llmbench.records.read import Run
-from llmbench.api.options import check_budget
 
 GIVEN = "given objects"
 
@@ -28,7 +28,7 @@ class Diagnosis:
     causes: Mapping[str, str] = field(default_factory=dict)  # cause -> its description
 
     @cached_property
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         """The document of `llmbench diagnose --json`: the fields of a cell, `bottlenecks` and `remedies`."""
         from llmbench.report.formats import json
 
@@ -100,7 +100,6 @@ def diagnose(
     begun_s = time.perf_counter()
     from llmbench.execution import worker_calls
     from llmbench.execution.child import resolve
-    from llmbench.records.read import Run
 
     check_budget(budget_s, "budget_s")
     if verify not in ("verdict", "all"):
@@ -117,5 +116,12 @@ def diagnose(
         time_budget=time_budget,
         registry=registry,
     )
-    run = Run(GIVEN, [cast("Record", {**record, "environment_id": "here"})], {"here": environment}, {}, {})
+    run = run_of(GIVEN, record, environment)
     return Diagnosis(run, resolve(worker_calls.DESCRIBE_CAUSES)(registry))
+
+
+def run_of(name: str, record: Record, environment: JsonObject) -> Run:
+    """Return a diagnosis as a run of one record, so that it can be reported."""
+    from llmbench.records.read import Run
+
+    return Run(name, [cast("Record", {**record, "environment_id": "here"})], {"here": environment})

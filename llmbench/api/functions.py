@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from llmbench.api.options import check_budget, one_of
 from llmbench.contract.errors import UserError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from llmbench.api.results import Results
-
-from llmbench.api.options import check_budget, one_of
+    from llmbench.api.results import Results, Settings
+    from llmbench.contract.record import Ceilings, JsonObject
+    from llmbench.planted.score import Summary
 
 
 def run(
     *suites: str | Path,
     output: str | Path | None = None,
-    settings: Mapping[str, Any] | Sequence[str] = (),
+    settings: Settings = (),
     keep: str | None = None,
     fresh: bool = False,
     retry_failed: bool = False,
@@ -93,7 +94,7 @@ def load(*paths: str | Path, baseline: str | None = None, plugins: Sequence[str 
 def planned(
     suite: str | Path = "quick",
     *,
-    settings: Mapping[str, Any] | Sequence[str] = (),
+    settings: Settings = (),
     keep: str | None = None,
     plugins: Sequence[str | Path] = (),
 ) -> DataFrame:
@@ -127,7 +128,7 @@ def found_plugins(*, plugins: Sequence[str | Path] = ()) -> DataFrame:
     return pd.DataFrame(plugin_document(discover_noting(tuple(map(str, plugins))))["plugins"])
 
 
-def calibrate(device: str = "auto", *, fresh: bool = False, quiet: bool = False) -> dict[str, Any]:
+def calibrate(device: str = "auto", *, fresh: bool = False, quiet: bool = False) -> Ceilings:
     """Return the ceilings of this machine, as `llmbench calibrate --json` prints them.
 
     They are measured (about 10 s) where the cache has none, or with `fresh`.
@@ -138,7 +139,7 @@ def calibrate(device: str = "auto", *, fresh: bool = False, quiet: bool = False)
     return ceilings_of(device, fresh=fresh, say=(lambda text: None) if quiet else note)
 
 
-def doctor() -> dict[str, Any]:
+def doctor() -> JsonObject:
     """Return `environment`, the parts of this machine that can be used, and `problems`, a line for each."""
     from llmbench.api.machine import examine
 
@@ -154,10 +155,13 @@ def plant(
     rounds: int = 3,
     seconds: float = 0.7,
     budget_s: float = 12.0,
-) -> dict[str, Any]:
+) -> Summary:
     """Plant known bottlenecks, diagnose them, and return the score of the diagnoses, as `llmbench planted` does."""
     from llmbench.api.runs import note
-    from llmbench.planted.kit import plant as plant_cases
+    from llmbench.planted.evaluation import plant as plant_cases
 
-    options: dict[str, Any] = {"limit": limit, "rounds": rounds, "seconds": seconds, "budget_s": budget_s}
-    return plant_cases(Path(output), expression, **options, on_case=note)[0]
+    folder = Path(output)
+    summary, _ = plant_cases(
+        folder, expression, limit=limit, rounds=rounds, seconds=seconds, budget_s=budget_s, on_case=note
+    )
+    return summary

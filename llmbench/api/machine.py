@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench.api.runs import discover_noting, open_executor
 from llmbench.contract.errors import UserError
 from llmbench.execution.worker_calls import CAPTURE_ENVIRONMENT
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Ceilings, JsonObject
 
 #: Packages that only some uses need, and which; everything else works without them.
 FOR_SOME_USES = {
@@ -31,13 +34,13 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def examine() -> tuple[dict[str, Any], list[str]]:
+def examine() -> tuple[JsonObject, list[str]]:
     """Return the environment (empty where no process can look at it), and a line for each problem."""
     from llmbench.plugins.discovery import discover
 
     registry = discover((), Path.cwd())
     problems = registry.notes()
-    environment: dict[str, Any] = {}
+    environment: JsonObject = {}
     try:
         with open_executor() as executor:
             environment = dict(executor.call(CAPTURE_ENVIRONMENT))
@@ -57,7 +60,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     return environment, problems
 
 
-def ceilings_of(device: str, *, fresh: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def ceilings_of(device: str, *, fresh: bool, say: Callable[[str], None]) -> Ceilings:
     """Return the ceilings of `device` (`auto`: the best there is), measured where the cache has none, or `fresh`.
 
     Raises UserError for a device that is not there.

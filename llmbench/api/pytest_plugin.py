@@ -18,9 +18,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Record, Row
 
 #: A suite has one of these at the top level.
 _SUITE = re.compile(r"^(?:matrix|extends|include)\s*:", re.MULTILINE)
@@ -91,7 +94,7 @@ class SuiteError(Exception):
 class SuiteFile(pytest.File):
     """A suite; its tests are its cells."""
 
-    records_by_cell: Mapping[str, list[Mapping[str, Any]]] | None = None
+    records_by_cell: Mapping[str, list[Record]] | None = None
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test per cell, named by its fields: the name stays when llmbench or the data changes."""
@@ -113,13 +116,13 @@ class SuiteFile(pytest.File):
         """Show a mistake in a suite as one line."""
         return str(excinfo.value) if isinstance(excinfo.value, SuiteError) else super().repr_failure(excinfo)
 
-    def records(self, cell_id: str) -> list[Mapping[str, Any]]:
+    def records(self, cell_id: str) -> list[Record]:
         """Return the records of a cell, in the order of repeats; the first call measures all selected cells."""
         if self.records_by_cell is None:
             self.records_by_cell = self._measure()
         return self.records_by_cell.get(cell_id, [])
 
-    def _measure(self) -> dict[str, list[Mapping[str, Any]]]:
+    def _measure(self) -> dict[str, list[Record]]:
         from llmbench.contract.errors import UserError
         from llmbench.records import attempts
         from llmbench.records.read import read_runs
@@ -165,7 +168,7 @@ class SuiteFile(pytest.File):
 class CellTest(pytest.Function):
     """One cell of a suite as a test."""
 
-    cell: Mapping[str, Any]
+    cell: Row  # of `llmbench plan --json`
     replay: Callable[[Sequence[float]], None]
 
     def reportinfo(self) -> tuple[Path, None, str]:

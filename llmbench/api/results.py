@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from llmbench.contract.errors import UserError, did_you_mean
 
@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from llmbench.analysis.comparison import Comparison
+    from llmbench.contract.record import JsonObject
     from llmbench.plugins.registry import Registry
     from llmbench.records.read import Run
     from llmbench.report import Report, Table
+
+#: `{"model": ["lstm", "gpt"]}` or `["model=lstm,gpt"]`.
+Settings: TypeAlias = Mapping[str, object] | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Results:
         return report_of(self.runs, self.registry, self.baseline)
 
     @property
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         """The document of `llmbench report --format json`, as a dict."""
         return self.report.document
 
@@ -157,12 +161,14 @@ class Results:
         for side in (self, head):
             if len(side.runs) != 1:
                 raise UserError(f"{len(side.runs)} runs cannot be compared as one; load one run on each side")
-        limits: dict[str, Any] = {
-            "fail_on_pct": fail_on_pct,
-            "margin_pct": margin_pct,
-            "noise_floor_pct": noise_floor_pct,
-        }
-        return Compared(compare_runs(self.runs[0], head.runs[0], **limits))
+        comparison = compare_runs(
+            self.runs[0],
+            head.runs[0],
+            fail_on_pct=fail_on_pct,
+            margin_pct=margin_pct,
+            noise_floor_pct=noise_floor_pct,
+        )
+        return Compared(comparison)
 
     def export(
         self, to: str, path: str | Path | None = None, *, samples: bool = False, keep_personal: bool = False
@@ -210,7 +216,7 @@ class Compared:
     comparison: Comparison = field(repr=False)
 
     @property
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         """The document of `llmbench compare --format json`, as a dict."""
         from llmbench.report.tables.comparison import document
 
@@ -263,7 +269,7 @@ def text_of(tables: Sequence[Table]) -> str:
     return out.getvalue()
 
 
-def settings_text(settings: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+def settings_text(settings: Settings) -> tuple[str, ...]:
     """Return settings as `--set` takes them: `{"model": ["lstm", "gpt"]}` or `["model=lstm,gpt"]`."""
     import json
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +13,18 @@ import click
 
 from llmbench.contract.errors import UserError
 from llmbench.execution.worker_calls import CAPTURE_ENVIRONMENT, LIST_DEVICES
+from llmbench.report.write import render, report_of
 
 if TYPE_CHECKING:
     from llmbench.analysis.lower_bounds import Prediction
     from llmbench.contract.cell import Cell
+    from llmbench.contract.record import Ceilings, JsonObject
     from llmbench.execution.local import LocalExecutor
     from llmbench.execution.scheduler import RunContext
     from llmbench.plugins.registry import Registry
     from llmbench.records.read import Run
     from llmbench.records.run_dir import RunDir
     from llmbench.suite.plan import Plan
-
-from llmbench.report.write import render, report_of
 
 RESULTS = Path("results") / "local"
 EXECUTORS = ("local", "ray")
@@ -87,7 +87,7 @@ def _devices() -> list[str]:
 
 
 @contextlib.contextmanager
-def open_executor() -> Any:
+def open_executor() -> Iterator[LocalExecutor]:
     """Provide an executor for questions to this machine, outside of any run."""
     import tempfile
 
@@ -222,7 +222,7 @@ def _on_this_machine(context: RunContext, executor: LocalExecutor, *, quiet: boo
     return replace(context, environment_id=name, ceilings_ids=ceilings_ids)
 
 
-def _ceilings_of(context: RunContext) -> dict[str, Any]:
+def _ceilings_of(context: RunContext) -> dict[str, Ceilings]:
     """Return device -> its measured ceilings, as the run directory keeps them."""
     from llmbench.records.read import read_json
 
@@ -254,7 +254,7 @@ def _ceilings(
     run_dir: RunDir,
     registry: Registry,
     executor: LocalExecutor,
-    environment: dict[str, Any],
+    environment: JsonObject,
     *,
     quiet: bool,
 ) -> dict[str, str]:

@@ -44,9 +44,9 @@ def diagnose_command(
     import time
 
     started_at = time.time()
+    from llmbench.api.diagnosis import run_of
     from llmbench.execution.local import LocalExecutor
     from llmbench.execution.worker_calls import DIAGNOSE_TARGET
-    from llmbench.records.read import Run
     from llmbench.report.formats import json as report_json
     from llmbench.report.formats.terminal import text
     from llmbench.report.tables import diagnosis
@@ -62,9 +62,7 @@ def diagnose_command(
         LocalExecutor(log_dir=Path(folder) / "logs", start_method="spawn") as executor,
     ):
         answer = executor.call(DIAGNOSE_TARGET, target, options, timeout_s=budget_s + SLACK_S)
-    environment = answer["environment"]
-    record = {**answer["record"], "environment_id": "here"}
-    run = Run(target, [record], {"here": environment}, {}, {})
+    run = run_of(target, answer["record"], answer["environment"])
     if as_json:
         words = ["llmbench", "diagnose", target, "--budget", f"{budget_s:g}", "--verify", mode]
         words += [word for file in plugin_files for word in ("--plugin", file)]

@@ -44,12 +44,12 @@ def planted_command(
     """
     import json
 
-    from llmbench.planted.kit import chosen_cases, plant
+    from llmbench.planted.evaluation import plant, select_cases
 
     if only_list:
         from llmbench.planted import cases
 
-        for case in chosen_cases(expression):
+        for case in select_cases(expression):
             unit = cases.PLANTS[case.plant].unit if case.plant else ""
             note = " (needs a device, not run)" if case.plant in cases.NEEDS_DEVICE else ""
             click.echo(f"{case.name:34s} {case.cause or 'control':18s} {unit}{note}")

@@ -65,8 +65,8 @@ class Host:
         """Return a trial of the step, settled: learning rates are 0 from here on."""
         return self.step().trial(self.cell(), self.subject.spec.engine)
 
-    def record(self) -> dict[str, Any]:
-        """Return what measuring its step gives."""
+    def record(self) -> dict[str, object]:
+        """Measure the step; return its record."""
         cell = self.cell()
         job = Job.single(cell, Budget(seconds=0.2), str(self.subject.folder))
         return {"cell": cell.to_json(), "status": "ok", "interventions": {}, **self.step().measure(job)}
@@ -79,6 +79,8 @@ def find_hosts(subject: Subject) -> list[Host]:
         raise NotHere(f"no model here has what it is about: {'; '.join(list(dict.fromkeys(reasons))[:2])}")
     return hosts
 
+
+State = dict[str, object]  # what must stay as it is, by name
 
 #: Name of a cause -> its hosts, and why other models are none.
 _KNOWN_HOSTS: dict[str, tuple[list[Host], list[str]]] = {}
@@ -188,7 +190,7 @@ def _require_as_before(
     subject.require(not replaced, f"{label}: behind its work {replaced[0] if replaced else ''} is replaced")
 
 
-def _look(trial: Any) -> dict[str, object]:
+def _look(trial: Any) -> State:
     """Return the state of a trial that must stay as it is, by name."""
     import torch
 
@@ -202,11 +204,11 @@ def _look(trial: Any) -> dict[str, object]:
     return seen
 
 
-def _look_at_module(module: Any) -> dict[str, object]:
+def _look_at_module(module: Any) -> State:
     """Return mode, attributes, hooks and tensors of a torch module."""
     import torch
 
-    seen: dict[str, object] = {f"the mode of {type(module).__name__}": module.training}
+    seen: State = {f"the mode of {type(module).__name__}": module.training}
     for name, one in module.named_modules():
         hooks = [len(one._forward_hooks), len(one._forward_pre_hooks), len(one._backward_hooks or ())]
         own = sorted(k for k in vars(one) if not k.startswith("_"))
@@ -218,7 +220,7 @@ def _look_at_module(module: Any) -> dict[str, object]:
     return seen
 
 
-def _look_at_weights(model: Any) -> dict[str, object]:
+def _look_at_weights(model: Any) -> State:
     """Return shapes and sums of the weights of another framework's model, as far as it shows them (Keras does)."""
     weights: list[Any] = getattr(model, "get_weights", list)()
     return {f"weight {i}": (w.shape, str(w.dtype), float(w.sum())) for i, w in enumerate(weights)}

@@ -1,4 +1,4 @@
-"""What a metric promises: the values it names, right where they are known, within their bounds."""
+"""The contract of a metric: the values that it names, right where they are known, and within their bounds."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 
-EXACT = 1e-6
-TRIES = 20
+EXACT = 1e-6  # relative, and absolute near 0
+TRIES = 20  # orders of the answers
 
 
 def compute(subject: Subject, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-    """Return what the metric says of predictions."""
+    """Return the values of the metric. Raises Failed where they are none of those that it names."""
     metric = subject.spec.load(str(subject.folder))
-    found = metric.compute(predictions=list(predictions), references=list(references), **subject.spec.options({}))
-    subject.require(isinstance(found, Mapping), f"compute returns {found!r:.40}; return a dict of values")
-    values = {name: value for name, value in found.items() if name in subject.spec.values}
-    strange = sorted(set(found) - set(values))
+    answer = metric.compute(predictions=list(predictions), references=list(references), **subject.spec.options({}))
+    subject.require(isinstance(answer, Mapping), f"compute returns {answer!r:.40}; return a dict of values")
+    values = {name: value for name, value in answer.items() if name in subject.spec.values}
+    strange = sorted(set(answer) - set(values))
     subject.require(not strange, f"compute returns {', '.join(strange)}, which `values` does not name")
     for name, value in values.items():
         good = isinstance(value, int | float) or hasattr(value, "item")
@@ -53,12 +53,12 @@ def spec(subject: Subject) -> None:
 def values(subject: Subject) -> None:
     """Compute what was worked out by hand."""
     for predictions, references, wanted in cases_of(subject):
-        found = compute(subject, predictions, references)
+        actual = compute(subject, predictions, references)
         for name, value in wanted.items():
-            subject.require(name in found, f"compute({list(predictions)!r:.60}) returns no {name}")
-            close = math.isclose(found[name], value, rel_tol=EXACT, abs_tol=EXACT)
+            subject.require(name in actual, f"compute({list(predictions)!r:.60}) returns no {name}")
+            close = math.isclose(actual[name], value, rel_tol=EXACT, abs_tol=EXACT)
             subject.require(
-                close, f"{name} of {list(predictions)!r:.60} is {found[name]:.6g}, and {value:.6g} is known"
+                close, f"{name} of {list(predictions)!r:.60} is {actual[name]:.6g}, and {value:.6g} is known"
             )
 
 
@@ -67,14 +67,14 @@ def bounds(subject: Subject) -> None:
     """Compute with the answers exchanged at random, and with all of them right."""
     if not subject.spec.bounds:
         raise NotHere("it names no bounds")
-    drawn = random.Random(0)
+    rng = random.Random(0)
     for predictions, references, _ in cases_of(subject):
         for attempt in range(TRIES):
             shown = list(predictions)
-            drawn.shuffle(shown)
-            rows = list(range(len(shown))) if attempt == 0 else [drawn.randrange(len(shown)) for _ in shown]
-            found = compute(subject, [shown[i] for i in rows], [references[i] for i in rows])
-            for name, value in found.items():
+            rng.shuffle(shown)
+            rows = list(range(len(shown))) if attempt == 0 else [rng.randrange(len(shown)) for _ in shown]
+            answers = compute(subject, [shown[i] for i in rows], [references[i] for i in rows])
+            for name, value in answers.items():
                 low, high = subject.spec.bounds.get(name, (None, None))
                 inside = (low is None or value >= low - EXACT) and (high is None or value <= high + EXACT)
                 subject.require(inside, f"{name} is {value:.6g}, out of its bounds {low} to {high}")
@@ -121,15 +121,15 @@ def each(subject: Subject) -> None:
     if subject.spec.each is None:
         raise NotHere("it gives no scores of single examples (MetricSpec.each)")
     for predictions, references, _ in cases_of(subject):
-        found = compute(subject, predictions, references)
+        means = compute(subject, predictions, references)
         for name, scores in subject.spec.each(list(predictions), list(references)).items():
             count = len(scores)
             subject.require(
                 count == len(predictions), f"each gives {count} scores of {name} for {len(predictions)} answers"
             )
             mean = sum(scores) / count
-            close = math.isclose(mean, found[name], rel_tol=EXACT, abs_tol=EXACT)
-            subject.require(close, f"the mean of each's {name} is {mean:.6g}, and compute says {found[name]:.6g}")
+            close = math.isclose(mean, means[name], rel_tol=EXACT, abs_tol=EXACT)
+            subject.require(close, f"the mean of each's {name} is {mean:.6g}, and compute says {means[name]:.6g}")
 
 
 @check("metric", says="it takes what its tasks decode")

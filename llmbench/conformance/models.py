@@ -1,6 +1,6 @@
-"""What a model promises, through the engine that drives it. Shapes: `B` rows, `L` tokens.
+"""The contract of a model, through the engine that drives it. Shapes: `B` rows, `L` tokens.
 
-A head's contract is checked with features of random ids; where a model has several heads, each is tried and the first
+A head's contract is checked with features of random ids. Where a model has several heads, each is tried, and the first
 that breaks the contract is named.
 """
 
@@ -8,33 +8,49 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.contract.engines import EngineRequest, StepGraphs
 from llmbench.contract.errors import LlmbenchError, Unsupported
-from llmbench.contract.specs import HEADS, Batch, BuildRequest, CollateContext, ModelSpec, PrecisionSpec, SpecialTokens
+from llmbench.contract.specs import (
+    HEADS,
+    Batch,
+    BuildRequest,
+    CollateContext,
+    Feature,
+    ModelSpec,
+    PrecisionSpec,
+    SpecialTokens,
+)
 from llmbench.layouts import IGNORE
 
-V, SEQ, TARGET, LABELS = 61, 20, 8, 3
+if TYPE_CHECKING:
+    import numpy as np
+
+V = 61  # tokens of the vocabulary
+SEQ = 20  # tokens of an input
+TARGET = 8  # tokens of an output
+LABELS = 3  # classes
 SPECIAL = SpecialTokens()
 LENGTHS = (9, 5, 12, 7)
 PLAIN = PrecisionSpec("fp32")
 STEPS = 60
-FALLS_TO = 0.8  # of the loss: a batch that is seen sixty times is learned far below that
-CLOSE, FLOPS_CLOSE = 1e-3, 0.05
+FALLS_TO = 0.8  # share of the first loss; a batch that is seen sixty times is learned far below that
+CLOSE = 1e-3  # losses that should be equal
+FLOPS_CLOSE = 0.05
 OPTIONS = ("labelled_logits", "kv_cache", "lora")
 
 
-def features_of(head: str, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[dict[str, Any]]:
+def features_of(head: str, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[Feature]:
     """Return features of a head (see `llmbench.contract.specs`) of random ids."""
     import numpy as np
 
-    made = np.random.default_rng(seed)
-    rows: list[dict[str, Any]] = []
+    rng = np.random.default_rng(seed)
+    rows: list[Feature] = []
     for number, length in enumerate(lengths):
-        ids = made.integers(SPECIAL.mask + 1, V, length).tolist()
+        ids = rng.integers(SPECIAL.mask + 1, V, length).tolist()
         rows.append(
             {
                 "classify": {"ids": ids, "label": number % LABELS},
@@ -47,13 +63,13 @@ def features_of(head: str, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> l
 
 
 def request_of(subject: Subject, head: str, **changes: Any) -> BuildRequest:
-    """Return what the smallest size of the model is built from."""
+    """Return the request to build the smallest size of the model."""
     size = next(iter(subject.spec.sizes))
     weights = subject.name.partition(":")[2] or None
-    given = BuildRequest(
+    request = BuildRequest(
         head, size, subject.spec.sizes[size], V, SPECIAL, SEQ, TARGET, num_labels=LABELS, weights=weights
     )
-    return dataclasses.replace(given, **changes)
+    return dataclasses.replace(request, **changes)
 
 
 def engine_of(subject: Subject, head: str, *, precision: PrecisionSpec = PLAIN, seed: int = 0, **changes: Any) -> Any:
@@ -68,8 +84,8 @@ def open_engine(subject: Subject, name: str, precision: PrecisionSpec, **options
     return subject.registry.get("engine", name).open(EngineRequest(device="cpu", precision=precision, **options))
 
 
-def batch_of(spec: ModelSpec, head: str, features: Sequence[Mapping[str, Any]], *, train: bool = True) -> Batch:
-    """Return what the model's layout makes of features."""
+def batch_of(spec: ModelSpec, head: str, features: Sequence[Feature], *, train: bool = True) -> Batch:
+    """Return the batch that the model's layout makes of features."""
     return spec.layouts[head].collate(features, CollateContext(SPECIAL, SEQ, TARGET, V, train))
 
 
@@ -110,7 +126,7 @@ def forward_loss(engine: Any, batch: Batch) -> float:
 
 
 def switch_to_eval(engine: Any) -> Any:
-    """Switch off what is random in training, where the engine shows its module."""
+    """Switch off dropout and the like, where the engine shows its module."""
     module: Any = getattr(engine, "module", None)
     if hasattr(module, "eval"):
         module.eval()
@@ -118,7 +134,7 @@ def switch_to_eval(engine: Any) -> Any:
 
 
 def loss_of(engine: Any, batch: Batch) -> float:
-    """Return the loss of a batch with nothing random in it."""
+    """Return the loss of a batch without dropout and the like."""
     return forward_loss(switch_to_eval(engine), batch)
 
 
@@ -188,8 +204,8 @@ def _batch(subject: Subject, head: str, batch: Batch, rows: int) -> None:
         require(said == positions, f"{head}: tokens and padding are {said}, and its masks have {positions} positions")
 
 
-def _masks(batch: Batch) -> dict[str, Any]:
-    """Return what says where there are tokens: the masks, and for a decoder without one, where it has labels."""
+def _masks(batch: Batch) -> dict[str, np.ndarray]:
+    """Return the arrays that say where there are tokens: masks, and for a decoder without one, where it has labels."""
     masks = {name: a for name, a in batch.arrays.items() if name.endswith("mask") and name != "answer_mask"}
     if "decoder_input_ids" in batch.arrays and "decoder_attention_mask" not in masks and "labels" in batch.arrays:
         masks["labels"] = batch.arrays["labels"] != IGNORE
@@ -197,7 +213,7 @@ def _masks(batch: Batch) -> dict[str, Any]:
 
 
 def _is_text(name: str, batch: Batch) -> bool:
-    """Return whether an array holds rows of text: `input_ids`, or what has a mask; drawn negatives, say, have none."""
+    """Return whether an array holds rows of text: `input_ids`, or an array with a mask (drawn negatives have none)."""
     if name == "input_ids":
         return True
     stem = name.removesuffix("ids").removesuffix("mask").removesuffix("input_")
@@ -215,7 +231,7 @@ def _same(subject: Subject, one: Batch, other: Batch, what: str) -> None:
 
 @check("model", says="its outputs have the shapes and dtypes of each head")
 def outputs(subject: Subject) -> None:
-    """Look at what the module returns (torch), and at what the engine predicts."""
+    """Look at the outputs of the module (torch), and at the predictions of the engine."""
     for head in heads(subject):
         engine = engine_of(subject, head)
         batch = batch_of(subject.spec, head, features_of(head))
@@ -238,18 +254,19 @@ def _torch_outputs(subject: Subject, head: str, engine: Any, batch: Batch) -> No
     rows = batch.examples
     width = next(iter(a.shape[1] for a in batch.arrays.values() if a.ndim == 2))
     labels = batch.arrays.get("labels")
-    wanted: dict[str, Any] = {
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {
         "classify": {"logits": (rows, LABELS)},
         "span": dict.fromkeys(("start_logits", "end_logits"), batch.arrays["answer_mask"].shape)
         if "answer_mask" in batch.arrays
         else {"start_logits": (rows, width)},
         "generate": {"logits": (*labels.shape, V)} if labels is not None else {},
         "pretrain": {},  # `nll` is looked at where it is scored
-    }[head]
+    }
+    wanted = shapes[head]
     for name, shape in wanted.items():
         require(name in out, f"{head}: forward returns no {name!r} (it returns {', '.join(out)})")
-        found = tuple(out[name].shape)
-        require(found == tuple(shape), f"{head}: {name} has shape {found}, and {tuple(shape)} is the head's")
+        actual = tuple(out[name].shape)
+        require(actual == tuple(shape), f"{head}: {name} has shape {actual}, and {tuple(shape)} is the head's")
         require(out[name].device == arrays[next(iter(arrays))].device, f"{head}: {name} is on {out[name].device}")
     if head == "span" and "answer_mask" in batch.arrays:
         inside = arrays["answer_mask"] == 1
@@ -262,12 +279,12 @@ def _torch_outputs(subject: Subject, head: str, engine: Any, batch: Batch) -> No
 def _predictions(subject: Subject, head: str, engine: Any) -> None:
     rows = features_of(head)
     batch = batch_of(subject.spec, head, rows, train=False)
-    found = engine.predict(engine.copy(batch), max_new_tokens=TARGET)
+    predictions = engine.predict(engine.copy(batch), max_new_tokens=TARGET)
     require = subject.require
     width = max(a.shape[1] for name, a in batch.arrays.items() if a.ndim == 2 and _is_text(name, batch))
     most = width if any(name.endswith("mask") for name in batch.arrays) else width**2  # tokens, or pairs of them
-    require(len(found) == len(rows), f"{head}: {len(found)} predictions of {len(rows)} rows")
-    for one, row in zip(found, rows, strict=True):
+    require(len(predictions) == len(rows), f"{head}: {len(predictions)} predictions of {len(rows)} rows")
+    for one, row in zip(predictions, rows, strict=True):
         if head == "classify":
             require(isinstance(one, int) and 0 <= one < LABELS, f"classify: it predicts class {one!r} of {LABELS}")
         elif head == "span":
@@ -276,7 +293,7 @@ def _predictions(subject: Subject, head: str, engine: Any) -> None:
         elif head == "generate":
             good = len(one) <= TARGET and all(isinstance(i, int) and 0 <= i < V for i in one)
             require(good, f"generate: it makes {one!r}; at most {TARGET} ids below {V}")
-            require(SPECIAL.eos not in one, "generate: it goes on behind the end")
+            require(SPECIAL.eos not in one, "generate: it goes on after the end")
         else:
             good = math.isfinite(one["nll"]) and one["nll"] >= 0 and 0 <= one["tokens"] <= most
             require(good, f"pretrain: it scores {one!r}; nll is in nats, summed over at most {most} predicted tokens")
@@ -332,9 +349,9 @@ def reads(subject: Subject) -> None:
             for n in names
         }
         engine_changes = loss_of(engine, batch) != loss_of(engine, with_arrays(batch, **other))
-        trainedly = training_engine(subject, head)
-        train_steps(trainedly, batch, 5)
-        changes = engine_changes or loss_of(trainedly, batch) != loss_of(trainedly, with_arrays(batch, **other))
+        learner = training_engine(subject, head)
+        train_steps(learner, batch, 5)
+        changes = engine_changes or loss_of(learner, batch) != loss_of(learner, with_arrays(batch, **other))
         subject.require(changes, f"{head}: other tokens give the same loss: it does not read its input")
 
 
@@ -360,7 +377,7 @@ def padding(subject: Subject) -> None:
 
 
 def _widen(batch: Batch, extra: int = 5) -> Batch | None:
-    """Return the batch with padding more, None without a mask."""
+    """Return the batch with more padding, None without a mask."""
     import numpy as np
 
     shapes = {
@@ -523,7 +540,7 @@ def checkpoint(subject: Subject) -> None:
 
 @check("model", says="what it cannot do it refuses in one line")
 def unsupported(subject: Subject) -> None:
-    """Ask for more than it can: longer texts, weights that are none."""
+    """Ask for texts that are too long, and for weights that do not exist."""
     tried = []
     for head in heads(subject):
         longest = subject.spec.max_len(next(iter(subject.spec.sizes)))

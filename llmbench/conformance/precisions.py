@@ -1,4 +1,4 @@
-"""What a numeric setting promises: that it is really applied, trains, and is refused where it cannot run."""
+"""The contract of a numeric setting: it is applied, a model trains with it, and other devices refuse it."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def applied(subject: Subject) -> None:
 
     for host, engine in hosts(subject):
         wanted = getattr(torch, subject.spec.parameters)
-        found = {p.dtype for p in engine.module.parameters()}
-        subject.require(found == {wanted}, f"parameters of {host.name} are {found}, and it says {wanted}")
-        computed = _layer_dtypes(host, engine)
+        dtypes = {p.dtype for p in engine.module.parameters()}
+        subject.require(dtypes == {wanted}, f"parameters of {host.name} are {dtypes}, and it says {wanted}")
+        layer_dtypes = _layer_dtypes(host, engine)
         wanted = getattr(torch, subject.spec.autocast or subject.spec.parameters)
         subject.require(
-            computed <= {wanted}, f"linear layers of {host.name} compute in {computed}, and it says {wanted}"
+            layer_dtypes <= {wanted}, f"linear layers of {host.name} compute in {layer_dtypes}, and it says {wanted}"
         )
         subject.require(
             subject.spec.element_bytes == wanted.itemsize, f"element_bytes says {subject.spec.element_bytes}"
@@ -80,12 +80,12 @@ def _layer_dtypes(host: Subject, engine: Any) -> set[Any]:
     """Return the dtypes that linear layers compute in one forward pass."""
     import torch
 
-    found: set[Any] = set()
+    dtypes: set[Any] = set()
     for layer in engine.module.modules():
         if isinstance(layer, torch.nn.Linear):
-            layer.register_forward_hook(lambda _module, _given, out: found.add(out.dtype))
+            layer.register_forward_hook(lambda _module, _given, out: dtypes.add(out.dtype))
     engine.forward(engine.copy(models.batch_of(host.spec, HEAD, models.features_of(HEAD))))
-    return found
+    return dtypes
 
 
 @check("precision", says="a model learns with it")

@@ -1,11 +1,11 @@
-"""What a remedy promises: a pure change of how a cell runs, never of what it is; and a forecast."""
+"""The contract of a remedy: a pure change of how a cell runs, never of its work; and a forecast."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
@@ -17,7 +17,7 @@ from llmbench.contract.specs import Forecast
 if TYPE_CHECKING:
     from llmbench.contract.record import Record
 
-#: What a cell is about: a remedy that changes it compares two different things.
+#: Fields that say what a cell's work is: a remedy that changes one compares two different things.
 SAME = (
     "model",
     "size",
@@ -38,7 +38,8 @@ SAME = (
     "remedy_of",
     "role",
 )
-_EASY: dict[str, Any] = {
+#: Options that most remedies can improve.
+_EASY: Mapping[str, Any] = {
     "attention": "eager",
     "optimizer": "adamw-loop",
     "bucketing": False,
@@ -59,16 +60,16 @@ def cells(subject: Subject) -> Iterator[Cell]:
 
 def changes(subject: Subject) -> list[tuple[Cell, Cell]]:
     """Return (cell, changed cell) of those that it changes. Raises Failed where it raises anything but DoesNotApply."""
-    found, reasons = [], []
+    pairs, reasons = [], []
     for cell in cells(subject):
         try:
-            found.append((cell, subject.spec.change(cell)))
+            pairs.append((cell, subject.spec.change(cell)))
         except DoesNotApply as reason:
             subject.require(bool(str(reason).strip()), "it does not apply to a cell, and does not say why")
             reasons.append(str(reason))
-    if not found:
+    if not pairs:
         raise Failed(f"it applies to no cell: {'; '.join(list(dict.fromkeys(reasons))[:2])}")
-    return found
+    return pairs
 
 
 @check("remedy", says="it answers causes that are known")

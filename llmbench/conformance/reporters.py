@@ -1,4 +1,4 @@
-"""What a format of reports promises: a document of any report, whatever stands in it."""
+"""The contract of a format of reports: a document of any report, whatever text is in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOSTILE = (
     "\x1b[31mred\x1b[0m \x07 a\r\nb\tc é 中 '\""
 )
 TEXTS = (".csv", ".tsv", ".json", ".html", ".htm", ".xml", ".md", ".org", ".tex", ".txt", ".rst")
-FORMULAS = ("=cmd|'/c calc'!A1", "+1+cmd", "-1+cmd", "@SUM(A1)")  # what spreadsheets compute (OWASP: CSV injection)
+FORMULAS = ("=cmd|'/c calc'!A1", "+1+cmd", "-1+cmd", "@SUM(A1)")  # spreadsheets compute them (OWASP: CSV injection)
 
 
 def record(model: str = "made", status: str = "ok", **fields: object) -> Record:
@@ -55,7 +55,7 @@ def record(model: str = "made", status: str = "ok", **fields: object) -> Record:
 
 
 def report(subject: Subject, text: str = "made", *, several: bool = False) -> Any:
-    """Return a report with `text` wherever people's text can stand."""
+    """Return a report with `text` in every place where people's text can be."""
     from llmbench.records.read import Run
     from llmbench.report import Report
 
@@ -114,15 +114,15 @@ def content(subject: Subject) -> None:
     from llmbench.records.read import Run
     from llmbench.report import Report
 
-    def runs(*step_s: float) -> Any:
+    def document_of(*step_s: float) -> str | bytes:
         records = [record() for _ in step_s]
         for one, seconds in zip(records, step_s, strict=True):
             one["samples"]["step_s"] = [seconds, 1.05 * seconds, seconds, 1.1 * seconds]
-        made = [Run(f"made{n}", [one], {"e1": {"cpu": "made"}}, {}, {}) for n, one in enumerate(records)]
-        return render(subject, Report(made))
+        runs = [Run(f"made{n}", [one], {"e1": {"cpu": "made"}}, {}, {}) for n, one in enumerate(records)]
+        return render(subject, Report(runs))
 
-    shown = runs(0.1) != runs(0.2) or runs(0.1, 0.1) != runs(0.1, 0.2)
-    subject.require(shown, "half the speed gives the same document")
+    differs = document_of(0.1) != document_of(0.2) or document_of(0.1, 0.1) != document_of(0.1, 0.2)
+    subject.require(differs, "half the speed gives the same document")
     first = render(subject, report(subject))
     named = render(subject, report(subject, MARK))
     subject.require(named != first, "another model gives the same document")
@@ -145,6 +145,8 @@ def repeats(subject: Subject) -> None:
 
 
 class _Page(HTMLParser):
+    """Collects markup that comes from a name."""
+
     def __init__(self) -> None:
         super().__init__()
         self.bad: list[str] = []
@@ -215,7 +217,7 @@ def _cells(subject: Subject) -> None:
 
 @check("reporter", says="it needs no torch")
 def light(subject: Subject) -> None:
-    """Render in a fresh process, and look whether torch came along."""
-    found = ask_fresh_process("rendered", subject.name, list(subject.files), str(Path.cwd()))
-    subject.require("error" not in found, found.get("error", ""))
-    subject.require(not found["torch"], "rendering imports torch, which takes seconds; a report needs none")
+    """Render in a fresh process, and look whether torch was loaded."""
+    answer = ask_fresh_process("render_report", subject.name, list(subject.files), str(Path.cwd()))
+    subject.require("error" not in answer, answer.get("error", ""))
+    subject.require(not answer["torch"], "rendering imports torch, which takes seconds; a report needs none")

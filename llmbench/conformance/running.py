@@ -1,4 +1,4 @@
-"""Making checks from outside: a process that makes them, a time limit for each, another process behind a crash."""
+"""Running checks from outside: a process for them, a time limit for each, and after a crash another process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from llmbench.plugins.discovery import discover
 from llmbench.plugins.registry import Registry
 
 PASSED, FAILED, NOT_HERE = STATUSES = ("passed", "failed", "does not apply")
-LIMIT_S = 120.0
+LIMIT_S = 120.0  # for one check
 Item = tuple[str, str, str]  # kind, name, check
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check found."""
+    """The result of one check."""
 
     kind: str
     plugin: str
@@ -40,24 +40,24 @@ class Verdict:
 
 
 def targets(registry: Registry, target: str, kind: str | None = None) -> list[tuple[str, str]]:
-    """Return (kind, name) of what `target` names: a plugin, a plugin file, or a distribution with all its plugins.
+    """Return (kind, name) of the plugins of `target`: a plugin, a plugin file, or a distribution with all its plugins.
 
     Raises PluginError where there is none.
     """
     path, base = Path(target), target.partition(":")[0]
-    found = []
+    plugins = []
     for of_kind, by_name in registry.by_kind.items():
         for name, provided in sorted(by_name.items()):
             owned = provided.owner.name == target or (
                 path.suffix == ".py" and provided.owner.origin == str(path.resolve())
             )
             if (owned or name == base) and kind in (None, of_kind):
-                found.append((of_kind, name if owned or ":" not in target else target))
-    if not found:
+                plugins.append((of_kind, name if owned or ":" not in target else target))
+    if not plugins:
         known = [name for by_name in registry.by_kind.values() for name in by_name]
         of = f" of kind {kind}" if kind else ""
         raise PluginError(f"no plugin{of} is called {target!r}{did_you_mean(target, known)}")
-    return found
+    return plugins
 
 
 def check(
@@ -69,16 +69,16 @@ def check(
     limit_s: float = LIMIT_S,
     on_verdict: Callable[[Verdict], None] | None = None,
 ) -> list[Verdict]:
-    """Check what `target` names (see `targets`); a `FILE.py` is loaded, too. Return a verdict for each check.
+    """Check the plugins of `target` (see `targets`); return a verdict for each check. A `FILE.py` is loaded, too.
 
     `only` are names of checks, `files` further plugin files, `limit_s` the seconds that one check may take.
-    Raises PluginError where there is no such plugin or check.
+    `on_verdict` is called with each verdict. Raises PluginError where there is no such plugin or check.
     """
     from llmbench.conformance.known_checks import names
 
     own = [target] if target.endswith(".py") else []
-    given = tuple(dict.fromkeys(str(Path(file).resolve()) for file in (*files, *own)))
-    registry = discover(given, Path.cwd())
+    plugin_files = tuple(dict.fromkeys(str(Path(file).resolve()) for file in (*files, *own)))
+    registry = discover(plugin_files, Path.cwd())
     verdicts = _explain_missing(registry, target)
     for verdict in verdicts:
         if on_verdict:
@@ -90,7 +90,7 @@ def check(
     if unknown or not items:
         known = {c for k, _ in targets(registry, target, kind) for c in names(k)}
         raise PluginError(f"no check is called {unknown[0]!r}{did_you_mean(unknown[0], known)}")
-    for verdict in _verdicts(items, given, limit_s):
+    for verdict in _verdicts(items, plugin_files, limit_s):
         verdicts.append(verdict)
         if on_verdict:
             on_verdict(verdict)
@@ -98,18 +98,18 @@ def check(
 
 
 def _explain_missing(registry: Registry, target: str) -> list[Verdict]:
-    """Return why what `target` names is not there at all, or not under its name."""
+    """Return failures where a plugin of `target` does not load, or another one has its name."""
     places = (target, f"entry point {target}", f"module {target}", str(Path(target).resolve()))
     broken = [b for b in registry.failures if b.owner.name == target or b.owner.origin in places]
-    found = [Verdict("plugin", target, "loads", FAILED, b.error) for b in broken]
+    failures = [Verdict("plugin", target, "loads", FAILED, b.error) for b in broken]
     for (kind, name), owners in registry.clashes.items():
         if any(owner.origin in places for owner in owners) or (name == target and name not in registry.by_kind[kind]):
-            found.append(Verdict("plugin", target, "names", FAILED, registry.clash_message(kind, name)))
-    return found
+            failures.append(Verdict("plugin", target, "names", FAILED, registry.clash_message(kind, name)))
+    return failures
 
 
 def _verdicts(items: Sequence[Item], files: Sequence[str], limit_s: float) -> Iterator[Verdict]:
-    """Yield the verdicts in order. Behind a crash or a hang another process goes on with the next check."""
+    """Yield the verdicts in order. After a crash or a hang another process goes on with the next check."""
     left = list(enumerate(items))
     while left:
         done = 0
@@ -120,7 +120,7 @@ def _verdicts(items: Sequence[Item], files: Sequence[str], limit_s: float) -> It
 
 
 def _process(left: Sequence[tuple[int, Item]], files: Sequence[str], limit_s: float) -> Iterator[tuple[int, str, str]]:
-    """Yield (number, status, reason) of the checks that one process makes, at least one."""
+    """Yield (number, status, reason) of the checks that one process runs, at least one."""
     reader, writer = os.pipe()
     asked = json.dumps({"items": left, "files": files, "cwd": str(Path.cwd())})
     command = [sys.executable, "-m", "llmbench.conformance.child", str(writer), asked]
@@ -159,9 +159,9 @@ def _process(left: Sequence[tuple[int, Item]], files: Sequence[str], limit_s: fl
             process.wait()
 
 
-def _events(reader: int, limit_s: float) -> Iterator[dict[str, Any] | None]:
+def _events(reader: int, limit_s: float) -> Iterator[Mapping[str, Any] | None]:
     """Yield the events of a child until it ends; None when nothing has come for `limit_s`."""
-    kept = b""
+    rest = b""
     while True:
         ready, _, _ = select.select([reader], [], [], limit_s)
         if not ready:
@@ -170,7 +170,7 @@ def _events(reader: int, limit_s: float) -> Iterator[dict[str, Any] | None]:
         data = os.read(reader, 1 << 16)
         if not data:
             return
-        *lines, kept = (kept + data).split(b"\n")
+        *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             yield json.loads(line)
 

@@ -1,4 +1,4 @@
-"""What a check gets, how it says no, and the list of all checks."""
+"""A check: its subject, how it fails, and the list of all checks."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Check:
     """One line of the contract."""
 
     name: str
-    says: str  # what holds where it passes
+    says: str  # what is true where it passes
     run: Callable[[Subject], None]
 
 
-#: kind -> name -> check, in the order in which they are made
+#: kind -> name -> check, in the order in which they run
 CHECKS: dict[str, dict[str, Check]] = {}
 
 
@@ -62,7 +62,7 @@ def check(*kinds: str, says: str) -> Callable[[Callable[[Subject], None]], Calla
 
 
 def one_line(error: BaseException) -> str:
-    """Return what went wrong, and where in the plugin or behind it."""
+    """Return the error in one line, with its place in the plugin where there is one."""
     import traceback
 
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

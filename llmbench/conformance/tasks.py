@@ -1,4 +1,4 @@
-"""What a task promises: text to features, predictions to answers, answers to scores."""
+"""The contract of a task: text to features, predictions to answers, answers to scores."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import Any
 from llmbench.conformance.subject import Failed, NotHere, Subject, check
 from llmbench.contract.cell import STAGES
 from llmbench.contract.errors import UserError
-from llmbench.contract.specs import HEADS, BaselineContext, DataRequest, Dataset, EncodeContext, MetricSpec
+from llmbench.contract.specs import HEADS, BaselineContext, DataRequest, Dataset, EncodeContext, Feature, MetricSpec
 from llmbench.execution import worker_calls
 from llmbench.execution.child import resolve
 
-SEQ, TARGET, MOST, VOCABULARY = 64, 24, 40, 400
+SEQ = 64  # tokens of an input
+TARGET = 24  # tokens of an output
+MAX_EXAMPLES = 40
+VOCABULARY = 400  # tokens
+#: Head -> the keys of its features.
 KEYS = {
     "classify": {"ids", "label"},
     "span": {"question", "context", "start", "end"},
@@ -33,8 +37,8 @@ def data_of(subject: Subject) -> Dataset:
             data: Dataset = provided.spec.load(DataRequest(subject.spec, ""))
         except UserError:
             continue
-        rows = [*examples, *data.test[:MOST]]
-        return Dataset(data.identity, data.train[: 5 * MOST], [], rows, data.info)
+        rows = [*examples, *data.test[:MAX_EXAMPLES]]
+        return Dataset(data.identity, data.train[: 5 * MAX_EXAMPLES], [], rows, data.info)
     if not examples:
         raise Failed("there is nothing to try it on: give a few `examples`, as data sets give them")
     return Dataset("examples@1", list(examples), [], list(examples), {"labels": [str(n) for n in range(9)]})
@@ -75,17 +79,19 @@ def features(subject: Subject) -> None:
     for train in (True, False):
         ctx = context_of(subject, data, train=train)
         before = copy.deepcopy(data.test)
-        made = subject.spec.encode(data.test, ctx)
+        encoded = subject.spec.encode(data.test, ctx)
         require(before == data.test, "encode changes the examples that it is given")
-        require(made == subject.spec.encode(data.test, ctx), "encode gives other features the second time")
+        require(encoded == subject.spec.encode(data.test, ctx), "encode gives other features the second time")
         if subject.spec.head != "pretrain":
-            require(len(made) == len(data.test), f"encode makes {len(made)} features of {len(data.test)} examples")
-        for feature in made:
+            require(
+                len(encoded) == len(data.test), f"encode makes {len(encoded)} features of {len(data.test)} examples"
+            )
+        for feature in encoded:
             _feature(subject, feature, ctx, data.info)
-        require(pickle.loads(pickle.dumps(made)) == made, "its features do not pickle to loader processes")
+        require(pickle.loads(pickle.dumps(encoded)) == encoded, "its features do not pickle to loader processes")
 
 
-def _feature(subject: Subject, feature: Mapping[str, Any], ctx: EncodeContext, info: Mapping[str, Any]) -> None:
+def _feature(subject: Subject, feature: Feature, ctx: EncodeContext, info: Mapping[str, Any]) -> None:
     head, require = subject.spec.head, subject.require
     missing = KEYS[head] - set(feature)
     require(not missing, f"a feature lacks {', '.join(sorted(missing))}, which the head {head} needs")
@@ -106,19 +112,19 @@ def round_trip(subject: Subject) -> None:
     """Decode what the features say, and score that against the references."""
     data = data_of(subject)
     ctx = context_of(subject, data)
-    made = subject.spec.encode(data.test, ctx)
+    encoded = subject.spec.encode(data.test, ctx)
     if subject.spec.head == "pretrain":
-        _score(subject, data, _decode(subject, data, made, ctx, _guess), [None] * len(made))
+        _score(subject, data, _decode(subject, data, encoded, ctx, _guess), [None] * len(encoded))
         return
-    kept = [(e, f) for e, f in zip(data.test, made, strict=True) if f.get("start", 0) is not None]
-    examples, found = [e for e, _ in kept], [f for _, f in kept]
+    answerable = [(e, f) for e, f in zip(data.test, encoded, strict=True) if f.get("start", 0) is not None]
+    examples, features = [e for e, _ in answerable], [f for _, f in answerable]
     perfect = {
         "classify": lambda f: f["label"],
         "span": lambda f: (f["start"], f["end"]),
         "generate": lambda f: list(f["target"]),
     }[subject.spec.head]
     shown = Dataset(data.identity, data.train, [], examples, data.info)
-    answers = _decode(subject, shown, found, ctx, perfect)
+    answers = _decode(subject, shown, features, ctx, perfect)
     references = [subject.spec.reference(e) for e in examples]
     for answer, reference in zip(answers, references, strict=True):
         right = reference if isinstance(reference, list | tuple) else [reference]
@@ -137,14 +143,15 @@ def round_trip(subject: Subject) -> None:
     )
 
 
-def _guess(feature: Mapping[str, Any]) -> dict[str, Any]:
+def _guess(feature: Feature) -> dict[str, float]:
+    """Return the prediction of a model of language that knows nothing."""
     count = max(1, len(feature["ids"]) - 1)
     return {"nll": math.log(VOCABULARY) * count, "tokens": count, "masked": False}
 
 
-def _decode(subject: Subject, data: Dataset, made: Sequence[Any], ctx: EncodeContext, predict: Any) -> list[Any]:
-    examples: Sequence[Any] = data.test if len(made) == len(data.test) else [{}] * len(made)
-    return [subject.spec.decode(predict(f), e, f, ctx.tokenizer) for e, f in zip(examples, made, strict=True)]
+def _decode(subject: Subject, data: Dataset, encoded: Sequence[Feature], ctx: EncodeContext, predict: Any) -> list[Any]:
+    examples: Sequence[Any] = data.test if len(encoded) == len(data.test) else [{}] * len(encoded)
+    return [subject.spec.decode(predict(f), e, f, ctx.tokenizer) for e, f in zip(examples, encoded, strict=True)]
 
 
 def _metrics(subject: Subject) -> list[MetricSpec]:
@@ -173,16 +180,16 @@ def baselines(subject: Subject) -> None:
         raise NotHere("it has no baselines")
     data = data_of(subject)
     ctx = context_of(subject, data)
-    made = subject.spec.encode(data.test, ctx)
-    asked = BaselineContext(data, data.test, ctx.tokenizer, made, seed=1)
+    encoded = subject.spec.encode(data.test, ctx)
+    context = BaselineContext(data, data.test, ctx.tokenizer, encoded, seed=1)
     for name, predict in subject.spec.baselines.items():
-        answers = predict(asked)
-        wanted = {len(made), len(data.test)}
+        answers = predict(context)
+        wanted = {len(encoded), len(data.test)}
         subject.require(
             len(answers) in wanted, f"baseline {name} gives {len(answers)} answers to {len(data.test)} examples"
         )
         subject.require(
-            answers == predict(asked), f"baseline {name} gives other answers the second time; draw from ctx.seed"
+            answers == predict(context), f"baseline {name} gives other answers the second time; draw from ctx.seed"
         )
         references: list[Any] = [subject.spec.reference(e) for e in data.test]
         _score(subject, data, answers, references if len(references) == len(answers) else [None] * len(answers))

@@ -433,6 +433,7 @@ class Event(TypedDict, total=False):
     steps: int
     loss: float | None
     cause: str
+    threads: int  # of a fork server that must not fork, since it has several
     record: Record  # of the event `keep`: it counts if the process dies from here on
 
 

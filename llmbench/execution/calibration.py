@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from llmbench.contract.ceilings import (
     CEILINGS_SCHEMA,
@@ -27,6 +27,9 @@ from llmbench.contract.files import write_atomic
 from llmbench.execution import worker_calls
 from llmbench.records.json_lines import dump_json
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import Ceilings, JsonObject
+
 #: A check takes this share of the time of measuring everything.
 RECHECK_SHARE = 0.2
 
@@ -40,14 +43,14 @@ class Caller(Protocol):
 
 def ensure(
     executor: Caller,
-    environment: Mapping[str, Any],
+    environment: JsonObject,
     device: str,
     note: Callable[[str], None],
     *,
     precisions: Sequence[Any] = (),
     seconds: float = DEFAULT_SECONDS,
     fresh: bool = False,
-) -> dict[str, Any]:
+) -> Ceilings:
     """Return the ceilings of `device` (not `auto`) on the machine of `environment`, measured where the cache has none.
 
     `precisions` are the PrecisionSpecs whose names reports will ask for. `fresh` measures in any case. Where the cache
@@ -80,7 +83,7 @@ def ensure(
     return ceilings | {"precisions": precision_modes(specs)}
 
 
-def cache_path(environment: Mapping[str, Any], device: str, variables: Mapping[str, str] = os.environ) -> Path:
+def cache_path(environment: JsonObject, device: str, variables: Mapping[str, str] = os.environ) -> Path:
     """Return the cache file of the ceilings of a device of this machine."""
     name = f"{fingerprint(environment)}-{device.replace(':', '-')}.json"
     return cache_folder(variables) / "ceilings" / name
@@ -95,25 +98,28 @@ def cache_folder(variables: Mapping[str, str] = os.environ) -> Path:
     return Path.home() / ".cache" / "llmbench"
 
 
-def latest(device: str, variables: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
+def latest(device: str, variables: Mapping[str, str] = os.environ) -> Ceilings | None:
     """Return the ceilings of `device` that were measured last, None where the cache has none; measure nothing."""
     name = "cuda-0" if device == "cuda" else device.replace(":", "-")
     docs = [load(path) for path in sorted((cache_folder(variables) / "ceilings").glob(f"*-{name}.json"))]
     return max((doc for doc in docs if doc is not None), key=lambda doc: str(doc.get("measured_at")), default=None)
 
 
-def load(path: Path) -> dict[str, Any] | None:
+def load(path: Path) -> Ceilings | None:
     """Return the ceilings in a cache file; None without a file, or where its content does not give its id."""
     try:
         doc = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return doc if isinstance(doc, dict) and doc.get("ceilings_id") == ceilings_id(doc) else None
+    if not isinstance(doc, dict):
+        return None
+    ceilings = cast("Ceilings", doc)
+    return ceilings if ceilings.get("ceilings_id") == ceilings_id(ceilings) else None
 
 
 def _recheck(
-    ceilings: dict[str, Any], executor: Caller, note: Callable[[str], None], seconds: float, now: datetime.datetime
-) -> dict[str, Any] | None:
+    ceilings: Ceilings, executor: Caller, note: Callable[[str], None], seconds: float, now: datetime.datetime
+) -> Ceilings | None:
     """Return old ceilings that a short measurement confirms, None where all have to be measured again."""
     device = ceilings.get("device")
     if ceilings.get("schema") != CEILINGS_SCHEMA:

@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmbench.contract.errors import Unsupported, is_out_of_memory
 from llmbench.contract.files import write_atomic
 from llmbench.contract.job import KEEP, Job, new_record
 from llmbench.records.json_lines import dump_json
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import ErrorFields, Event, Record, Status
 
 MIB = 2**20
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -42,6 +45,13 @@ class Task:
     job: Job | None = None
     args: tuple[Any, ...] = ()
     from_server: bool = True  # the child is forked by a fork server, which must be single-threaded
+
+
+class Answer(TypedDict, total=False):
+    """The document of a child without a job: the value of its function, or the error."""
+
+    value: Any
+    error: ErrorFields
 
 
 def child_main(task: Task, events: Connection) -> None:
@@ -188,12 +198,12 @@ def _lift_memory_limit() -> None:
 # --- work -----------------------------------------------------------------------------------------------
 
 
-def _run_job(task: Task, events: Connection) -> dict[str, Any]:
+def _run_job(task: Task, events: Connection) -> Record:
     job = task.job
     assert job is not None
     lock = threading.Lock()
 
-    def emit(event: dict[str, Any]) -> None:
+    def emit(event: Event) -> None:
         if event.get("event") == KEEP:
             write_atomic(Path(task.result_path), dump_json(event["record"]))
             return
@@ -204,7 +214,7 @@ def _run_job(task: Task, events: Connection) -> dict[str, Any]:
         function = resolve(task.target)
         if job.budget.memory_mib is not None and job.cell.device == "cpu":
             _limit_memory(job.budget.memory_mib)
-        record = function(job, emit)
+        record: Record = function(job, emit)
         _lift_memory_limit()
         dump_json(record)
         return record
@@ -213,21 +223,21 @@ def _run_job(task: Task, events: Connection) -> dict[str, Any]:
         return new_record(job, classify(error), error=describe(error))
 
 
-def _call(task: Task) -> dict[str, Any]:
+def _call(task: Task) -> Answer:
     try:
         return {"value": resolve(task.target)(*task.args)}
     except Exception as error:
         return {"error": describe(error)}
 
 
-def classify(error: BaseException) -> str:
+def classify(error: BaseException) -> Status:
     """Return the status that `error` gives a cell: unsupported, oom or error."""
     if isinstance(error, Unsupported):
         return "unsupported"
     return "oom" if is_out_of_memory(error) else "error"
 
 
-def describe(error: BaseException) -> dict[str, Any]:
+def describe(error: BaseException) -> ErrorFields:
     """Return a record's `error`: type, message and traceback."""
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     return {"type": type(error).__name__, "message": str(error), "traceback": "".join(lines)}

@@ -6,9 +6,12 @@ import contextlib
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbench.contract.errors import OUT_OF_MEMORY
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import ErrorFields, Status
 
 #: How much of the end of a log goes into a record.
 TAIL_LINES = 40
@@ -27,7 +30,7 @@ class Ending:
     oom_kills: int  # by the kernel, in this control group, while the child ran
 
 
-def explain_exit(ending: Ending, timeout_s: float | None) -> tuple[str, dict[str, Any]]:
+def explain_exit(ending: Ending, timeout_s: float | None) -> tuple[Status, ErrorFields]:
     """Return the status and the error of a child that left no record."""
     tail = ending.log_tail
     if ending.exit_code is None:

@@ -5,8 +5,8 @@ Which ones, and what is run for them, follows from the records: a run that was k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from llmbench.analysis.studies import learning
 from llmbench.contract import sizes
@@ -16,6 +16,9 @@ from llmbench.execution.scheduler import Repeat, Schedule
 from llmbench.plugins.registry import Registry
 from llmbench.records.run_dir import RunDir
 from llmbench.suite.plan import Plan, PlannedCell
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Record
 
 
 def run(schedule: Schedule) -> None:
@@ -41,7 +44,7 @@ def count_first(repeats: Iterable[Repeat]) -> int:
     return sum(repeat == 0 for _, repeat in repeats)
 
 
-def next_cells(plan: Plan, records: Iterable[Mapping[str, Any]], registry: Registry) -> list[Cell]:
+def next_cells(plan: Plan, records: Iterable[Record], registry: Registry) -> list[Cell]:
     """Return the cells that follow from `records`, recorded ones too; none where the suite does not follow."""
     study = plan.suite.learning
     if study is None or study["follow"] is None:

@@ -11,11 +11,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmbench.contract import errors
 from llmbench.contract.job import Job, new_record
@@ -23,6 +23,9 @@ from llmbench.execution.child import UNSAFE_SERVER, Task, child_main
 from llmbench.execution.exit_reason import Ending, count_oom_kills, explain_exit, log_size, log_tail
 from llmbench.execution.worker_calls import PRELOAD_MODULE, RUN_JOB
 from llmbench.records.run_dir import WORK
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Emit, Event, Record
 
 PRELOAD = ("llmbench.execution.child", PRELOAD_MODULE)
 SERVER_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
@@ -47,7 +50,7 @@ class LocalExecutor:
         start_method: str = "forkserver",
         preload: Sequence[str] = (),
         timeout_s: float | None = None,
-        on_event: Callable[[dict[str, Any]], None] | None = None,
+        on_event: Emit | None = None,
         target: str = RUN_JOB,
     ) -> None:
         self.log_dir = Path(log_dir).resolve()
@@ -79,7 +82,7 @@ class LocalExecutor:
     def _work_dir(self) -> Path:
         return self.log_dir.parent / WORK
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> Record:
         """Run one repeat of one cell and return its record, whatever happens to the process.
 
         An exception, such as KeyboardInterrupt, kills the process and reaches the caller.
@@ -87,7 +90,7 @@ class LocalExecutor:
         name = f"{job.cell.cell_id}-{job.repeat}"
         ending = self._run_task(self._task(self.target, name, job=job), self.timeout_s)
         if ending.result is not None:
-            record = dict(ending.result)
+            record = cast("Record", dict(ending.result))
         else:
             status, error = explain_exit(ending, self.timeout_s)
             record = new_record(job, status, error=error)
@@ -139,7 +142,7 @@ class LocalExecutor:
         Path(task.result_path).unlink(missing_ok=True)
         unsafe: list[int] = []
 
-        def on_event(event: dict[str, Any]) -> None:
+        def on_event(event: Event) -> None:
             if event.get("event") == UNSAFE_SERVER:
                 unsafe.append(event["threads"])
             elif self.on_event is not None:
@@ -163,7 +166,7 @@ class LocalExecutor:
         sys.stderr.write(f"llmbench: {reason}; going on with fresh processes, which start more slowly\n")
         return self._run_task(dataclasses.replace(task, from_server=False), timeout_s)
 
-    def _run_child(self, task: Task, timeout_s: float | None, on_event: Callable[[dict[str, Any]], None]) -> Ending:
+    def _run_child(self, task: Task, timeout_s: float | None, on_event: Emit) -> Ending:
         context: Any = multiprocessing.get_context(self.start_method)
         reader, writer = context.Pipe(duplex=False)
         process = context.Process(target=child_main, args=(task, writer))
@@ -230,9 +233,7 @@ def _start(process: Any) -> None:
         raise _ServerFailedError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 
 
-def _watch(
-    process: Any, reader: Connection, deadline_s: float | None, on_event: Callable[[dict[str, Any]], None]
-) -> bool:
+def _watch(process: Any, reader: Connection, deadline_s: float | None, on_event: Emit) -> bool:
     """Sleep until the process ends, handing on its events; return False when the deadline came first."""
     sources = [reader, process.sentinel]
     while True:
@@ -246,7 +247,7 @@ def _watch(
             sources.remove(reader)
 
 
-def _receive(reader: Connection, on_event: Callable[[dict[str, Any]], None]) -> bool:
+def _receive(reader: Connection, on_event: Emit) -> bool:
     try:
         event = json.loads(reader.recv_bytes())
     except (EOFError, OSError):
@@ -255,7 +256,7 @@ def _receive(reader: Connection, on_event: Callable[[dict[str, Any]], None]) -> 
     return True
 
 
-def _drain(reader: Connection, on_event: Callable[[dict[str, Any]], None]) -> None:
+def _drain(reader: Connection, on_event: Emit) -> None:
     with contextlib.suppress(EOFError, OSError):
         while reader.poll() and _receive(reader, on_event):
             pass

@@ -7,11 +7,11 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from llmbench.contract.job import Job
+    from llmbench.contract.record import Event, Record
 
 #: Seconds between plain lines about one cell, where there is no terminal to redraw.
 PLAIN_INTERVAL_S = 10.0
@@ -83,7 +83,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, total=self.total, left=self.time_left())
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         """Note an event of a worker: `event` (setup, measure, train, score) and perhaps `step`, `steps`, `loss`."""
         parts = [str(event["event"])] if event.get("event") else []
         if event.get("step") is not None:
@@ -94,7 +94,7 @@ class Progress:
             self._detail = " ".join(parts)
             self._show(now=False)
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: Record) -> None:
         """Note that a job ended with `record`, or was not run for the reason in it."""
         self.done += 1
         wall_s = record.get("wall_s") or 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmbench.analysis import remedy_choice, remedy_trials
 from llmbench.analysis.remedy_choice import Suggestion
@@ -22,6 +22,9 @@ from llmbench.plugins.registry import Registry
 from llmbench.records import attempts
 from llmbench.suite.plan import Plan
 
+if TYPE_CHECKING:
+    from llmbench.contract.record import Ceilings, Record, RemedyFields
+
 #: Pairs of processes that compare two configurations before one is confirmed.
 SCREEN_PAIRS = 3
 
@@ -29,7 +32,7 @@ SCREEN_PAIRS = 3
 PLAIN: Names = ()
 
 
-def run(schedule: Schedule, ceilings: Mapping[str, Mapping[str, Any]], only: Sequence[str] = ()) -> dict[str, Cell]:
+def run(schedule: Schedule, ceilings: Mapping[str, Ceilings], only: Sequence[str] = ()) -> dict[str, Cell]:
     """Try remedies on every measured cell of the plan; return cell id -> the recommended cell, where one gains.
 
     `ceilings`: device -> its measured ceilings. `only` names the remedies to try, whatever the verdict is; without
@@ -90,8 +93,8 @@ class _Search:
         self,
         schedule: Schedule,
         cell: Cell,
-        good: Sequence[Mapping[str, Any]],
-        ceilings: Mapping[str, Any],
+        good: Sequence[Record],
+        ceilings: Ceilings,
         only: Sequence[str],
     ) -> None:
         context = schedule.context
@@ -230,12 +233,12 @@ class _Search:
         job = self.schedule.make_job(cell, repeat)
         return dataclasses.replace(job, verify="none", remedy=self.remedy_fields(names))
 
-    def remedy_fields(self, names: Names) -> dict[str, Any]:
+    def remedy_fields(self, names: Names) -> RemedyFields:
         """Return the `remedy` field of a trial's record."""
         return _remedy_fields(self.by_name[names[0]]) if len(names) == 1 else {}
 
 
-def _remedy_fields(suggestion: Suggestion) -> dict[str, Any]:
+def _remedy_fields(suggestion: Suggestion) -> RemedyFields:
     spec, forecast = suggestion.spec, suggestion.forecast
     return {
         "name": spec.name,

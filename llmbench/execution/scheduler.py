@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from llmbench.analysis import process_counts
 from llmbench.contract.cell import Cell
@@ -20,6 +20,7 @@ from llmbench.records.run_dir import RunDir
 from llmbench.suite.plan import PlannedCell
 
 if TYPE_CHECKING:
+    from llmbench.contract.record import Record, Status
     from llmbench.plugins.registry import Registry
     from llmbench.suite.plan import Plan
 
@@ -29,7 +30,7 @@ Repeat = tuple[str, int]  # id of a cell, and which of its processes
 class Executor(Protocol):
     """Runs one job at a time; `LocalExecutor` is one."""
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> Record:
         """Return the record of `job`, whatever happens to its process; stop it and go on when interrupted."""
 
 
@@ -39,7 +40,7 @@ class RunListener(Protocol):
     def start(self, job: Job) -> None:
         """Note that the process of `job` begins."""
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: Record) -> None:
         """Note that a job ended with `record`, or was not run for the reason in it."""
 
     def expect(self, processes: int, first: int = 0) -> None:
@@ -52,7 +53,7 @@ class _Silent:
     def start(self, job: Job) -> None:
         """Do nothing."""
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: Record) -> None:
         """Do nothing."""
 
     def expect(self, processes: int, first: int = 0) -> None:
@@ -209,7 +210,7 @@ class Schedule:
             weights=dict(context.plan.weights),
         )
 
-    def record_unrun(self, job: Job, status: str, error_type: str, reason: str) -> None:
+    def record_unrun(self, job: Job, status: Status, error_type: str, reason: str) -> None:
         """Record why a job is not run, unless an earlier run has said so."""
         if self._run_dir.status(job.cell.cell_id, job.repeat) == status:
             return
@@ -278,7 +279,7 @@ class Schedule:
     def _has_checkpoint(self, cell_id: str) -> bool:
         return (self._run_dir.checkpoints / cell_id).is_dir()
 
-    def _attempt(self, job: Job) -> dict[str, Any]:
+    def _attempt(self, job: Job) -> Record:
         """Run a job and return its record."""
         self._listener.start(job)
         started_at, start_s = _now(), time.monotonic()
@@ -294,7 +295,7 @@ class Schedule:
         self._append(record)
         return record
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, record: Record) -> None:
         self._run_dir.append(record)
         self._listener.record(record)
 

@@ -1,4 +1,4 @@
-"""What is planted where, and how strongly. Data only: nothing here computes or imports torch.
+"""The cases: which plant in which host, and how strong. Data only: nothing here computes or imports torch.
 
 A *strength* is a number in the unit of its plant (milliseconds, operators, tokens ...), chosen so that the planted step
 takes 1.2 to 6 times the unplanted one.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    """One workload. `plant` is a function of `plants`, None for a control; `cause` is what it plants."""
+    """One workload. `plant` is a name of `plants.PLANTS`, None for a control; `cause` is the cause that it plants."""
 
     host: str
     plant: str | None
@@ -23,7 +23,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Return an identifier: it names the case's target, `llmbench.planted.targets:NAME`."""
+        """The identifier of the case's target, `llmbench.planted.targets:NAME`."""
         amount = f"{self.strength:g}".replace(".", "p")
         parts = [self.host, self.plant or "control", *([amount] if self.plant else []), f"{self.threads}t"]
         return "_".join(parts)
@@ -31,10 +31,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Planted:
-    """What a plant is: the cause it plants, that cause's axis, the unit of its strength, and why a host has none of it.
+    """A plant: its cause, the axis of the cause, and the unit of its strength.
 
-    `natural` says why an unplanted host's own headroom for the cause is below 1.02. `work` is the work
-    of an unplanted step in planted steps.
+    `natural` says why the headroom of an unplanted host is below 1.02. `work` is the work of an unplanted step, in
+    planted steps.
     """
 
     cause: str
@@ -149,12 +149,12 @@ def every() -> tuple[Case, ...]:
 
 def _every() -> Iterator[Case]:
     for plant, host, strengths in _CASES:
-        what = PLANTS[plant]
+        spec = PLANTS[plant]
         for strength in strengths:
-            yield Case(host, plant, what.cause, what.axis, strength)
+            yield Case(host, plant, spec.cause, spec.axis, strength)
     for plant, host, strength in _TWO_THREADS:
-        what = PLANTS[plant]
-        yield Case(host, plant, what.cause, what.axis, strength, threads=2)
+        spec = PLANTS[plant]
+        yield Case(host, plant, spec.cause, spec.axis, strength, threads=2)
     for threads in (1, 2):
         for host in _CONTROLS:
             yield Case(host, None, None, None, threads=threads)
@@ -165,12 +165,12 @@ def runnable(cases: tuple[Case, ...] | None = None) -> tuple[Case, ...]:
     return tuple(case for case in cases or every() if case.plant not in NEEDS_DEVICE)
 
 
-def interleaved(cases: tuple[Case, ...]) -> tuple[Case, ...]:
-    """Return the cases in an order that any first part of samples all causes."""
+def interleave(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    """Return the cases in an order in which any first part has all causes."""
     by_cause: dict[str, list[Case]] = {}
     for case in cases:
         by_cause.setdefault(case.cause or "control", []).append(case)
-    out = []
+    order = []
     while any(by_cause.values()):
-        out += [some.pop(0) for some in by_cause.values() if some]
-    return tuple(out)
+        order += [group.pop(0) for group in by_cause.values() if group]
+    return tuple(order)

@@ -1,4 +1,4 @@
-"""The workloads that causes are planted in: small plain torch modules and loops, such as users write.
+"""The workloads that causes are planted in: small plain torch modules and loops, as users write them.
 
 Without a plant none of them has a material component: little attention, few words, no padding, one fused SGD step.
 Shapes: `B` rows, `L` tokens, `H` hidden, `V` words, `D` a head's width.
@@ -16,23 +16,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-WORDS, CLASSES, BATCHES, IGNORED = 256, 4, 16, -100
+WORDS = 256
+CLASSES = 4
+BATCHES = 16
+IGNORED = -100  # a label that has no loss, as in torch
 Core = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass
 class Workload:
-    """What a target is made of; plants change one of these."""
+    """The parts of a target; a plant changes one of them."""
 
     model: nn.Module
     data: Iterable[Any]
     optimizer: torch.optim.Optimizer | None = None
     step: Callable[[Any], Any] | None = None
 
-    def target(self) -> dict[str, Any]:
-        """Return what `llmbench diagnose` takes."""
-        given = {"model": self.model, "data": self.data, "optimizer": self.optimizer, "step": self.step}
-        return {key: value for key, value in given.items() if value is not None}
+    def target(self) -> dict[str, object]:
+        """Return the dict that `llmbench diagnose` takes."""
+        parts = {"model": self.model, "data": self.data, "optimizer": self.optimizer, "step": self.step}
+        return {key: part for key, part in parts.items() if part is not None}
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -50,9 +53,9 @@ def generator() -> torch.Generator:
 
 def ids_and_classes(rows: int, length: int, *, count: int = BATCHES, words: int = WORDS) -> list[tuple[Tensor, Tensor]]:
     """Return batches of ids (B, L) and classes (B,)."""
-    made = generator()
+    rng = generator()
     return [
-        (torch.randint(1, words, (rows, length), generator=made), torch.randint(0, CLASSES, (rows,), generator=made))
+        (torch.randint(1, words, (rows, length), generator=rng), torch.randint(0, CLASSES, (rows,), generator=rng))
         for _ in range(count)
     ]
 
@@ -63,7 +66,7 @@ def next_words(rows: int, length: int, *, words: int = WORDS) -> list[tuple[Tens
     return [(ids[:, :-1].contiguous(), ids[:, 1:].contiguous()) for ids in texts]
 
 
-def masked(rows: int, length: int) -> list[dict[str, Tensor]]:
+def texts_with_masks(rows: int, length: int) -> list[dict[str, Tensor]]:
     """Return batches as tokenizers give them: `input_ids`, `attention_mask` (B, L) and `labels` (B,)."""
     return [
         {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": classes}
@@ -74,12 +77,12 @@ def masked(rows: int, length: int) -> list[dict[str, Tensor]]:
 # --- models ---------------------------------------------------------------------------------------------
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def torch_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return torch's own causal attention."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention_by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return causal attention as tutorials write it."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     mask = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool, device=q.device).tril()
@@ -87,7 +90,7 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def values_only(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return the values: what is left of attention without its core. Queries and keys keep their gradients."""
+    """Return the values: attention without its core. Queries and keys keep their gradients."""
     return v + 0.0 * (q + k)
 
 
@@ -121,11 +124,11 @@ class ModuleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, L, H)."""
-        given = self.norm1(x)
+        normal = self.norm1(x)
         if self.attends:
-            mixed = self.mha(given, given, given, need_weights=False)[0]
+            mixed = self.mha(normal, normal, normal, need_weights=False)[0]
         else:
-            q, k, v = F.linear(given, self.mha.in_proj_weight, self.mha.in_proj_bias).chunk(3, -1)
+            q, k, v = F.linear(normal, self.mha.in_proj_weight, self.mha.in_proj_bias).chunk(3, -1)
             mixed = self.mha.out_proj(values_only(q, k, v))
         return x + self.mlp(self.norm2(x + mixed))
 
@@ -145,14 +148,14 @@ class Nano(nn.Module):
         """Return logits, and the loss where targets are given."""
         x = self.embed(ids) + self.place(torch.arange(ids.shape[1], device=ids.device))
         for number, block in enumerate(self.blocks):
-            x = kept_or_not(block, x, checkpointed=number < self.checkpointed, nested=self.nested)
+            x = run_block(block, x, checkpointed=number < self.checkpointed, nested=self.nested)
         logits = self.head(self.norm(x))
         if targets is None:
             return logits
         return logits, F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED)
 
 
-def kept_or_not(block: nn.Module, x: Tensor, *, checkpointed: bool, nested: bool) -> Tensor:
+def run_block(block: nn.Module, x: Tensor, *, checkpointed: bool, nested: bool) -> Tensor:
     """Run a block: with its activations kept, computed again, or computed again twice."""
     if not checkpointed:
         return block(x)
@@ -184,7 +187,7 @@ class Encoder(nn.Module):
         x = self.embed(input_ids) + self.place(torch.arange(input_ids.shape[1], device=input_ids.device))
         for number, block in enumerate(self.blocks):
             block.core = core  # type: ignore[assignment]
-            x = kept_or_not(block, x, checkpointed=number < self.checkpointed, nested=self.nested)
+            x = run_block(block, x, checkpointed=number < self.checkpointed, nested=self.nested)
         if not self.per_token:
             mask_BL1 = attention_mask[..., None]
             x = (x * mask_BL1).sum(1) / mask_BL1.sum(1)
@@ -265,11 +268,11 @@ class Tagger(nn.Module):
         """Return the states (B, L, H), one after the other."""
         if isinstance(self.rnn, nn.RNNBase):
             return self.rnn(x_BLH)[0]
-        state, made = None, []
+        state, outputs = None, []
         for step in range(x_BLH.shape[1]):
             state = self.rnn(x_BLH[:, step], state)
-            made.append(state[0] if isinstance(state, tuple) else state)
-        return torch.stack(made, 1)
+            outputs.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(outputs, 1)
 
     def at_once(self, x_BLH: Tensor) -> Tensor:
         """Return (B, L, H): the same gates of the same inputs, with the inputs before as states."""
@@ -277,12 +280,12 @@ class Tagger(nn.Module):
         x_NH = x_BLH.flatten(0, 1)
         if isinstance(self.rnn, nn.RNNBase):
             lstm = isinstance(self.rnn, nn.LSTM)
-            made = self.rnn(x_NH[:, None], (before[None], before[None]) if lstm else before[None])[0][:, 0]
+            states = self.rnn(x_NH[:, None], (before[None], before[None]) if lstm else before[None])[0][:, 0]
         elif isinstance(self.rnn, nn.LSTMCell):
-            made = self.rnn(x_NH, (before, before))[0]
+            states = self.rnn(x_NH, (before, before))[0]
         else:
-            made = self.rnn(x_NH, before)
-        return made.view_as(x_BLH)
+            states = self.rnn(x_NH, before)
+        return states.view_as(x_BLH)
 
 
 class Deep(nn.Module):
@@ -303,58 +306,58 @@ class Deep(nn.Module):
 # --- hosts ----------------------------------------------------------------------------------------------
 
 
-def trained(model: nn.Module, data: Iterable[Any]) -> Workload:
+def train(model: nn.Module, data: Iterable[Any]) -> Workload:
     """Return a workload of ordinary training."""
     return Workload(model, data, sgd(model))
 
 
 def bag(rows: int = 256) -> Workload:
     """Bags of words."""
-    return trained(Bag(), ids_and_classes(rows, 16))
+    return train(Bag(), ids_and_classes(rows, 16))
 
 
 def nano(length: int = 64, rows: int = 4, layers: int = 4, core: Core = values_only, words: int = WORDS) -> Workload:
     """A small decoder; as a host its core of attention hands on the values."""
     blocks: list[nn.Module] = [Block(128, 4, core) for _ in range(layers)]
-    return trained(Nano(blocks, words=words), next_words(rows, length, words=words))
+    return train(Nano(blocks, words=words), next_words(rows, length, words=words))
 
 
 def encoder() -> Workload:
     """A classifier of texts in dicts."""
-    return trained(Encoder(), masked(8, 32))
+    return train(Encoder(), texts_with_masks(8, 32))
 
 
 def filler(words: int = WORDS) -> Workload:
     """A filler of gaps: every seventh token has a label, of `words`."""
-    data = masked(8, 32)
+    data = texts_with_masks(8, 32)
     for batch in data:
         ids = batch["input_ids"]
         gaps = torch.arange(ids.numel()).view_as(ids) % 7 == 0
         labels = torch.randint(0, words, ids.shape, generator=generator())
         batch["labels"] = torch.where(gaps, labels, IGNORED)
-    return trained(Encoder(outputs=words, per_token=True), data)
+    return train(Encoder(outputs=words, per_token=True), data)
 
 
 def conv() -> Workload:
     """Convolutions."""
-    return trained(Conv(), ids_and_classes(16, 64))
+    return train(Conv(), ids_and_classes(16, 64))
 
 
 def mixer(products: int = 0) -> Workload:
     """Elementwise chains."""
-    return trained(Mixer(products=products), ids_and_classes(32, 32))
+    return train(Mixer(products=products), ids_and_classes(32, 32))
 
 
-def gated() -> Workload:
+def gates() -> Workload:
     """The gates of an LSTM without its recurrence."""
-    return trained(Tagger("LSTM", recurrent=False), ids_and_classes(16, 32))
+    return train(Tagger("LSTM", recurrent=False), ids_and_classes(16, 32))
 
 
 def deep(layers: int = 24, *, shared: bool = True, rows: int = 4) -> Workload:
     """Layers on few rows, forward only."""
     model = Deep(layers, shared=shared).eval()
-    made = generator()
-    data = [(torch.randn(rows, 1024, generator=made),) for _ in range(BATCHES)]
+    rng = generator()
+    data = [(torch.randn(rows, 1024, generator=rng),) for _ in range(BATCHES)]
 
     def step(batch: tuple[Tensor]) -> Tensor:
         with torch.no_grad():
@@ -364,5 +367,12 @@ def deep(layers: int = 24, *, shared: bool = True, rows: int = 4) -> Workload:
 
 
 HOSTS: dict[str, Callable[[], Workload]] = {
-    f.__name__: f for f in (bag, nano, encoder, filler, conv, mixer, gated, deep)
+    "bag": bag,
+    "nano": nano,
+    "encoder": encoder,
+    "filler": filler,
+    "conv": conv,
+    "mixer": mixer,
+    "gated": gates,
+    "deep": deep,
 }

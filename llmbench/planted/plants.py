@@ -1,7 +1,7 @@
-"""Each plant: what it puts into a workload. With `planted` false, the same workload without it.
+"""The plants: each puts a bottleneck into a workload. With `planted` false it returns the workload without one.
 
 A plant is a function of (host, strength, planted). All values that a model computes from the same batch are the same
-with and without the plant, where the plant is not itself a change of the model (`vocabulary`, `cells` ...).
+with and without the plant, where the plant is not itself a change of the model (`vocabulary`, `cells`, ...).
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ class Items(Dataset[Any]):
 
 def sleep(host: str, strength: float, planted: bool) -> Workload:
     """A loader that waits."""
-    made = hosts.HOSTS[host]()
+    workload = hosts.HOSTS[host]()
     if planted:
-        made.data = Slow(made.data, strength / 1e3)
-    return made
+        workload.data = Slow(workload.data, strength / 1e3)
+    return workload
 
 
 def items(host: str, strength: float, planted: bool, workers: int = 0) -> Workload:
     """A torch data set whose items are slow."""
-    made = hosts.HOSTS[host]()
+    workload = hosts.HOSTS[host]()
     if planted:
-        made.data = DataLoader(Items(made.data, strength / 1e3), batch_size=None, num_workers=workers)
-    return made
+        workload.data = DataLoader(Items(workload.data, strength / 1e3), batch_size=None, num_workers=workers)
+    return workload
 
 
 def workers(host: str, strength: float, planted: bool) -> Workload:
@@ -77,8 +77,8 @@ class Tokenized:
         self.tokenizer = _tokenizer()
         rows = len(hosts_rows(self.batches[0]))
         words = ["the", "quick", "brown", "foxes", "jumped", "over", "lazy", "dogs", "while", "nobody", "watched"]
-        made = hosts.generator()
-        order = torch.randint(0, len(words), (rows, characters // 4), generator=made).tolist()
+        rng = hosts.generator()
+        order = torch.randint(0, len(words), (rows, characters // 4), generator=rng).tolist()
         self.texts = [" ".join(words[i] for i in row)[:characters] for row in order]
 
     def __iter__(self) -> Iterator[Any]:
@@ -92,9 +92,11 @@ def _tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     letters = "abcdefghijklmnopqrstuvwxyz"
-    made = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)} | {"th": 26, "wh": 27}, [("t", "h"), ("w", "h")]))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    return made
+    tokenizer = Tokenizer(
+        models.BPE({c: i for i, c in enumerate(letters)} | {"th": 26, "wh": 27}, [("t", "h"), ("w", "h")])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
 
 
 def hosts_rows(batch: Any) -> Tensor:
@@ -104,20 +106,22 @@ def hosts_rows(batch: Any) -> Tensor:
 
 def tokenize(host: str, strength: float, planted: bool) -> Workload:
     """Tokenization in the training loop."""
-    made = hosts.HOSTS[host]()
+    workload = hosts.HOSTS[host]()
     if planted:
-        made.data = Tokenized(made.data, int(strength))
-    return made
+        workload.data = Tokenized(workload.data, int(strength))
+    return workload
 
 
 def mask(host: str, strength: float, planted: bool) -> Workload:
-    """Rows padded to a fixed length, told by a mask. `strength` % of the tokens are padding."""
-    made = hosts.HOSTS[host]()
-    made.data = [_padded(batch, _longer(i, strength) if planted else 0) for i, batch in enumerate(_cut(made.data))]
-    return made
+    """Rows padded to a fixed length, with a mask. `strength` % of the tokens are padding."""
+    workload = hosts.HOSTS[host]()
+    workload.data = [
+        _pad(batch, _longer(i, strength) if planted else 0) for i, batch in enumerate(_shorten_rows(workload.data))
+    ]
+    return workload
 
 
-def ignored(host: str, strength: float, planted: bool) -> Workload:
+def mask_labels(host: str, strength: float, planted: bool) -> Workload:
     """Rows padded with a word of their own, whose labels are ignored; there is no mask."""
     return mask(host, strength, planted)
 
@@ -130,7 +134,7 @@ def _longer(index: int, percent: float) -> int:
     return max(24, round(20 / (1 - percent / 100))) - _real(index)
 
 
-def _cut(data: Any) -> Iterator[Any]:
+def _shorten_rows(data: Any) -> Iterator[Any]:
     for index, batch in enumerate(data):
         n = _real(index)
         if isinstance(batch, dict):
@@ -139,7 +143,7 @@ def _cut(data: Any) -> Iterator[Any]:
             yield tuple(t[:, :n].contiguous() if t.dim() == 2 else t for t in batch)
 
 
-def _padded(batch: Any, more: int) -> Any:
+def _pad(batch: Any, more: int) -> Any:
     def wide(tensor: Tensor, fill: int) -> Tensor:
         return nn.functional.pad(tensor, (0, more), value=fill) if tensor.dim() == 2 and more > 0 else tensor
 
@@ -156,11 +160,11 @@ def vocabulary(host: str, strength: float, planted: bool) -> Workload:
     words = int(strength) if planted else hosts.WORDS
     if host == "filler":
         return hosts.filler(words)
-    made = hosts.nano()
-    made.model.head = nn.Linear(128, words, bias=False)
-    ids = [batch[0] for batch in made.data]
+    workload = hosts.nano()
+    workload.model.head = nn.Linear(128, words, bias=False)
+    ids = [batch[0] for batch in workload.data]
     targets = [torch.randint(0, words, x.shape, generator=hosts.generator()) for x in ids]
-    return hosts.trained(made.model, list(zip(ids, targets, strict=True)))
+    return hosts.train(workload.model, list(zip(ids, targets, strict=True)))
 
 
 def _long(strength: float) -> tuple[int, int]:
@@ -171,49 +175,49 @@ def _long(strength: float) -> tuple[int, int]:
 def sdpa(host: str, strength: float, planted: bool) -> Workload:
     """Long rows through torch's own attention."""
     length, rows = _long(strength)
-    return hosts.nano(length, rows, 2, hosts.fused if planted else hosts.values_only)
+    return hosts.nano(length, rows, 2, hosts.torch_attention if planted else hosts.values_only)
 
 
 def eager(host: str, strength: float, planted: bool) -> Workload:
     """Long rows through attention written by hand."""
     length, rows = _long(strength)
-    return hosts.nano(length, rows, 2, hosts.by_hand if planted else hosts.values_only)
+    return hosts.nano(length, rows, 2, hosts.attention_by_hand if planted else hosts.values_only)
 
 
 def module(host: str, strength: float, planted: bool) -> Workload:
     """Long rows through torch's attention module."""
     length, rows = _long(strength)
     blocks: list[nn.Module] = [hosts.ModuleBlock(128, 4, attends=planted) for _ in range(2)]
-    return hosts.trained(hosts.Nano(blocks), hosts.next_words(rows, length))
+    return hosts.train(hosts.Nano(blocks), hosts.next_words(rows, length))
 
 
 def _recurrent(kind: str) -> Callable[[str, float, bool], Workload]:
     def plant(host: str, strength: float, planted: bool) -> Workload:
         model = hosts.Tagger(kind, recurrent=planted)
-        return hosts.trained(model, hosts.ids_and_classes(2, int(strength)))
+        return hosts.train(model, hosts.ids_and_classes(2, int(strength)))
 
     return plant
 
 
-def _checkpointed(host: str, strength: float, planted: bool, *, nested: bool) -> Workload:
-    made = hosts.HOSTS[host]()
-    made.model.checkpointed, made.model.nested = (int(strength) if planted else 0), nested  # type: ignore[assignment]
-    return made
+def _checkpoint_layers(host: str, strength: float, planted: bool, *, nested: bool) -> Workload:
+    workload = hosts.HOSTS[host]()
+    workload.model.checkpointed, workload.model.nested = (int(strength) if planted else 0), nested  # type: ignore[assignment]
+    return workload
 
 
 def checkpoint(host: str, strength: float, planted: bool) -> Workload:
     """Blocks whose activations are computed again."""
-    return _checkpointed(host, strength, planted, nested=False)
+    return _checkpoint_layers(host, strength, planted, nested=False)
 
 
-def nested(host: str, strength: float, planted: bool) -> Workload:
+def checkpoint_twice(host: str, strength: float, planted: bool) -> Workload:
     """Blocks whose activations are computed again twice."""
-    return _checkpointed(host, strength, planted, nested=True)
+    return _checkpoint_layers(host, strength, planted, nested=True)
 
 
 def decode(host: str, strength: float, planted: bool) -> Workload:
     """Words that are written one after the other, each from all before it; or all of them read at once."""
-    blocks: list[nn.Module] = [hosts.Block(128, 4, hosts.fused) for _ in range(4)]
+    blocks: list[nn.Module] = [hosts.Block(128, 4, hosts.torch_attention) for _ in range(4)]
     model = hosts.Nano(blocks).eval()
     prompt, new = 32, int(strength)
     data = [(ids[:, :prompt].contiguous(),) for ids, _ in hosts.ids_and_classes(8, prompt)]
@@ -263,27 +267,27 @@ class AdamByHand(torch.optim.Optimizer):
 
 def adam(host: str, strength: float, planted: bool) -> Workload:
     """An optimizer written by hand, tensor by tensor."""
-    made = hosts.HOSTS[host]()
+    workload = hosts.HOSTS[host]()
     if planted:
-        made.optimizer = AdamByHand(made.model.parameters(), rounds=int(strength))
-    return made
+        workload.optimizer = AdamByHand(workload.model.parameters(), rounds=int(strength))
+    return workload
 
 
 def tensors(host: str, strength: float, planted: bool) -> Workload:
     """Many small parameters, which torch's Adam updates one by one."""
-    made = hosts.HOSTS[host]()
+    workload = hosts.HOSTS[host]()
     if not planted:
-        return made
+        return workload
     scales = [nn.Parameter(torch.ones(8)) for _ in range(int(strength))]
-    made.model.scales = nn.ParameterList(scales)
-    made.optimizer = torch.optim.Adam(made.model.parameters(), lr=1e-3, foreach=False)
+    workload.model.scales = nn.ParameterList(scales)
+    workload.optimizer = torch.optim.Adam(workload.model.parameters(), lr=1e-3, foreach=False)
 
     def give_gradients(*_: Any) -> None:
         for scale in scales:
             scale.grad = scale.detach()
 
-    made.optimizer.register_step_pre_hook(give_gradients)
-    return made
+    workload.optimizer.register_step_pre_hook(give_gradients)
+    return workload
 
 
 # --- resources ------------------------------------------------------------------------------------------
@@ -304,9 +308,9 @@ class Wrapped(nn.Module):
         return loss if more is None else loss + 0.0 * more.sum()
 
 
-def _wrapped(host: str, extra: Callable[[Tensor], Tensor | None], planted: bool) -> Workload:
-    made = hosts.HOSTS[host]()
-    return hosts.trained(Wrapped(made.model, extra if planted else lambda small: None), made.data)
+def _wrap(host: str, extra: Callable[[Tensor], Tensor | None], planted: bool) -> Workload:
+    workload = hosts.HOSTS[host]()
+    return hosts.train(Wrapped(workload.model, extra if planted else lambda small: None), workload.data)
 
 
 def tiny(host: str, strength: float, planted: bool) -> Workload:
@@ -317,7 +321,7 @@ def tiny(host: str, strength: float, planted: bool) -> Workload:
             x_B8 = torch.tanh(x_B8 + 1.0)
         return x_B8
 
-    return _wrapped(host, extra, planted)
+    return _wrap(host, extra, planted)
 
 
 def python(host: str, strength: float, planted: bool) -> Workload:
@@ -328,12 +332,12 @@ def python(host: str, strength: float, planted: bool) -> Workload:
         for i in range(int(strength * 1000)):
             total += i & 3
 
-    return _wrapped(host, extra, planted)
+    return _wrap(host, extra, planted)
 
 
 def asleep(host: str, strength: float, planted: bool) -> Workload:
     """A forward pass that waits."""
-    return _wrapped(host, lambda x_B8: time.sleep(strength / 1e3), planted)
+    return _wrap(host, lambda x_B8: time.sleep(strength / 1e3), planted)
 
 
 def matmuls(host: str, strength: float, planted: bool) -> Workload:
@@ -358,8 +362,8 @@ def stream(host: str, strength: float, planted: bool) -> Workload:
         for _ in range(int(strength * 4)):
             piece.add_(1.0)
 
-    made = hosts.HOSTS[host]()
-    return hosts.trained(Wrapped(made.model, extra), made.data)
+    workload = hosts.HOSTS[host]()
+    return hosts.train(Wrapped(workload.model, extra), workload.data)
 
 
 def small(host: str, strength: float, planted: bool) -> Workload:
@@ -368,10 +372,10 @@ def small(host: str, strength: float, planted: bool) -> Workload:
     A step is of 16 batches' worth of rows in both: the same examples.
     """
     rows = int(strength)
-    made = hosts.bag(rows if planted else 2 * rows)
+    workload = hosts.bag(rows if planted else 2 * rows)
     if planted:
         _fill_memory()
-    return made
+    return workload
 
 
 def _fill_memory(used: float = 0.8, least_mib: int = 128) -> None:
@@ -391,10 +395,10 @@ def lockstep(host: str, strength: float, planted: bool) -> Workload:
     import torch.distributed as dist
 
     store = _partner(strength / 1e3 if planted else 0.0)
-    made = hosts.HOSTS[host]()
+    workload = hosts.HOSTS[host]()
     dist.init_process_group("gloo", init_method=store, rank=0, world_size=2)
     shared = torch.zeros(1024)
-    optimizer, model = made.optimizer, made.model
+    optimizer, model = workload.optimizer, workload.model
     assert optimizer is not None
 
     def step(batch: Any) -> None:
@@ -404,8 +408,8 @@ def lockstep(host: str, strength: float, planted: bool) -> Workload:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    made.step = step
-    return made
+    workload.step = step
+    return workload
 
 
 def _partner(seconds: float) -> str:
@@ -426,21 +430,42 @@ def _partner(seconds: float) -> str:
         os._exit(0)
 
 
-def oversized(host: str, strength: float, planted: bool) -> Workload:
+def oversize(host: str, strength: float, planted: bool) -> Workload:
     """Batches with `strength` MiB that nobody needs, copied to the device."""
-    made = hosts.HOSTS[host]()
+    workload = hosts.HOSTS[host]()
     if planted:
         more = torch.zeros(int(strength * 2**18))
-        made.data = [{"ids": batch[0], "classes": batch[1], "unused": more} for batch in made.data]
-    return made
+        workload.data = [{"ids": batch[0], "classes": batch[1], "unused": more} for batch in workload.data]
+    return workload
 
 
+#: Name -> plant. The names are part of the names of cases.
 PLANTS: dict[str, Callable[[str, float, bool], Workload]] = {
-    **{f.__name__: f for f in (sleep, items, workers, tokenize, mask, ignored, vocabulary, sdpa, eager, module)},
-    **{"rnn_layer": _recurrent("RNN"), "gru_layer": _recurrent("GRU"), "cells": _recurrent("LSTMCell")},
-    **{
-        f.__name__: f
-        for f in (adam, tensors, checkpoint, nested, decode, tiny, python, asleep, matmuls, weights, stream)
-    },
-    **{f.__name__: f for f in (small, lockstep, oversized)},
+    "sleep": sleep,
+    "items": items,
+    "workers": workers,
+    "tokenize": tokenize,
+    "mask": mask,
+    "ignored": mask_labels,
+    "vocabulary": vocabulary,
+    "sdpa": sdpa,
+    "eager": eager,
+    "module": module,
+    "rnn_layer": _recurrent("RNN"),
+    "gru_layer": _recurrent("GRU"),
+    "cells": _recurrent("LSTMCell"),
+    "adam": adam,
+    "tensors": tensors,
+    "checkpoint": checkpoint,
+    "nested": checkpoint_twice,
+    "decode": decode,
+    "tiny": tiny,
+    "python": python,
+    "asleep": asleep,
+    "matmuls": matmuls,
+    "weights": weights,
+    "stream": stream,
+    "small": small,
+    "lockstep": lockstep,
+    "oversized": oversize,
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ def build(case: cases.Case, *, planted: bool) -> hosts.Workload:
     return plants.PLANTS[case.plant](case.host, case.strength, planted)
 
 
-def __getattr__(name: str) -> Callable[[], dict[str, Any]]:
+def __getattr__(name: str) -> Callable[[], dict[str, object]]:
     planted = not name.endswith(UNPLANTED)
     for case in cases.every():
         if case.name == name.removesuffix(UNPLANTED):

@@ -47,9 +47,9 @@ def loss_of(case, planted):
 
 @pytest.mark.parametrize("case", weakest(), ids=lambda case: case.name)
 def test_every_case_builds_and_steps(case):
-    given = targets.build(case, planted=True).target()
-    step = given.get("step") or truth._ordinary(given)
-    for batch in itertools.islice(given["data"], 2):
+    workload = targets.build(case, planted=True)
+    step = workload.step or truth._ordinary(workload)
+    for batch in itertools.islice(workload.data, 2):
         step(batch)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.contract.errors import UserError
-from llmbench.planted import cases, running, score
+from llmbench.planted import cases, measurement, score
 
 
 def row(cause="input", axis="where", where="input", why="balanced", planted=0.2, measured=2.0, predicted=1.8, work=1.0):
@@ -67,7 +67,7 @@ def test_rows_of_processes_that_ran_one_after_the_other_are_read_still():
     ],
 )
 def test_a_verdict_is_right_on_the_axis_of_what_was_planted(fields, right):
-    assert score.right(row(**fields)) is right
+    assert score.is_right(row(**fields)) is right
 
 
 def test_the_matrix_counts_what_was_named_and_controls_are_a_row():
@@ -79,7 +79,7 @@ def test_the_matrix_counts_what_was_named_and_controls_are_a_row():
 def test_the_matrix_loses_nobody(names):
     found = score.confusion(row(cause=a, where=b) for a, b in zip(names, reversed(names), strict=True))
     assert sum(n for line in found.values() for n in line.values()) == len(names)
-    summary = score.summary([row(cause=a, where=b) for a, b in zip(names, reversed(names), strict=True)])
+    summary = score.summarize([row(cause=a, where=b) for a, b in zip(names, reversed(names), strict=True)])
     assert summary["right"] + len(summary["wrong"]) == len(names) == summary["cases"]
 
 
@@ -93,18 +93,18 @@ def test_errors_are_medians_and_percentiles_in_percent_per_cause_and_in_all():
 
 
 def test_the_tables_hold_every_cause_and_the_totals():
-    text = score.markdown(score.summary([row(), row(cause="kernel", axis="why", why="kernel", where="balanced")]))
+    text = score.markdown(score.summarize([row(), row(cause="kernel", axis="why", why="kernel", where="balanced")]))
     assert "Verdicts right: 2 of 2 (100 %)" in text and "| input | 1 |" in text and "| **all** | 2 | 2 |" in text
 
 
 def test_rows_are_read_again_and_only_an_unfinished_last_line_is_forgiven(tmp_path):
     path = tmp_path / "cases.jsonl"
-    assert running.read(path) == []
+    assert measurement.read_rows(path) == []
     path.write_text(json.dumps(row()) + "\n" + '{"case": "x')
-    assert [r["case"] for r in running.read(path)] == [row()["case"]]
+    assert [r["case"] for r in measurement.read_rows(path)] == [row()["case"]]
     path.write_text('{"case\n' + json.dumps(row()) + "\n")
     with pytest.raises(UserError, match=":1: no JSON"):
-        running.read(path)
+        measurement.read_rows(path)
 
 
 def test_there_are_enough_cases_of_enough_causes_and_names_are_unique():
@@ -117,7 +117,7 @@ def test_there_are_enough_cases_of_enough_causes_and_names_are_unique():
 
 
 def test_any_first_part_of_the_order_samples_all_causes():
-    order = cases.interleaved(cases.runnable())
+    order = cases.interleave(cases.runnable())
     causes = {case.cause for case in order}
     assert {case.cause for case in order[: len(causes)]} == causes and sorted(c.name for c in order) == sorted(
         c.name for c in cases.runnable()

@@ -19,6 +19,7 @@ IRREGULAR = set(IRREGULAR_WORDS.split())
 NOT_PARTICIPLES = {"feed", "need", "seed", "speed", "embed", "shed", "bed", "red", "exceed", "proceed", "unused"}
 #: Names that users' scripts and plugins rely on, or that a library asks for: they stay.
 EXCEPTIONS = {
+    "applied": "name of a check of the conformance kit",
     "bound": "key of reports",
     "cache_dropped": "key of ceilings.json",
     "changed": "public: llmbench.Intervention, and key of reports",
@@ -28,6 +29,7 @@ EXCEPTIONS = {
     "doubled": "key of reports",
     "found_plugins": "public: llmbench.found_plugins",
     "frames_compiled": "key of records",
+    "known": "public: llmbench.conformance.known",
     "largest_batch_tried": "key of records",
     "memory_used": "public: llmbench.Trial, and key of records",
     "merged": "public: llmbench.Trial",
@@ -48,6 +50,7 @@ EXCEPTIONS = {
     "sweep_ended": "key of ceilings.json",
     "timed": "public: llmbench.Trial",
     "treated": "public: llmbench.Intervention",
+    "unsupported": "name of a check of the conformance kit",
 }
 CIRCLING = re.compile(r"(Return|Yield|Print|Write|Say|Give) (what|how it|that which)\b")
 
