@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -108,7 +108,9 @@ def predict_costs(plans: Sequence[Plan], registry: Registry) -> dict[str, Predic
 
     modes = precision_modes(vars(provided.spec) for provided in registry.by_kind["precision"].values())
     latest_docs = {device: latest(device) for device in {one.cell.device for plan in plans for one in plan.cells}}
-    docs = {device: {**doc, "precisions": modes} for device, doc in latest_docs.items() if doc is not None}
+    docs = {
+        device: cast("Ceilings", {**doc, "precisions": modes}) for device, doc in latest_docs.items() if doc is not None
+    }
     return {name: cost for plan in plans for name, cost in predictions(plan, registry, docs).items()}
 
 

@@ -205,7 +205,8 @@ class _Search:
     def complete(self, round_: str, configurations: Sequence[Names], pairs: int) -> bool:
         """Return whether each configuration that runs at all has `pairs` quiet pairs with the first."""
         trials, (plain, *others) = self.trials(), configurations
-        run = [names for names in others if (trials.first(round_, names) or {}).get("status") == "ok"]
+        firsts = {names: trials.first(round_, names) for names in others}
+        run = [names for names, first in firsts.items() if first is not None and first.get("status") == "ok"]
         return all(len(trials.quiet_pairs(round_, plain, names)) >= pairs for names in run)
 
     def train(self, names: Names) -> None:

@@ -31,6 +31,7 @@ EXCEPTIONS = {
     "frames_compiled": "key of records",
     "known": "public: llmbench.conformance.known",
     "largest_batch_tried": "key of records",
+    "masked": "public: llmbench.ModelSpec",
     "memory_used": "public: llmbench.Trial, and key of records",
     "merged": "public: llmbench.Trial",
     "onednn_enabled": "key of environment.json",
