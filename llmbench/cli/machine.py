@@ -11,7 +11,7 @@ from llmbench.cli.options import json_option
 @click.command("doctor")
 @json_option
 def doctor_command(as_json: bool) -> int:
-    """Print the devices and packages that can be used here, and those that are missing. Exit 1 when nothing could run."""
+    """Print the devices and packages of this machine, and what is missing. Exit 1 when nothing could run."""
     import json
 
     from llmbench.api.machine import examine

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmbench.contract.errors import PluginError, did_you_mean
-from llmbench.contract.specs import BuildRequest, ModelSpec, SpecialTokens
+from llmbench.contract.specs import BuildRequest, Config, ModelSpec, SpecialTokens
 
 #: Widths that are tried for a factor, in units of the width that it is taken from.
 LEAST_WIDTH_X, MOST_WIDTH_X = 1e-4, 1e3
@@ -54,14 +54,14 @@ def times(text: str, factor: float) -> str:
     return str(Size(size.name, size.settings, size.factor * factor))
 
 
-def with_settings(text: str, settings: Mapping[str, Any]) -> str:
+def with_settings(text: str, settings: Mapping[str, object]) -> str:
     """Return the size with these values of its configuration."""
     size = parse_size(text)
-    merged = {**dict(size.settings), **{key: str(value) for key, value in settings.items()}}
+    merged = dict(size.settings) | {key: str(value) for key, value in settings.items()}
     return str(Size(size.name, tuple(merged.items()), size.factor))
 
 
-def configuration(model: ModelSpec, text: str, vocab_size: int) -> Mapping[str, Any]:
+def configuration(model: ModelSpec, text: str, vocab_size: int) -> Config:
     """Return the configuration of `model` that `text` names.
 
     Raises PluginError, one line, for an unknown size or key, a value of another type, and a factor of a model that
@@ -70,12 +70,12 @@ def configuration(model: ModelSpec, text: str, vocab_size: int) -> Mapping[str, 
     return scale_size(model, text, vocab_size)[0]
 
 
-def scale_size(model: ModelSpec, text: str, vocab_size: int) -> tuple[Mapping[str, Any], float]:
-    """Return the configuration, and how much wider it is than without the factor. Raises as `configuration` does.
+def scale_size(model: ModelSpec, text: str, vocab_size: int) -> tuple[Config, float]:
+    """Return the configuration of a size, and how much wider it is than without the factor.
 
-    A learning rate is divided by that: with Adam a step moves what a network says in proportion to its width, so that
-    a wider one would learn faster, too, and a lack of training look like a lack of capacity (Yang et al. 2021, "Tensor
-    programs V", arXiv 2203.03466, table 3).
+    Raises PluginError as `configuration` does. A learning rate is divided by that width: with Adam, a step moves the
+    output of a network in proportion to its width. A wider network would learn faster as well, and a lack of training
+    would look like a lack of capacity (Yang et al. 2021, "Tensor programs V", arXiv 2203.03466, table 3).
     """
     size = parse_size(text)
     if size.name not in model.sizes:
@@ -95,7 +95,7 @@ def scale_size(model: ModelSpec, text: str, vocab_size: int) -> tuple[Mapping[st
     return model.wider(config, x), x
 
 
-def parameters(model: ModelSpec, config: Mapping[str, Any], vocab_size: int) -> int | None:
+def parameters(model: ModelSpec, config: Config, vocab_size: int) -> int | None:
     """Return the number of parameters with the model's first head, two classes; None where its plugin has no count."""
     if model.parameters is None:
         return None
@@ -103,7 +103,7 @@ def parameters(model: ModelSpec, config: Mapping[str, Any], vocab_size: int) -> 
     return model.parameters(BuildRequest(head, "", config, vocab_size, special, seq_len=8, target_len=8, num_labels=2))
 
 
-def _width_x(model: ModelSpec, config: Mapping[str, Any], vocab_size: int, wanted: float) -> float:
+def _width_x(model: ModelSpec, config: Config, vocab_size: int, wanted: float) -> float:
     """Return the width, times the configuration's own, whose number of parameters is nearest to `wanted` by ratio.
 
     Bisection on a logarithmic scale: the number is a staircase that grows with the width.

@@ -21,12 +21,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from llmbench.contract.record import Ceilings, Function, JsonObject, Measurements, Record
 
 HEADS = ("classify", "span", "generate", "pretrain")
 
-Example = Mapping[str, Any]
-Feature = Mapping[str, Any]
+Example = Mapping[str, Any]  # of a data set: its fields, as the task names them
+Feature = Mapping[str, Any]  # of an encoded example: what a layout collates
+Info = Mapping[str, Any]  # what a data set says of itself, such as its labels
+Config = Mapping[str, Any]  # of a size of a model: what its plugin's `build` reads
 
 
 # --- text to tokens -------------------------------------------------------------------------------------
@@ -112,7 +117,7 @@ class BuildRequest:
 
     head: str  # which of HEADS is wanted
     size: str  # as in the suite: `tiny`, `tiny*2` ...
-    config: Mapping[str, Any]  # of the size: `ModelSpec.sizes`, with what the suite sets or scales
+    config: Config  # of the size: `ModelSpec.sizes`, with what the suite sets or scales
     vocab_size: int  # rows of the embedding
     special: SpecialTokens  # ids of the special tokens
     seq_len: int  # longest input, special tokens included
@@ -168,7 +173,7 @@ class ModelSpec:
     """
 
     name: str  # what suites call it
-    sizes: Mapping[str, Mapping[str, Any]]  # name -> configuration, which `build` gets
+    sizes: Mapping[str, Config]  # name -> configuration, which `build` gets
     layouts: Mapping[str, Layout]  # head -> layout; the keys are the heads that `build` knows
     build: Callable[[BuildRequest], Any]
     description: str = ""  # one line for `plugins list`
@@ -182,7 +187,7 @@ class ModelSpec:
     flops: Callable[[BuildRequest, Mapping[str, tuple[int, ...]]], float | None] | None = None  # see above
     cache_bytes: Callable[[BuildRequest, Mapping[str, tuple[int, ...]], int], float | None] | None = None  # see above
     parameters: Callable[[BuildRequest], int | None] | None = None  # see above
-    wider: Callable[[Mapping[str, Any], float], Mapping[str, Any]] | None = None  # see above
+    wider: Callable[[Config, float], Config] | None = None  # see above
     of_weights: Callable[[str], ModelSpec] | None = None  # see above
 
 
@@ -218,7 +223,7 @@ class Dataset:
     train: Sequence[Example]  # examples to train on
     validation: Sequence[Example]  # examples to choose by
     test: Sequence[Example]  # examples to score
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: Info = field(default_factory=dict)
     oracle: Oracle | None = None  # None where nobody knows the best answer
 
 
@@ -253,7 +258,7 @@ class EncodeContext:
     tokenizer: Tokenizer  # of the suite, or of the checkpoint
     seq_len: int  # longest input, special tokens included
     target_len: int  # longest target, end token included
-    info: Mapping[str, Any]  # of the data set
+    info: Info  # of the data set
     train: bool  # False: the target is not shown to the model
 
 
@@ -282,7 +287,7 @@ class TaskSpec:
     metrics: tuple[str, ...]  # names of metric plugins
     primary: str  # the value that stands for quality, such as "accuracy"
     baselines: Mapping[str, Callable[[BaselineContext], list[Any]]] = field(default_factory=dict)  # trivial answers
-    num_labels: Callable[[Mapping[str, Any]], int] = lambda info: 0  # from the data set's info
+    num_labels: Callable[[Info], int] = lambda info: 0  # from the data set's info
     description: str = ""  # one line for `plugins list`
     stages: tuple[str, ...] = ("finetune", "eval")  # ("pretrain",) for the pretraining task
     examples: tuple[Example, ...] = ()  # a few, for the conformance kit
@@ -306,7 +311,7 @@ class MetricSpec:
     name: str  # what tasks call it
     load: Callable[[str], Any]
     values: Mapping[str, str]  # name of each value it returns -> "higher" or "lower" (which is better)
-    options: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda info: {}  # data set's info -> compute() keywords
+    options: Callable[[Info], dict[str, Any]] = lambda info: {}  # data set's info -> compute() keywords
     description: str = ""  # one line for `plugins list`
     each: Callable[[Sequence[Any], Sequence[Any]], Mapping[str, list[float]]] | None = None  # see above
     preload: tuple[str, ...] = ("evaluate", "datasets")  # library modules worth importing once for all cells
@@ -362,8 +367,6 @@ class ReporterSpec:
 #: The two ways to cut a step: *where* its time goes (a component), and *why* (a resource). Their headrooms overlap.
 AXES = ("where", "why")
 CAUSE_CLASSES = ("data", "algorithm", "hardware")
-
-Function = Callable[..., Any]
 
 
 class Trial(Protocol):
@@ -464,7 +467,7 @@ class Intervention:
     clean: Callable[[Sequence[Any]], Any] | None = None
     burn: int = 1
     share: float = 1.0
-    check: Mapping[str, Any] = field(default_factory=dict)
+    check: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -481,8 +484,8 @@ class CauseSpec:
     name: str  # what verdicts call it
     axis: str  # of AXES
     cause_class: str  # of CAUSE_CLASSES
-    probe: Callable[[Trial], Mapping[str, Any]]
-    predict: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None]
+    probe: Callable[[Trial], Mapping[str, object]]
+    predict: Callable[[Measurements, JsonObject], float | None]
     intervene: Callable[[Trial], Intervention]
     description: str = ""  # what it is, in a few words
     advice: str = ""
@@ -517,7 +520,7 @@ class RemedySpec:
     name: str  # what `--remedy` calls it
     answers: tuple[str, ...]  # names of causes
     change: Callable[[Any], Any]
-    predict: Callable[[Mapping[str, Any], Mapping[str, Any]], Forecast]
+    predict: Callable[[Record, Ceilings], Forecast]
     description: str = ""  # one line for `plugins list`
     general: bool = False
     same_updates: bool = False

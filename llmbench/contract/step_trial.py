@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbench.contract.errors import Unisolated
 
-Function = Callable[..., Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import Function
+
 MIN_PROBES = 3  # steps in which a part is timed
 MAX_PROBES = 24
 PROBE_S = 0.1  # of ordinary steps, for the number in between

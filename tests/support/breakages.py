@@ -14,11 +14,17 @@ BREAKAGES: dict[str, tuple[str, str, str, str, str]] = {
     # models
     "imports_torch": ("model", "imports", "imports torch", ALWAYS, ALWAYS + "import torch\n"),
     "starts_a_thread": (
-        *("model", "imports", "starts 1 threads", ALWAYS),
+        "model",
+        "imports",
+        "starts 1 threads",
+        ALWAYS,
         ALWAYS + "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n",
     ),
     "changes_the_environment": (
-        *("model", "imports", "environment variables", ALWAYS),
+        "model",
+        "imports",
+        "environment variables",
+        ALWAYS,
         ALWAYS + "import os\nos.environ['OMP_NUM_THREADS'] = '7'\n",
     ),
     "wrong_shape": (

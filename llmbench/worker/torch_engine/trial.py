@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from llmbench.worker.torch_engine import padding
 from llmbench.worker.torch_engine import tensor_trees as trees
 from llmbench.worker.torch_engine.loader import as_tensors
 
-Function = Callable[..., Any]
+if TYPE_CHECKING:
+    from llmbench.contract.record import Function
 
 
 class TorchTrial(StepTrial):
