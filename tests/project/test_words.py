@@ -29,11 +29,7 @@ EXCEPTIONS = {
     "doubled": "key of reports",
     "found_plugins": "public: llmbench.found_plugins",
     "frames_compiled": "key of records",
-<<<<<<< HEAD
     "known": "public: llmbench.conformance.known",
-=======
-    "known": "public: llmbench.MetricSpec",
->>>>>>> w-contract
     "largest_batch_tried": "key of records",
     "masked": "public: llmbench.ModelSpec",
     "memory_used": "public: llmbench.Trial, and key of records",
