@@ -29,7 +29,7 @@ EXCEPTIONS = {
     "doubled": "key of reports",
     "found_plugins": "public: llmbench.found_plugins",
     "frames_compiled": "key of records",
-    "known": "public: llmbench.MetricSpec, llmbench.conformance.known",
+    "known": "public: llmbench.conformance.known",
     "largest_batch_tried": "key of records",
     "masked": "public: llmbench.ModelSpec",
     "memory_used": "public: llmbench.Trial, and key of records",
