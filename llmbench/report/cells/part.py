@@ -24,14 +24,16 @@ def unknown(names: Iterable[str], reason: str) -> Part:
 
 def explain(fields: Row, reasons: Mapping[str, str], why: str | None = None) -> Part:
     """Return a part with a reason for each field of `reasons` that is None: `why` if given, else its own."""
-    return Part(fields, {name: why or reason for name, reason in reasons.items() if fields[name] is None})
+    unknown_names = [name for name in reasons if fields[name] is None]
+    return Part(fields, {name: why or reasons[name] for name in unknown_names} if unknown_names else {})
 
 
 def merge(parts: Iterable[Part]) -> Part:
     """Return the fields and the reasons of all parts, in their order."""
     fields: dict[str, object] = {}
     reasons: dict[str, str] = {}
-    for part in parts:
-        fields.update(part.fields)
-        reasons.update(part.reasons)
+    for own_fields, own_reasons in parts:
+        fields.update(own_fields)
+        if own_reasons:
+            reasons.update(own_reasons)
     return Part(fields, reasons)

@@ -158,16 +158,19 @@ def _summarise_groups(run: _RunFacts, groups: Sequence[Sequence[Record]]) -> lis
     facts = zip(groups, by_repeat, good, trust.describe_steps(good), attribution.bottlenecks_of(good), strict=True)
     parts = [_summarise_cell(run, _CellFacts(*of_cell)) for of_cell in facts]
     # equal reasons become one object: a report of 100,000 records would hold as many dicts of 40 texts
-    distinct: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
-    reasons = [distinct.setdefault(tuple(part.reasons.items()), part.reasons) for part in parts]
-    return [cast("CellSummary", {**part.fields, "reasons": r}) for part, r in zip(parts, reasons, strict=True)]
+    distinct: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+    cells = [cast("CellSummary", part.fields) for part in parts]
+    for cell, part in zip(cells, parts, strict=True):
+        cell["reasons"] = distinct.setdefault(tuple(part.reasons.items()), cast("dict[str, str]", part.reasons))
+    return cells
 
 
 def _summarise_cell(run: _RunFacts, cell: _CellFacts) -> Part:
     """Return the fields of a cell's summary, and the reasons for those that are None."""
     by_repeat, good = cell.by_repeat, cell.good
-    first, searched = by_repeat[min(by_repeat)], by_repeat.get(0)
-    tries = [record for record in cell.group if record["repeat"] == min(by_repeat)]
+    first_repeat = min(by_repeat)
+    first, searched = by_repeat[first_repeat], by_repeat.get(0)
+    tries = [record for record in cell.group if record["repeat"] == first_repeat]
     latest = max(tries, key=lambda record: record["attempt"])
     missing = f"no repeat finished: the cell is {latest['status']}"
     why = None if good else missing
@@ -181,6 +184,7 @@ def _summarise_cell(run: _RunFacts, cell: _CellFacts) -> Part:
             timing,
             _summarise_shares(good, why),
             _summarise_memory(good, why),
+            _summarise_energy(good, why),
             speed.summarise_utilisation(good, run.ceilings, why),
             generation,
             capacity.summarise_largest_batch(searched, why),
@@ -189,7 +193,7 @@ def _summarise_cell(run: _RunFacts, cell: _CellFacts) -> Part:
             compilation.summarise_compilation(good, first["cell"], why),
             _summarise_quality(searched),
             training,
-            capacity.summarise_price(merge([timing, generation, training]), budgets),
+            capacity.summarise_price(timing, generation, training, budgets),
             _summarise_processes(by_repeat, latest, _warnings(by_repeat) + trust.residual_warnings(residual)),
             _summarise_command(run.commands.get(first["cell_id"]), first["cell_id"]),
         ]
@@ -319,7 +323,7 @@ def _summarise_shares(good: Sequence[Record], why: str | None) -> Part:
 
 
 def _summarise_memory(good: Sequence[Record], why: str | None) -> Part:
-    """Return padding (share of all positions), peak memory (largest of the repeats) and energy per step."""
+    """Return padding (share of all positions), peak memory (largest of the repeats) and its parts."""
     tokens = sum(r["counts"].get("tokens") or 0 for r in good)
     padding = [count for r in good if (count := r["counts"].get("padding_tokens")) is not None]
     counted = tokens > 0 and len(padding) == len(good)
@@ -334,7 +338,7 @@ def _summarise_memory(good: Sequence[Record], why: str | None) -> Part:
     reasons = {"padding_pct": "tokens were not counted", "peak_memory_mib": "memory was not measured"}
     partly = split.get("parts_reason") or "only training has it"
     reasons |= dict.fromkeys(MEMORY_PARTS, partly if split else "memory was not split up")
-    return merge([explain(fields, reasons, why), _summarise_energy(good, why)])
+    return explain(fields, reasons, why)
 
 
 def _summarise_energy(good: Sequence[Record], why: str | None) -> Part:
