@@ -44,7 +44,7 @@ FORMATS = ("terminal", "markdown", "csv", "json")
     "noise_floor_pct",
     type=click.FloatRange(min=0),
     metavar="PCT",
-    help="What equal runs differ by in all cells at once (default: 0 if interleaved, else 5).",
+    help="Difference of equal runs that all cells share (default: 0 if interleaved, else 5).",
 )
 @click.option("--bisect", is_flag=True, help="Exit codes for git bisect run: 125 where it cannot be decided.")
 def compare_command(
@@ -59,9 +59,9 @@ def compare_command(
 ) -> int:
     """Say which cells of HEAD are slower, faster or the same as in BASE, or undecided.
 
-    BASE and HEAD are run directories or bundles. What differs between the machines comes first. All verdicts of a
-    comparison hold together with 99 % confidence; `undecided` says how many processes a side would decide. `markdown`
-    fits a pull-request comment.
+    BASE and HEAD are run directories or bundles. Differences between the machines come first. All verdicts of a
+    comparison hold together with 99 % confidence. For an undecided cell it says how many processes on each side would
+    decide. `markdown` fits a pull-request comment.
 
     \b
     git bisect run sh -c 'llmbench run quick --fresh -o HEAD || exit 125

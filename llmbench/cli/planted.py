@@ -39,8 +39,9 @@ def planted_command(
 ) -> int:
     """Plant known bottlenecks in known workloads, and score what diagnose says of them.
 
-    Each case is measured with and without its plant in processes of their own, which is the truth; then
-    `llmbench diagnose` looks at the planted one. The confusion matrix and the errors are printed and written to OUTPUT.
+    Each case is first measured with and without its plant, in processes of their own: that is the truth. Then
+    `llmbench diagnose` looks at the case with its plant. The confusion matrix and the errors are printed and written to
+    the folder.
     """
     import json
 

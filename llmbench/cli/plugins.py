@@ -87,8 +87,8 @@ def plugins_new(name: str, kind: str, folder: Path) -> int:
 
 @plugins_group.command("check")
 @click.argument("target", metavar="NAME")
-@click.option("--kind", type=click.Choice(KIND_NAMES), help="Of plugins of one name, the one of this kind.")
-@click.option("--only", multiple=True, metavar="CHECK", help="Make this check only; several may be given.")
+@click.option("--kind", type=click.Choice(KIND_NAMES), help="The kind of NAME, where several kinds have one.")
+@click.option("--only", multiple=True, metavar="CHECK", help="Run this check only; several may be given.")
 @click.option(
     "--limit",
     "limit_s",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     help="terminal, brief, markdown, summary, html, latex, csv, json, parquet, or what a plugin brings.",
 )
 @click.option("-o", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
-@click.option("--baseline", metavar="RUN", help="Of several runs, the one that others are held against (the first).")
+@click.option("--baseline", metavar="RUN", help="The run that the others are compared with (default: the first).")
 @plugin_option
 def report_command(
     runs: tuple[str, ...], form: str, output: Path | None, baseline: str | None, plugin_files: tuple[str, ...]

@@ -185,9 +185,9 @@ def _require_as_before(
 ) -> None:
     after = _look(trial)
     differs = [name for name in before if before[name] != after[name]]
-    subject.require(not differs, f"{label}: behind its work {differs[0] if differs else ''} is not what it was")
+    subject.require(not differs, f"{label}: after its work {differs[0] if differs else ''} is not what it was")
     replaced = snapshot.find_patches()
-    subject.require(not replaced, f"{label}: behind its work {replaced[0] if replaced else ''} is replaced")
+    subject.require(not replaced, f"{label}: after its work {replaced[0] if replaced else ''} is replaced")
 
 
 def _look(trial: Any) -> State:

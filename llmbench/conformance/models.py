@@ -432,7 +432,7 @@ def causality(subject: Subject) -> None:
         engine = engine_of(subject, head)
         before = _loss_of_asked(engine, head, with_arrays(batch, labels=only))
         after = _loss_of_asked(engine, head, with_arrays(batch, labels=only, **{read: changed}))
-        why = f"{head}: other tokens behind it change the loss of a token from {before:.6g} to {after:.6g}"
+        why = f"{head}: other tokens after it change the loss of a token from {before:.6g} to {after:.6g}"
         subject.require(math.isclose(before, after, rel_tol=1e-5), why)
     if not tried:
         raise NotHere("it predicts no token from those before it, one by one")

@@ -121,7 +121,7 @@ def mask(host: str, strength: float, planted: bool) -> Workload:
     return workload
 
 
-def mask_labels(host: str, strength: float, planted: bool) -> Workload:
+def pad_without_mask(host: str, strength: float, planted: bool) -> Workload:
     """Rows padded with a word of their own, whose labels are ignored; there is no mask."""
     return mask(host, strength, planted)
 
@@ -446,7 +446,7 @@ PLANTS: dict[str, Callable[[str, float, bool], Workload]] = {
     "workers": workers,
     "tokenize": tokenize,
     "mask": mask,
-    "ignored": mask_labels,
+    "ignored": pad_without_mask,
     "vocabulary": vocabulary,
     "sdpa": sdpa,
     "eager": eager,
