@@ -389,7 +389,7 @@ class Trial(Protocol):
     memory_used: float | None  # the share of the memory that is in use at the peak, None where not known (since API 2)
     #: For a generation whose tokens can be read at once: batch -> the number of passes it takes, and a function that
     #: reads prompt and generated tokens in one pass. None for other steps (since API 2).
-    one_pass: Callable[[Any], tuple[int, Callable[[], Any]]] | None
+    one_pass: Callable[[Any], tuple[int, Callable[[], Any]]] | None  # see above
     scratch: dict[str, Any]  # what `probe` keeps for `intervene`, by cause (since API 2)
 
     def step(self, batch: Any) -> Any:

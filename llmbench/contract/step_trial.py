@@ -51,7 +51,7 @@ class StepTrial:
     origin: Any = None  # of a cell's step: what made it
     memory_used: float | None = None  # the share of the memory that is in use at the peak, None where not known
     #: Of a generation: batch -> the number of its passes, and a function that reads all tokens in one pass.
-    one_pass: Callable[[Any], tuple[int, Callable[[], Any]]] | None = None
+    one_pass: Callable[[Any], tuple[int, Callable[[], Any]]] | None = None  # see `llmbench.Trial`
 
     @property
     def facts(self) -> dict[str, Any]:
