@@ -9,8 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench.contract.cell import Budget
+from llmbench.contract.cell import Budget, Cell
 from llmbench.contract.errors import SuiteError
+from llmbench.contract.job import Job, new_record
+from llmbench.records.read import read_runs
+from llmbench.records.run_dir import RunDir
 from llmbench.suite.file import Suite, load_suite, suite_names
 
 GOOD = "matrix: {model: [a, b], size: tiny, task: t, stage: [finetune]}\n"
@@ -175,6 +178,14 @@ def test_bad_settings_name_themselves(tmp_path: Path, setting: str, message: str
 def test_one_process_may_be_asked_for(tmp_path: Path) -> None:
     suite = load(tmp_path, GOOD + "defaults: {strategy: single}\n", "world_size=1")
     assert suite.defaults == {"strategy": "single", "world_size": 1}
+
+
+def test_a_record_of_a_cell_that_asked_for_several_processes_is_read(tmp_path: Path) -> None:
+    cell = Cell("m", "tiny", "t", "made@1", "finetune", world_size=2, strategy="ddp")
+    with RunDir.open(tmp_path / "run", write=True) as run_dir:
+        run_dir.append(new_record(Job.single(cell), "ok"))
+    (run,) = read_runs(tmp_path / "run")
+    assert Cell.from_json(run.records[0]["cell"]) == cell
 
 
 def test_variables_are_filled_and_not_published(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Double precision, to hold others against: the precision `fp64` of llmbench."""
+"""Double precision, to compare others with: the precision `fp64` of llmbench."""
 
 import llmbench
 
