@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 WANTED = {
     r"\.dist-info/licenses/LICENSE$": "the licence",
     r"\.dist-info/licenses/.*chart\.LICENSE\.md$": "the licence of Chart.js",
-    r"^llmbench/datasheet\.yaml$": "peaks of vendors",
+    r"^llmbench/contract/datasheet\.yaml$": "peaks of vendors",
     r"^llmbench/py\.typed$": "types",
-    r"^llmbench/templates/.*\.jinja$": "the files of a new plugin",
+    r"^llmbench/plugins/templates/.*\.jinja$": "the files of a new plugin",
     r"^llmbench/schemas/suite\.schema\.json$": "the schema of suites",
     r"^llmbench/schemas/record\.schema\.json$": "the schema of records",
     r"^llmbench_plugins/reporters/page/chart\.umd\.min\.js$": "charts of the page",
