@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmbench.plugins.scaffold import plugin_source
 
-ALWAYS = "LLMBENCH_API = 1\n"
+ALWAYS = "LLMBENCH_API = 2\n"
 BREAKAGES: dict[str, tuple[str, str, str, str, str]] = {
     # models
     "imports_torch": ("model", "imports", "imports torch", ALWAYS, ALWAYS + "import torch\n"),

@@ -427,7 +427,7 @@ def test_the_numbers_belong_together(ceilings):
 
 @pytest.mark.timed
 def test_the_numbers_are_of_this_world(tmp_path):
-    ceilings = calibrate.calibrate("cpu", [], 0.3, str(tmp_path))
+    ceilings = calibrate.measure_ceilings("cpu", [], 0.3, str(tmp_path))
     assert 1e8 < matmul_peak(ceilings, "fp32")["value"] < 1e14
     main = ceilings["memory_levels"][-1]
     assert 1e8 < bandwidth_at(main["working_set_bytes"], ceilings["memory_levels"]).value < 1e13
