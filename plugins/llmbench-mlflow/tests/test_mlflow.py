@@ -16,7 +16,7 @@ SUITE = """name: small
 matrix: {model: [gpt], size: tiny, task: classification, stage: [finetune, eval], dataset: synthetic}
 defaults: {batch_size: 4, seq_len: 32, vocab_size: 400, train_examples: 60, test_examples: 12, steps: {finetune: 4}}
 repeats: 2
-budget: {seconds: 0.2, verify_seconds: 3}
+budget: {seconds: 0.2, verify_seconds: 15}
 verify: verdict
 """
 
