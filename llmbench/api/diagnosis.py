@@ -41,7 +41,7 @@ class Diagnosis:
 
     @property
     def headroom_x(self) -> float | None:
-        """The measured step time over the step time without the cause; None where no cause is named."""
+        """The measured step time over the step time without the cause, of the largest measured cause; None without one."""
         headroom: float | None = self.document["headroom_measured_x"]
         return headroom
 

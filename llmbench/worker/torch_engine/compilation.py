@@ -1,7 +1,7 @@
 """What `torch.compile` did in the first steps: time, graphs, recompilations, graph breaks, cache hits.
 
 Dynamo keeps these counts anyway. They are read before and after the steps, so that nothing is attached to the steps.
-The names are those of `torch._dynamo.utils` in torch 2.4 to 2.13; a count that this version does not keep is None.
+The names are those of `torch._dynamo.utils` in torch 2.7 to 2.13; a count that this version does not keep is None.
 """
 
 from __future__ import annotations
