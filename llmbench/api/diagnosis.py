@@ -41,7 +41,7 @@ class Diagnosis:
 
     @property
     def headroom_x(self) -> float | None:
-        """The measured step time over the step time without the cause, of the largest measured cause; None without one."""
+        """The measured step time over that without the largest measured cause; None where no cause was measured."""
         headroom: float | None = self.document["headroom_measured_x"]
         return headroom
 
